@@ -1,0 +1,46 @@
+"""The errors cachesync raises.
+
+::
+
+    CachesyncError
+    ├── PolicyError          the policy file is wrong: file, line, name (at start)
+    ├── KeyTemplateError     a key template does not fit its function or its policy (at decoration)
+    ├── KeyArgumentError     an argument or a text can not be part of a key (at the call)
+    ├── CodecError           a value can not be encoded, or bytes can not be decoded
+    └── LayerError           a layer failed and nothing could be served
+
+The exceptions of a cached function arrive as they left it: they are never wrapped.
+"""
+
+from __future__ import annotations
+
+
+class CachesyncError(Exception):
+    """The root of every exception this package raises."""
+
+
+class PolicyError(CachesyncError):
+    """The policy file, or a ``Policy`` built in code, is wrong.
+
+    ``problems`` holds one line for each mistake, all of them at once, each as ``file:line: name: what was expected``.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class KeyTemplateError(CachesyncError):
+    """A key template does not fit its function, its policy or another template. Raised at decoration."""
+
+
+class KeyArgumentError(CachesyncError, TypeError):
+    """A value can not be part of a key, or a text can not be a key. Raised at the call, before anything is looked up."""
+
+
+class CodecError(CachesyncError):
+    """A value can not be encoded so that it comes back the same, or bytes can not be decoded."""
+
+
+class LayerError(CachesyncError):
+    """A layer failed (refused, timed out, broke off) and nothing could be served in its place."""
