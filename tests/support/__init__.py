@@ -1,0 +1,1 @@
+"""What tests lean on: real servers (``servers``) and a proxy that cuts and delays (``proxy``)."""
