@@ -1,0 +1,45 @@
+"""cachesync keeps the copies of your data in local memory, Redis and the browser in step."""
+
+from cachesync.cache import MISSING, Cache, FunctionStats, Stats
+from cachesync.coordination.events import Event
+from cachesync.coordination.policy_file import load_settings
+from cachesync.core.entry import Entry
+from cachesync.core.policy import HttpPolicy, Policies, Policy, Settings
+from cachesync.core.stamps import Stamp
+from cachesync.decorator import AsyncCachedFunction, CachedFunction
+from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, PolicyError
+from cachesync.layers.codecs import PickleCodec
+from cachesync.layers.local import LocalMemory
+from cachesync.layers.memory import MemoryShared
+from cachesync.layers.plugged import CachetoolsMemory
+from cachesync.layers.redis import RedisShared
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISSING",
+    "AsyncCachedFunction",
+    "Cache",
+    "CachedFunction",
+    "CachesyncError",
+    "CachetoolsMemory",
+    "CodecError",
+    "Entry",
+    "Event",
+    "FunctionStats",
+    "HttpPolicy",
+    "KeyArgumentError",
+    "KeyTemplateError",
+    "LayerError",
+    "LocalMemory",
+    "MemoryShared",
+    "PickleCodec",
+    "Policies",
+    "Policy",
+    "PolicyError",
+    "RedisShared",
+    "Settings",
+    "Stamp",
+    "Stats",
+    "load_settings",
+]

@@ -1,0 +1,455 @@
+"""The cache: what an application makes once, and asks for everything.
+
+Every method that may wait has two colours: ``get`` for ``def``, ``aget`` for ``async def``. Both may be used on one object, from
+threads and event loops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+
+from cachesync.coordination.engine import Engine
+from cachesync.coordination.events import Events
+from cachesync.coordination.operations import Operations, own_copy, value_of
+from cachesync.coordination.policy_file import load_settings
+from cachesync.coordination.site import Site
+from cachesync.coordination.wrapper import Blueprint, plan
+from cachesync.core.entry import Entry
+from cachesync.core.flows import Ask
+from cachesync.core.keys import check_key
+from cachesync.core.patterns import intersects
+from cachesync.core.policy import Policies, Policy, RedisSettings, Settings
+from cachesync.core.records import Targets, targets_of
+from cachesync.core.stamps import Stamp
+from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
+from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
+from cachesync.layers.codecs import AnyCodec, codec_for, return_annotation
+from cachesync.layers.local import LocalMemory
+from cachesync.layers.redis import RedisShared
+from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared, Usage
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Missing(Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "nothing is cached"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = Missing.MISSING
+"""What ``get`` answers where nothing is cached. ``None`` is a value, and may be cached."""
+
+
+class SystemClock:
+    """The clock of the process: ``time.monotonic``, which also goes on while the machine sleeps where the system offers that."""
+
+    monotonic = staticmethod(time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionStats:
+    """Counts of one cached function, or of one policy's keys by text, since the process started.
+
+    ``calls`` = ``local_hits`` + ``shared_hits`` + ``computed`` + ``joined`` but for calls that failed while they waited.
+    """
+
+    local_hits: int
+    shared_hits: int
+    computed: int
+    joined: int
+    failed: int
+    stored: int
+    not_stored: int
+
+    @property
+    def calls(self) -> int:
+        return self.local_hits + self.shared_hits + self.computed + self.joined
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of calls that were answered without computing, 0 to 1; 0 before the first call."""
+        return 1 - self.computed / self.calls if self.calls else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What this process has done so far."""
+
+    functions: Mapping[str, FunctionStats]
+    local: Usage
+    position: Stamp | None
+    """How far the log of invalidations is applied here."""
+
+    @property
+    def total(self) -> FunctionStats:
+        """All functions together."""
+        rows = self.functions.values()
+        names = ("local_hits", "shared_hits", "computed", "joined", "failed", "stored", "not_stored")
+        return FunctionStats(*(sum(getattr(row, name) for row in rows) for name in names))
+
+
+class Cache:
+    """Local memory and Redis as one cache, under the lifetimes of one policy file.
+
+    Made from a file with `from_file`, or from objects: ``Cache(policies=[Policy(name="stores", match="stores:*", ttl="5m")])``.
+
+    ``redis`` is a url; left out, and without ``shared``, everything works in one process. ``shared`` is another shared layer,
+    ``local`` another local one (any cachetools cache through ``CachetoolsMemory``). Raises ``PolicyError``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        policies: Iterable[Policy] | None = None,
+        namespace: str | None = None,
+        redis: str | None = None,
+        shared: Shared | None = None,
+        local: LocalLayer | None = None,
+        clock: Clock | None = None,
+        on_event: Listener | None = None,
+        listen: bool = True,
+    ) -> None:
+        settings = settings or Settings()
+        if policies is not None:
+            settings = replace(settings, policies=Policies(policies))
+        if namespace is not None:
+            settings = replace(settings, namespace=namespace)
+        if redis is not None:
+            settings = replace(settings, redis=RedisSettings(url=redis))
+        if not len(settings.policies):
+            raise PolicyError("policies: there is none, so no key could be cached; give a file or policies=[Policy(...)]")
+        self.settings = settings
+        self._events = Events()
+        if on_event is not None:
+            self._events.add(on_event)
+        if shared is None and settings.redis is not None and settings.enabled:
+            shared = RedisShared(settings.redis.url, namespace=settings.namespace)
+        bounds = settings.local
+        ticking = clock or SystemClock()
+        local = local or LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
+        self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
+        self._operations = Operations(self._engine, listen=listen)
+        self._sites: dict[str, Site] = {}
+        self._by_segments: dict[int, list[Site]] = {}
+        self._by_policy: dict[str, Site] = {}
+        self._lock = threading.Lock()
+        if unused := settings.without_effect():
+            self._events.send("setting_without_effect", policy="*", settings=list(unused))
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **others: Any) -> Cache:
+        """A cache under the policies of a TOML or JSON file. ``CACHESYNC_REDIS_URL`` wins over the file.
+
+        ``others`` are the keywords of `Cache`. Raises ``PolicyError`` with every mistake in the file at once.
+        """
+        return cls(load_settings(path), **others)
+
+    # --- decorating ---------------------------------------------------------------------------------------------------------------
+
+    def cached(
+        self,
+        key: str,
+        *,
+        tags: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        ttl: Callable[[Any], Any] | None = None,
+        codec: Codec | None = None,
+        same_as: Callable[..., Any] | None = None,
+    ) -> Decorate:
+        """Cache a function's results under a key template such as ``"stores:{code}"``, with the policy whose pattern matches.
+
+        Every parameter stands in the template, whole (``{code}``) or in part (``{user.id}``), or in ``ignore``. ``tags`` are names
+        to invalidate by, with the same placeholders. ``ttl`` is given the result and returns its lifetime, where the policy says
+        ``ttl = "dynamic"``. ``codec`` turns results into bytes; left out, the return annotation decides. ``same_as`` names another
+        cached function that returns the same values under the same template, such as the ``async def`` beside a ``def``.
+
+        The decorator raises ``KeyTemplateError`` or ``CodecError`` when something does not fit.
+        """
+        return Decorate(self, key, tuple(tags), tuple(ignore), ttl, codec, same_as)
+
+    def decorate(self, function: Any, how: Decorate) -> Any:
+        """What the decorator made by `cached` does with its function."""
+        if isinstance(function, classmethod | staticmethod):
+            return type(function)(self.decorate(cast("Any", function).__func__, how))
+        blueprint = plan(function, how.key, tags=how.tags, ignore=how.ignore)
+        policy = self.settings.policies.for_shape(blueprint.template.shape)
+        if policy.is_dynamic != (how.ttl is not None):
+            problem = (
+                f'policy {policy.name!r} has ttl = "dynamic": give ttl=lambda result: ... to the decorator'
+                if policy.is_dynamic
+                else f"policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = \"dynamic\""
+            )
+            raise KeyTemplateError(f"{blueprint.name}: {problem}")
+        twin = self._twin(blueprint, how.same_as)
+        site = Site(
+            name=blueprint.name,
+            policy=policy,
+            shelf=twin.shelf if twin else self._engine.local.shelf(),
+            make_codec=lambda: how.codec or codec_for(return_annotation(function)),
+            call=blueprint.call,
+            template=blueprint.template,
+            fields=blueprint.fields,
+            tags=blueprint.tags,
+            tag_indexes=blueprint.tag_indexes,
+            lifetime=how.ttl,
+        )
+        if self._engine.shared is not None:
+            self._check_codec(site, function)
+        self._register(site)
+        return dress(site, blueprint, self._operations)
+
+    def _check_codec(self, site: Site, function: Callable[..., Any]) -> None:
+        """Find out at decoration whether results can be stored. A name that is defined further down is looked for again later."""
+        try:
+            _ = site.codec
+        except CodecError:
+            hint = getattr(inspect.unwrap(function), "__annotations__", {}).get("return")
+            if not isinstance(hint, str):
+                raise
+            try:
+                return_annotation(function)
+            except CodecError:
+                return  # it can not be resolved yet
+            raise
+
+    def _twin(self, blueprint: Blueprint, same_as: Callable[..., Any] | None) -> Site | None:
+        with self._lock:
+            sites = list(self._sites.values())
+        twin = next((site for site in sites if same_as is not None and site.name == _name_of(same_as)), None)
+        if same_as is not None and (twin is None or twin.template is None or twin.template != blueprint.template):
+            raise KeyTemplateError(f"{blueprint.name}: same_as has to name a function of this cache with the same template and types")
+        for site in sites:
+            if site is twin or site.name == blueprint.name or site.template is None:
+                continue  # a function of the same name has been defined anew, as a reload does
+            if twin is not None and site.shelf is twin.shelf:
+                continue
+            if intersects(site.template.shape, blueprint.template.shape):
+                raise KeyTemplateError(
+                    f"{blueprint.name}: its keys {blueprint.template.text!r} can be the same as those of {site.name}, "
+                    f"{site.template.text!r}, and one would be handed the other's results. Choose another template, "
+                    f"or say same_as={site.name.rpartition('.')[2]} if both return the same"
+                )
+        return twin
+
+    def _register(self, site: Site) -> None:
+        assert site.template is not None
+        with self._lock:
+            before = self._sites.get(site.name)
+            self._sites[site.name] = site
+            listed = self._by_segments.setdefault(len(site.template.segments), [])
+            if before is not None:
+                for sites in self._by_segments.values():
+                    sites[:] = [other for other in sites if other is not before]
+            listed.append(site)
+
+    # --- keys as text -------------------------------------------------------------------------------------------------------------
+
+    def _ask(self, key: str, compute: Callable[[], Any] | None = None) -> Ask:
+        """The question for a key that was written as text: that of the function it belongs to, or of its policy."""
+        check_key(key)
+        for site in self._by_segments.get(key.count(":") + 1, ()):
+            address = site.address_of_key(key)
+            if address is not None:
+                if compute is not None:
+                    site = replace(site, call=compute)
+                return self._engine.ask(site, address, ())
+        site = self._site_of_policy(key)
+        if compute is not None:
+            site = replace(site, call=compute)
+        address = site.address_of_key(key)
+        assert address is not None
+        return self._engine.ask(site, address, ())
+
+    def _site_of_policy(self, key: str) -> Site:
+        policy = self.settings.policies.match(key)
+        if policy is None:
+            raise KeyArgumentError(f"no policy matches the key {key!r}; add one whose pattern does, or mend the key")
+        if policy.is_dynamic:
+            raise KeyArgumentError(f'the policy {policy.name!r} of {key!r} has ttl = "dynamic": only its function can say how long it lives')
+        with self._lock:
+            site = self._by_policy.get(policy.name)
+            if site is None:
+                site = self._by_policy[policy.name] = Site(
+                    name=f"keys of policy {policy.name}",
+                    policy=policy,
+                    shelf=self._engine.local.shelf(),
+                    make_codec=AnyCodec,
+                    call=_no_function,
+                )
+        return site
+
+    def get(self, key: str, default: Any = MISSING) -> Any:
+        """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key."""
+        ask = self._ask(key)
+        verdict = self._operations.run(self._operations.looking(ask))
+        return own_copy(ask.policy, verdict.value) if verdict.served else default
+
+    async def aget(self, key: str, default: Any = MISSING) -> Any:
+        """As `get`."""
+        ask = self._ask(key)
+        verdict = await self._operations.arun(self._operations.looking(ask))
+        return own_copy(ask.policy, verdict.value) if verdict.served else default
+
+    def set(self, key: str, value: Any) -> Stamp:
+        """Store a value under a key and let the other processes drop their copies. Returns the position in the log.
+
+        Raises ``CodecError`` if the value can not be stored; then nothing has changed.
+        """
+        return stamp_of(self._operations.run(self._operations.putting(self._ask(key), (value,))))
+
+    async def aset(self, key: str, value: Any) -> Stamp:
+        """As `set`."""
+        return stamp_of(await self._operations.arun(self._operations.putting(self._ask(key), (value,))))
+
+    def get_or_compute(self, key: str, compute: Callable[[], T]) -> T:
+        """The cached value of a key, or what ``compute`` returns, stored for the next caller; computed once, whoever asks."""
+        ask = self._ask(key, compute)
+        return cast("T", value_of(ask.policy, self._operations.run(self._operations.obtaining(ask))))
+
+    async def aget_or_compute(self, key: str, compute: Callable[[], Awaitable[T]]) -> T:
+        """As `get_or_compute`, for a coroutine function."""
+        ask = self._ask(key, compute)
+        return cast("T", value_of(ask.policy, await self._operations.arun(self._operations.obtaining(ask))))
+
+    def peek(self, key: str) -> Entry[Any] | None:
+        """What is cached under a key, without computing; ``None`` where nothing is."""
+        return cast("Entry[Any] | None", self._operations.run(self._operations.peeking(self._ask(key))))
+
+    async def apeek(self, key: str) -> Entry[Any] | None:
+        """As `peek`."""
+        return cast("Entry[Any] | None", await self._operations.arun(self._operations.peeking(self._ask(key))))
+
+    # --- invalidating -------------------------------------------------------------------------------------------------------------
+
+    def invalidate(self, *patterns: str, tags: Iterable[str] = ()) -> Stamp:
+        """Make copies out of date, everywhere: by key (``"stores:JKT"``), prefix (``"stores:*"``), glob (``"*:stats"``), all (``"*"``)
+        or ``tags``.
+
+        Returns the position in the log. Once it has returned, no value whose computation began before the call is served as fresh
+        by this process, nor by any other that has applied the position. ``stamp.pending`` says that the shared layer could not be
+        told yet and will be. Raises ``KeyArgumentError`` where nothing is named, or what is named can not be a pattern.
+        """
+        return cast("Stamp", self._operations.run(self._operations.invalidating(_targets(patterns, tags))))
+
+    async def ainvalidate(self, *patterns: str, tags: Iterable[str] = ()) -> Stamp:
+        """As `invalidate`."""
+        return cast("Stamp", await self._operations.arun(self._operations.invalidating(_targets(patterns, tags))))
+
+    # --- looking ------------------------------------------------------------------------------------------------------------------
+
+    def ttl(self, name: str) -> float:
+        """A named duration of the policy file's ``[ttl]`` table, in seconds. Raises ``PolicyError`` for an unknown name."""
+        try:
+            return self.settings.ttl[name]
+        except KeyError:
+            known = ", ".join(sorted(self.settings.ttl)) or "none"
+            raise PolicyError(f"ttl.{name}: no such duration; the policy file has: {known}") from None
+
+    def stats(self) -> Stats:
+        """What this process has done so far, by function."""
+        with self._lock:
+            sites = [*self._sites.values(), *self._by_policy.values()]
+        shelves: dict[int, int] = {}
+        functions: dict[str, FunctionStats] = {}
+        for site in sites:  # functions that share a shelf share its hits: they are counted at the first
+            hits = 0 if id(site.shelf) in shelves else site.shelf.hits
+            shelves[id(site.shelf)] = hits
+            counts = site.counts
+            functions[site.name] = FunctionStats(
+                hits, counts.shared_hits, counts.computed, counts.joined, counts.failed, counts.stored, counts.not_stored
+            )
+        return Stats(functions, self._engine.local.usage(), self._engine.ledger.position)
+
+    def on_event(self, listener: Listener) -> Listener:
+        """Tell ``listener`` of every event (``coordination.events`` has the catalogue). Returns it, so that it may decorate."""
+        self._events.add(listener)
+        return listener
+
+    # --- ending -------------------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the log's reader and the connections of threads. Invalidations that are queued get a last chance to be announced."""
+        self._operations.finish()
+        if self._engine.shared is not None:
+            self._engine.shared.close()
+
+    async def aclose(self) -> None:
+        """As `close`, and end the connections of the running loop."""
+        await asyncio.to_thread(self._operations.finish)
+        if self._engine.shared is not None:
+            await self._engine.shared.aclose()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Cache:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Decorate:
+    """The decorator that `Cache.cached` returns: it picks the colour once, from the function it is given."""
+
+    cache: Cache
+    key: str
+    tags: tuple[str, ...]
+    ignore: tuple[str, ...]
+    ttl: Callable[[Any], Any] | None
+    codec: Codec | None
+    same_as: Callable[..., Any] | None
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        return self.cache.decorate(function, self)
+
+
+def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...]:
+    tags = (tags,) if isinstance(tags, str) else tuple(tags)
+    for text in (*patterns, *tags):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+            raise KeyArgumentError(f"keys, patterns and tags are texts, not {type(text).__name__}")
+    try:
+        targets = targets_of(patterns, tags)
+    except ValueError as error:
+        raise KeyArgumentError(str(error)) from error
+    if not targets:
+        raise KeyArgumentError('nothing to invalidate: name a key, a pattern or tags=[...]; everything is "*"')
+    return targets
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', '?')}"
+
+
+def _no_function() -> Any:
+    raise AssertionError("a key written as text is looked up and never computed")
+
+
+__all__ = ["MISSING", "Cache", "Decorate", "FunctionStats", "Missing", "Stats", "SystemClock"]

@@ -1,0 +1,382 @@
+"""The engine: what every step of a flow means in this process.
+
+One engine serves one cache, in threads and event loops at once. The steps that need no waiting are answered here, the same for both
+colours; those that wait are answered by the two small classes in ``coordination.worlds``. One lock guards the ledger, the flights and
+the placing of copies, so that judging a value and holding it is one piece against applying the log. A hit takes no lock.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from cachesync.coordination.events import Events
+from cachesync.coordination.flights import Flights
+from cachesync.coordination.site import Address, Site
+from cachesync.core.entry import Dependency, Held
+from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, digest_of, unseal
+from cachesync.core.flows import Ask
+from cachesync.core.ledger import Ledger
+from cachesync.core.policy import Policy, Settings
+from cachesync.core.stamps import EPOCH_BYTES, Stamp
+from cachesync.core.steps import (
+    Admit,
+    Apply,
+    Begin,
+    Begun,
+    Called,
+    Done,
+    Encode,
+    Encoded,
+    Failed,
+    Keep,
+    Pend,
+    Position,
+    Rejoin,
+    Settle,
+    Ticket,
+    Verdict,
+)
+from cachesync.core.units import parse_duration
+from cachesync.errors import CodecError
+from cachesync.layers.compression import compress, decompress
+from cachesync.layers.sizing import measure
+from cachesync.protocols import Clock, LocalLayer, Shared
+
+MISS: Final = Verdict(served=False)
+BEHIND: Final = Verdict(served=False, behind=True)
+REST: Final = 1.0
+"""Seconds in which the shared layer is not asked again after it failed."""
+ALWAYS: Final = math.inf
+
+
+class Engine:
+    """The state of one cache in one process."""
+
+    def __init__(self, settings: Settings, *, local: LocalLayer, shared: Shared | None, clock: Clock, events: Events) -> None:
+        self.settings = settings
+        self.local = local
+        self.shared = shared
+        self.clock = clock
+        self.now = clock.monotonic
+        self.events = events
+        self.origin = os.urandom(6).hex()
+        self.lock = threading.Lock()
+        self.flights = Flights()
+        self.ledger = self._new_ledger()
+        self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
+        self.resting_until = 0.0
+        self.failing = False
+        self.here: Mapping[type, Callable[[Any], Any]] = {
+            Admit: self.admit,
+            Position: self.position,
+            Apply: self.apply,
+            Rejoin: self.rejoin,
+            Begin: self.begin,
+            Encode: self.encode,
+            Keep: self.keep,
+            Pend: self.pend,
+            Settle: self.settle,
+        }
+
+    def _new_ledger(self) -> Ledger:
+        if self.shared is None:
+            return Ledger(Stamp(os.urandom(EPOCH_BYTES).hex(), 0), contact=ALWAYS)
+        return Ledger(None, contact=-ALWAYS)
+
+    # --- questions ----------------------------------------------------------------------------------------------------------------
+
+    def ask(self, site: Site, address: Address, values: tuple[Any, ...]) -> Ask:
+        coordination = self.settings.coordination
+        return Ask(
+            address.key,
+            site.policy,
+            address.dependencies,
+            site,
+            address.raw,
+            values,
+            self.now() + coordination.budget,
+            coordination.budget,
+            round(coordination.lease * 1000),
+        )
+
+    def uses_shared(self) -> bool:
+        """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
+        return self.shared is not None and self.now() >= self.resting_until
+
+    # --- local copies -------------------------------------------------------------------------------------------------------------
+
+    def held(self, ask: Ask) -> Held | None:
+        """The copy that answers ``ask`` if it may be served now, after judging it against what was applied since the last time."""
+        site: Site = ask.site
+        try:
+            held = site.shelf.copies[ask.raw]
+        except KeyError:
+            return None
+        return held if self._renew(held, ask) else None
+
+    def _renew(self, held: Held, ask: Ask) -> bool:
+        now = self.now()
+        if now >= held.deadline:
+            return False
+        trusted = self._trusted_until(ask.policy)
+        if now >= trusted:
+            return False
+        with self.lock:
+            ledger = self.ledger
+            if held.mark is not ledger.mark:
+                position = ledger.position
+                if position is None or held.stamp.epoch != position.epoch or ledger.refuses(ask.key, held.dependencies, held.checked):
+                    ask.site.shelf.drop(ask.raw)
+                    return False
+                held.checked = max(held.checked, position.number)
+                held.mark = ledger.mark
+            held.until = min(held.deadline, trusted)
+        return True
+
+    def _trusted_until(self, policy: Policy) -> float:
+        """Until when local copies are trusted without hearing the log: seconds, monotonic clock."""
+        if policy.on_disconnect == "serve":
+            return ALWAYS
+        return self.ledger.contact + self.settings.coordination.max_lag
+
+    def heard(self, asked: float, head: Stamp | None) -> None:
+        """The shared layer answered a question sent at ``asked``. If its head is applied here, the log is known to be heard."""
+        if head is not None and head == self.ledger.position and asked > self.ledger.contact:
+            self.ledger.contact = asked
+
+    # --- steps --------------------------------------------------------------------------------------------------------------------
+
+    def admit(self, step: Admit) -> Verdict:
+        """Judge stored bytes, decode them and hold them here."""
+        ask, blob, head, server_now = step
+        if blob is None:
+            return MISS
+        position = self.ledger.position
+        if head is None or position is None or head.epoch != position.epoch or head.number > position.number:
+            return BEHIND
+        site: Site = ask.site
+        try:
+            header, payload = unseal(blob)
+        except EnvelopeError as error:
+            return self._unreadable(ask, blob, error)
+        age, fresh = _age_and_freshness(header, ask.policy, server_now)
+        if age >= fresh or header.schema != ask.policy.version or header.epoch != bytes.fromhex(position.epoch):
+            return Verdict(served=False, dead=blob[:IDENTITY])
+        dependencies = _union(header.dependencies, ask.dependencies)
+        if not self._may_be_served(ask, header, dependencies, position):
+            return Verdict(served=False, dead=blob[:IDENTITY])
+        try:
+            value = self._open(site, header, payload)
+        except CodecError as error:
+            return self._unreadable(ask, blob, error)
+        now = self.now()
+        made = now - age
+        deadline = made + fresh
+        if ask.policy.local_ttl is not None:
+            deadline = min(deadline, now + ask.policy.local_ttl)
+        with self.lock:
+            if not self._may_be_served(ask, header, dependencies, position):
+                return Verdict(served=False, dead=blob[:IDENTITY])
+            checked = self.ledger.position.number if self.ledger.position else 0
+            self._hold(ask, dependencies, header.stamp, value, made=made, deadline=deadline, checked=checked)
+            site.counts.shared_hits += 1
+        return Verdict(served=True, value=value)
+
+    def _may_be_served(self, ask: Ask, header: Header, dependencies: tuple[Dependency, ...], position: Stamp) -> bool:
+        """No ban, pending or numbered, is newer than the entry, and the epoch is still the same."""
+        ledger = self.ledger
+        same = ledger.position is not None and ledger.position.epoch == position.epoch
+        return same and not ledger.refuses(ask.key, dependencies, header.number, own=header.own)
+
+    def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
+        if header.flags & ENCRYPTED:
+            raise CodecError("the value is encrypted, which this version can not read")
+        plain: bytes | memoryview = decompress(payload) if header.flags & COMPRESSED else payload
+        if digest_of(plain) != header.digest:
+            raise CodecError("the payload does not match its content hash")
+        return site.codec.decode(plain)
+
+    def _unreadable(self, ask: Ask, blob: bytes, error: Exception) -> Verdict:
+        self.events.send("unreadable", ask.site.name, key=ask.key, policy=ask.policy.name, error=str(error))
+        return Verdict(served=False, dead=blob[:IDENTITY])
+
+    def _hold(
+        self, ask: Ask, dependencies: tuple[Dependency, ...], stamp: Stamp, value: Any, *, made: float, deadline: float, checked: int
+    ) -> None:
+        trusted = self._trusted_until(ask.policy)
+        held = Held(
+            value,
+            until=deadline if trusted >= deadline else trusted,
+            mark=self.ledger.mark,
+            made=made,
+            deadline=deadline,
+            stamp=stamp,
+            checked=checked,
+            dependencies=dependencies,
+            size=measure(value),
+        )
+        ask.site.shelf.put(ask.raw, held)
+
+    def position(self, _step: Position) -> Stamp | None:
+        return self.ledger.position
+
+    def apply(self, step: Apply) -> Done:
+        with self.lock:
+            records = self.ledger.apply(step.log)
+            if records:
+                self.flights.detach([record.targets for record in records])
+        return Done(records is not None)
+
+    def rejoin(self, step: Rejoin) -> Done:
+        with self.lock:
+            first = self.ledger.position is None
+            other = self.ledger.rejoin(step.joined)
+            self.flights.clear()
+            if other:
+                self.local.clear()
+        if other and not first:
+            self.events.send("log_rejoined", stamp=str(step.joined.head), reason="another epoch: the log was lost or begun anew")
+        return Done(done=True)
+
+    def begin(self, step: Begin) -> Begun:
+        return Begun(self.ledger.position, self.now(), step.now)
+
+    def called(self, ask: Ask, value: Any, seconds: float) -> Called:
+        """A result, with the lifetime its policy gives it. A lifetime that makes no sense means that it is not stored."""
+        policy = ask.policy
+        try:
+            wanted = _seconds(ask.site.lifetime(value)) if policy.is_dynamic and ask.site.lifetime is not None else None
+            fresh = policy.negative_ttl if value is None and policy.negative_ttl is not None else policy.lifetime(wanted)
+        except Exception as error:  # the decorator's ttl function is the user's: its failure costs the storing, not the result
+            self._not_stored(ask, f"its ttl can not be told: {error!r}")
+            return Called(value, seconds, None)
+        if policy.jitter:
+            fresh *= 1 + random.uniform(-policy.jitter, policy.jitter)
+        return Called(value, seconds, fresh)
+
+    def encode(self, step: Encode) -> Encoded | Failed:
+        ask, value = step
+        try:
+            payload = ask.site.codec.encode(value)
+        except Exception as error:  # also a codec of the user's: the result is delivered all the same
+            self._not_stored(ask, str(error))
+            return Failed(error)
+        digest, flags = digest_of(payload), 0
+        threshold = ask.policy.compress_over
+        if threshold is not None and len(payload) > threshold:
+            smaller = compress(payload)
+            if len(smaller) < len(payload):
+                payload, flags = smaller, COMPRESSED
+        return Encoded(payload, flags, digest)
+
+    def _not_stored(self, ask: Ask, reason: str) -> None:
+        ask.site.counts.not_stored += 1
+        self.events.send("not_stored", ask.site.name, key=ask.key, policy=ask.policy.name, error=reason)
+
+    def keep(self, step: Keep) -> Done:
+        ask, called, begun, own = step
+        if begun.stamp is None or called.fresh is None:
+            return Done(done=False)
+        lifetime = called.fresh if ask.policy.local_ttl is None else min(called.fresh, ask.policy.local_ttl)
+        with self.lock:
+            position = self.ledger.position
+            if position is None or position.epoch != begun.stamp.epoch:
+                return Done(done=False)
+            if self.ledger.refuses(ask.key, ask.dependencies, begun.stamp.number, own=own):
+                return Done(done=False)
+            checked = max(position.number, own)
+            deadline = begun.made + lifetime
+            self._hold(ask, ask.dependencies, begun.stamp, called.value, made=begun.made, deadline=deadline, checked=checked)
+            ask.site.counts.stored += 1
+        return Done(done=True)
+
+    # --- invalidation -------------------------------------------------------------------------------------------------------------
+
+    def pend(self, step: Pend) -> Ticket:
+        ticket = Ticket(step.targets, tuple(os.urandom(8).hex() for _ in step.targets), self.origin)
+        with self.lock:
+            self.ledger.pend(ticket)
+            self.flights.detach(ticket.targets)
+        return ticket
+
+    def settle(self, step: Settle) -> Stamp:
+        ticket, reply = step
+        with self.lock:
+            position = self.ledger.position or Stamp("", 0)
+            if isinstance(reply, Failed):
+                stamp = Stamp(position.epoch, position.number, pending=True)
+                if ticket not in self.ledger.queued:
+                    self.ledger.queue(ticket)
+            else:
+                stamp = Stamp(position.epoch, position.number + len(ticket.targets)) if reply is None else reply.last
+                self.ledger.settle(ticket, stamp)
+        texts = [f"{targets.kind} {text}" for targets in ticket.targets for text in targets.texts]
+        if stamp.pending:
+            self.events.send("invalidation_queued", targets=texts)
+        else:
+            self.events.send("invalidated", targets=texts, stamp=str(stamp))
+        return stamp
+
+    def etag(self, site: Site, value: Any) -> str:
+        """The content hash of a value as hexadecimal digits, empty for a value that has no bytes."""
+        try:
+            return digest_of(site.codec.encode(value)).hex()
+        except CodecError:
+            return ""
+
+    # --- trouble ------------------------------------------------------------------------------------------------------------------
+
+    def failed(self, step: Any, failure: Failed) -> None:
+        """A step of the shared layer failed: leave it alone for a moment."""
+        with self.lock:
+            self.resting_until = self.now() + REST
+            self.failing = True
+        self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=str(failure.error))
+
+    def answered(self) -> None:
+        """A step of the shared layer was answered after failures."""
+        with self.lock:
+            self.failing = False
+            self.resting_until = 0.0
+        self.events.forget("layer_failed", "redis")
+        self.events.send("layer_recovered", layer="shared")
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard."""
+        self.lock = threading.Lock()
+        self.flights = Flights()
+        self.leases = {}
+        self.origin = os.urandom(6).hex()
+        if self.shared is not None:
+            self.shared.after_fork()
+            self.ledger.contact = -ALWAYS
+        self.ledger.pending, self.ledger.queued = [], []  # the parent announces them
+        self.ledger.turn()
+
+
+def _age_and_freshness(header: Header, policy: Policy, server_now: int) -> tuple[float, float]:
+    """Age and freshness lifetime in seconds (RFC 9111, 4.2). The policy of today caps what was allowed when the entry was made."""
+    longest = policy.max_ttl if policy.ttl is None else policy.ttl * (1 + policy.jitter)
+    fresh = header.fresh / 1000
+    return max(0, server_now - header.made) / 1000, fresh if longest is None else min(fresh, longest)
+
+
+def _union(stored: tuple[Dependency, ...], declared: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
+    """What an entry was stored with, and what the program declares today: a tag added since then counts too."""
+    return stored if stored == declared else tuple(dict.fromkeys((*stored, *declared)))
+
+
+def _seconds(ttl: object) -> float:
+    """A lifetime as a decorator's ``ttl`` function may give it: seconds, a timedelta, or "5m"."""
+    if isinstance(ttl, str):
+        return parse_duration(ttl)
+    total = getattr(ttl, "total_seconds", None)
+    seconds = float(total() if callable(total) else ttl)  # type: ignore[arg-type]  # float() refuses what is no number
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds} is not a lifetime")
+    return seconds

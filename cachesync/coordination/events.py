@@ -1,0 +1,75 @@
+"""Events: what happened, as plain values, for whoever listens.
+
+Trouble is never silent: it is an event, and the first of its kind is also a warning of the logger ``cachesync``. Later ones of the
+same kind and subject are logged at level DEBUG, so that an outage is one line and not a million; listeners are told of every one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cachesync.protocols import Listener
+
+logger = logging.getLogger("cachesync")
+
+CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
+    "layer_failed": (logging.WARNING, "a step of the shared layer failed; calls go on without it. layer, step, error"),
+    "layer_recovered": (logging.INFO, "the shared layer answers again. layer"),
+    "log_rejoined": (logging.INFO, "the log could not be continued; local copies were dropped. stamp, reason"),
+    "unreadable": (logging.WARNING, "stored bytes could not be read and count as a miss. key, policy, error"),
+    "not_stored": (logging.WARNING, "a result was delivered to its caller but not stored. key, policy, error"),
+    "invalidated": (logging.DEBUG, "an invalidation was announced. targets, stamp"),
+    "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. targets"),
+    "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
+}
+"""Every event: its log level and what it says, with the names of its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened. ``name`` is one of `CATALOGUE`, ``fields`` are what its entry there lists."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.name}: " + ", ".join(f"{name}={value}" for name, value in self.fields.items())
+
+
+class Events:
+    """Hands events to listeners and to the log. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._listeners: tuple[Listener, ...] = ()
+        self._told: set[tuple[str, object]] = set()
+        self._lock = threading.Lock()
+
+    def add(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+    def remove(self, listener: Listener) -> None:
+        with self._lock:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+    def send(self, name: str, /, subject: object = None, **fields: Any) -> None:
+        """Send an event. ``subject`` is what it is about: the first event of a name and a subject is logged at its own level."""
+        level = CATALOGUE[name][0]
+        event = Event(name, fields)
+        first = (name, subject) not in self._told
+        if first and len(self._told) < 10_000:
+            self._told.add((name, subject))
+        logger.log(level if first else logging.DEBUG, "%s", event)
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a listener failed on %s", event)
+
+    def forget(self, name: str, subject: object = None) -> None:
+        """The trouble is over: the next event of this name and subject is news again."""
+        self._told.discard((name, subject))

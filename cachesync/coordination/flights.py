@@ -1,0 +1,63 @@
+"""Flights: a computation under way, and those who wait for it in this process.
+
+Threads and tasks of any loop may wait for the same flight. An invalidation that matches detaches it: whoever comes later starts a
+flight of their own, because what the old one brings may be from before the invalidation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+
+from cachesync.core.entry import Dependency
+from cachesync.core.flows import Result
+from cachesync.core.ledger import matches
+from cachesync.core.records import Targets
+
+
+class Flight:
+    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``."""
+
+    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "waiting")
+
+    def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
+        self.key = key
+        self.dependencies = dependencies
+        self.thread = threading.get_ident()
+        self.task: asyncio.Task[None] | None = None
+        self.waiting = 0
+        self.outcome: Future[Result] = Future()
+        self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others
+
+
+class Flights:
+    """The flights of one process, by key. Not thread-safe: the engine's lock is held around every method."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def join(self, key: str, dependencies: tuple[Dependency, ...]) -> tuple[Flight, bool]:
+        """The flight of this key, and whether it is new: then the caller leads it."""
+        flight = self._flights.get(key)
+        new = flight is None
+        if flight is None:
+            flight = self._flights[key] = Flight(key, dependencies)
+        flight.waiting += 1
+        return flight, new
+
+    def land(self, flight: Flight) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+
+    def detach(self, targets: Iterable[Targets]) -> None:
+        """Nobody joins a flight that one of ``targets`` matches any more."""
+        for flight in [f for f in self._flights.values() if any(matches(one, f.key, f.dependencies) for one in targets)]:
+            del self._flights[flight.key]
+
+    def clear(self) -> None:
+        self._flights.clear()

@@ -1,0 +1,112 @@
+"""The log's reader: one thread in each process that applies what others announce.
+
+It waits at the shared layer for the next record, on a connection of its own. Every answer, also an empty one, proves contact: the
+time at which the question was sent is how far local copies may be trusted. Between two questions it extends the leases of
+computations that are still running here, and announces what could not be announced before.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Final
+
+from cachesync.coordination.engine import Engine
+from cachesync.coordination.worlds import ThreadWorld
+from cachesync.core.flows import announce, listen
+from cachesync.core.steps import Extend, Failed
+
+SHARE_OF_LAG: Final = 0.2
+"""A question waits for at most this share of ``max_lag``, so that contact is proven several times within it."""
+SHARE_OF_LEASE: Final = 1 / 6
+"""And for at most this share of a lease, so that leases are extended in time."""
+PATIENCE: Final = 1.0
+"""Seconds an answer may take beyond the waiting that was asked for."""
+LONGEST_PAUSE: Final = 1.0
+
+
+class Listener:
+    """Reads the log in a daemon thread while its cache lives."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._world = ThreadWorld(engine)
+        coordination = engine.settings.coordination
+        self._block = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Start reading, unless it has been started."""
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                reference = weakref.ref(self)
+                self._thread = threading.Thread(target=_read, args=(reference, self._stop), name="cachesync-log", daemon=True)
+                self._thread.start()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def after_fork(self) -> None:
+        """The thread did not come along into the child: it starts again when it is needed."""
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = None
+
+    def turn(self) -> bool:
+        """One question to the log, and what is due besides. False when the shared layer failed."""
+        engine, world = self._engine, self._world
+        self._extend()
+        if not self.flush():
+            return False
+        asked = engine.now()
+        if not world.run(listen(engine.ledger.position, block=self._block, patience=PATIENCE, now=asked)):
+            return False
+        with engine.lock:
+            engine.ledger.contact = max(engine.ledger.contact, asked)
+        return True
+
+    def flush(self) -> bool:
+        """Announce what could not be announced before, oldest first."""
+        engine = self._engine
+        for ticket in tuple(engine.ledger.queued):
+            stamp = self._world.run(announce(ticket, shared=True, deadline=engine.now() + PATIENCE))
+            if stamp.pending:
+                return False
+        return True
+
+    def _extend(self) -> None:
+        engine = self._engine
+        now, lease = engine.now(), engine.settings.coordination.lease
+        for token, (key, due) in list(engine.leases.items()):
+            if now < due:
+                continue
+            reply = self._world.perform(Extend(key, token, round(lease * 1000), now + PATIENCE))
+            if isinstance(reply, Failed) or not reply.done:
+                engine.leases.pop(token, None)
+            else:
+                engine.leases[token] = (key, now + lease / 3)
+
+
+def _read(reference: weakref.ref[Listener], stop: threading.Event) -> None:
+    pause = 0.05
+    while not stop.is_set():
+        listener = reference()
+        if listener is None:
+            return
+        heard = listener.turn()
+        del listener  # a cache that nobody holds any more ends its reader
+        if heard:
+            pause = 0.05
+        else:
+            stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)

@@ -1,0 +1,83 @@
+"""Sites: a place in the program whose results are cached, with all that was settled when it was decorated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cachesync.core.entry import NO_DEPENDENCIES, Dependency
+from cachesync.core.keys import Template
+from cachesync.core.policy import Policy
+from cachesync.core.records import TAG
+from cachesync.protocols import Codec, Shelf
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often what happened at one site. Local hits are counted by the shelf."""
+
+    shared_hits: int = 0
+    computed: int = 0
+    joined: int = 0
+    failed: int = 0
+    stored: int = 0
+    not_stored: int = 0
+
+
+class Address(NamedTuple):
+    """Where one result is kept: its key, its raw key on the shelf, and the tags it depends on."""
+
+    key: str
+    raw: Hashable
+    dependencies: tuple[Dependency, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Site:
+    """``call`` computes from the parameters' values, ``fields`` finds in them what the key is made of.
+
+    ``codec`` is made when bytes are first needed, because a return annotation may name what is defined further down in its module.
+    """
+
+    name: str
+    policy: Policy
+    shelf: Shelf
+    make_codec: Callable[[], Codec]
+    call: Callable[..., Any]
+    template: Template | None = None
+    fields: Callable[..., Sequence[object]] | None = None
+    tags: tuple[Template, ...] = ()
+    tag_indexes: tuple[tuple[int, ...], ...] = ()
+    lifetime: Callable[[Any], Any] | None = None
+    counts: Counts = field(default_factory=Counts)
+    _codec: Codec | None = field(default=None, init=False)
+
+    @property
+    def codec(self) -> Codec:
+        if self._codec is None:
+            self._codec = self.make_codec()
+        return self._codec
+
+    def address(self, values: Sequence[Any]) -> Address:
+        """Where the result of the call with these parameters is kept. Raises ``KeyArgumentError``."""
+        assert self.template is not None and self.fields is not None
+        texts = self.template.texts(self.fields(*values))
+        return self._address(texts, self.template.join(texts))
+
+    def address_of_key(self, key: str) -> Address | None:
+        """The same for a key written as text, ``None`` if it is not one of this site's."""
+        if self.template is None:
+            return Address(key, key, self._tags(()))
+        texts = self.template.split(key)
+        return None if texts is None else self._address(texts, key)
+
+    def _address(self, texts: Sequence[str], key: str) -> Address:
+        assert self.template is not None
+        return Address(key, self.template.raw(texts, key), self._tags(texts))
+
+    def _tags(self, texts: Sequence[str]) -> tuple[Dependency, ...]:
+        if not self.tags and not self.policy.tags:
+            return NO_DEPENDENCIES
+        own = (tag.join([texts[i] for i in index]) for tag, index in zip(self.tags, self.tag_indexes, strict=True))
+        return tuple(Dependency(TAG, text) for text in dict.fromkeys((*self.policy.tags, *own)))

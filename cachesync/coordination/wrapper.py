@@ -1,0 +1,219 @@
+"""Wrappers: the function that stands in for a cached one, compiled from its own signature.
+
+It stays a function, so that it binds as a method. A hit is one look-up by the raw arguments, one comparison of time and one of marks,
+written out for the parameters it has; binding arguments in general would cost more than all of that. What is not a hit goes through
+``slow``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import linecache
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from cachesync.coordination.site import Site
+from cachesync.core.keys import Template, compile_template
+from cachesync.errors import KeyArgumentError, KeyTemplateError
+
+
+@dataclass(frozen=True, slots=True)
+class Blueprint:
+    """What is settled about a function at decoration: its templates, and the functions compiled from its signature.
+
+    ``bind`` turns a call into the tuple of parameter values, ``call`` turns that tuple into a call of the original, ``fields`` finds
+    in it what the key is made of.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    is_async: bool
+    template: Template
+    tags: tuple[Template, ...]
+    tag_indexes: tuple[tuple[int, ...], ...]
+    bind: Callable[..., tuple[Any, ...]]
+    call: Callable[..., Any]
+    fields: Callable[..., Sequence[object]]
+
+
+def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore: Sequence[str]) -> Blueprint:
+    """Fit templates to a function. Raises `KeyTemplateError`."""
+    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    if not callable(function):
+        raise KeyTemplateError(f"{name}: only a function can be cached, not {type(function).__name__}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise KeyTemplateError(f"{name} is a generator: its values are used up by the first caller; return a list")
+    signature = _signature(function, name)
+    annotations = _annotations(function)
+    parameters = {
+        parameter: annotations.get(parameter, inspect.Parameter.empty) if spec.kind not in _VARIADIC else inspect.Parameter.empty
+        for parameter, spec in signature.parameters.items()
+    }
+    template = compile_template(text, parameters=parameters, ignore=ignore, what=name)
+    paths = [field.path for field in template.fields]
+    compiled: list[Template] = []
+    for tag in tags:
+        tagged = compile_template(tag, parameters=parameters, ignore=None, what=f"{name}, tag")
+        for field in tagged.fields:
+            if field.path not in paths:
+                raise KeyTemplateError(
+                    f"{name}: tag {tag!r} names {{{field.path}}}, which is not part of the key {text!r}: "
+                    f"two calls that share an entry would have different tags"
+                )
+        compiled.append(tagged)
+    indexes = tuple(tuple(paths.index(field.path) for field in tag.fields) for tag in compiled)
+    bind, call, fields = _compile_tools(function, signature, template)
+    is_async = inspect.iscoroutinefunction(function)
+    return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields)
+
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise KeyTemplateError(f"{name} has no signature that can be read: wrap it in a function of your own") from error
+
+
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of the parameters. One that can not be resolved yet counts as none: it only decides what is written plainly."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # whatever a user's annotation raises
+        scope = getattr(inspect.unwrap(function), "__globals__", {})
+        return {name: _resolve(hint, scope) for name, hint in getattr(function, "__annotations__", {}).items()}
+
+
+def _resolve(hint: Any, scope: dict[str, Any]) -> Any:
+    if not isinstance(hint, str):
+        return hint
+    try:
+        return eval(hint, scope)  # noqa: S307 - an annotation of the program itself, as typing.get_type_hints does
+    except Exception:
+        return inspect.Parameter.empty
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------------------
+
+
+def _names(signature: inspect.Signature) -> tuple[str, dict[str, Any]]:
+    """The parameter list of a function with this signature, and the defaults it refers to."""
+    parts: list[str] = []
+    defaults: dict[str, Any] = {}
+    slash = star = False
+    parameters = list(signature.parameters.values())
+    for index, parameter in enumerate(parameters):
+        if slash and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            parts.append("/")
+            slash = False
+        slash = slash or parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not star:
+            parts.append("*")
+            star = True
+        prefix = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = star or prefix == "*"
+        part = prefix + parameter.name
+        if parameter.default is not inspect.Parameter.empty:
+            defaults[f"_cs_default{index}"] = parameter.default
+            part += f"=_cs_default{index}"
+        parts.append(part)
+    if slash:
+        parts.append("/")
+    return ", ".join(parts), defaults
+
+
+def _tuple(items: Iterable[str]) -> str:
+    listed = list(items)
+    return f"({', '.join(listed)}{',' if len(listed) == 1 else ''})"
+
+
+def _execute(source: str, scope: dict[str, Any], title: str) -> dict[str, Any]:
+    filename = f"<cachesync {title}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    exec(compile(source, filename, "exec"), scope)  # noqa: S102 - the source is made of the function's own parameter names
+    return scope
+
+
+def _compile_tools(
+    function: Callable[..., Any], signature: inspect.Signature, template: Template
+) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any], Callable[..., Sequence[object]]]:
+    declared, defaults = _names(signature)
+    names = list(signature.parameters)
+    passed: list[str] = []
+    for name, parameter in signature.parameters.items():
+        form = {
+            inspect.Parameter.VAR_POSITIONAL: f"*{name}",
+            inspect.Parameter.VAR_KEYWORD: f"**{name}",
+            inspect.Parameter.KEYWORD_ONLY: f"{name}={name}",
+        }
+        passed.append(form.get(parameter.kind, name))
+    source = (
+        f"def bind({declared}):\n    return {_tuple(names)}\n"
+        f"def call({', '.join(names)}):\n    return _cs_function({', '.join(passed)})\n"
+        f"def fields({', '.join(names)}):\n    return {_tuple(field.path for field in template.fields)}\n"
+    )
+    scope = _execute(source, {"_cs_function": function, **defaults}, f"tools of {function.__qualname__}")
+    fields = scope["fields"]
+
+    def checked_fields(*values: Any) -> Sequence[object]:
+        try:
+            return cast("Sequence[object]", fields(*values))
+        except Exception as error:  # a part of an argument is not there, or its property raises
+            raise KeyArgumentError(f"the key {template.text!r} can not be made from these arguments: {error}") from error
+
+    has_parts = any(field.attributes for field in template.fields)
+    scope["bind"].__qualname__ = scope["bind"].__name__ = getattr(function, "__name__", "function")  # it speaks in TypeErrors
+    return scope["bind"], scope["call"], checked_fields if has_parts else fields
+
+
+def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Callable[[], float], slow: Callable[..., Any]) -> Any:
+    """The function that stands in for the original: the hit, written out for its parameters.
+
+    ``slow`` is given the parameter values where there is no copy that can be served as it is.
+    """
+    function, template = blueprint.function, blueprint.template
+    signature = inspect.signature(function)
+    declared, defaults = _names(signature)
+    raw: list[str] = []
+    checks: list[str] = []
+    scope: dict[str, Any] = {
+        "_cs_copies": site.shelf.copies,
+        "_cs_now": now,
+        "_cs_ledger": ledger,
+        "_cs_slow": slow,
+        "_cs_copy": copy.deepcopy,
+        "_cs_Exception": Exception,
+        **defaults,
+    }
+    for index, field in enumerate(template.fields):
+        if field.typed:
+            scope[f"_cs_type{index}"] = field.plain
+            checks.append(f"{field.path}.__class__ is _cs_type{index}")
+            raw.append(field.path)
+        else:
+            raw += [field.path, f"{field.path}.__class__"]
+    found = raw[0] if len(raw) == 1 else _tuple(raw)
+    served = "_cs_copy(_cs_held.value)" if site.policy.copy else "_cs_held.value"
+    name = getattr(function, "__name__", "cached")
+    name = name if name.isidentifier() else "cached"
+    indent = "            " if checks else "        "
+    lines = [
+        f"{'async ' if blueprint.is_async else ''}def {name}({declared}):",
+        "    try:",
+        *([f"        if {' and '.join(checks)}:"] if checks else []),
+        f"{indent}_cs_held = _cs_copies[{found}]",
+        f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark:",
+        f"{indent}    _cs_held.hits += 1",
+        f"{indent}    return {served}",
+        "    except _cs_Exception:",  # a miss (KeyError), or arguments of which slow makes a clear error
+        "        pass",
+        f"    return {'await ' if blueprint.is_async else ''}_cs_slow({_tuple(signature.parameters)})",
+    ]
+    wrapper = _execute("\n".join(lines) + "\n", scope, blueprint.name)[name]
+    return functools.update_wrapper(wrapper, function)

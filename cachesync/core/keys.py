@@ -1,0 +1,419 @@
+"""Keys: from the arguments of a call to a text that no other call shares, and back.
+
+A template such as ``stores:{code}:stats:{days}`` names the arguments. An argument of the parameter's annotated type is written
+plainly (``stores:JKT:stats:7``), so that SQL, JSON and the command line can name keys as text. Any other is marked: after ``~``
+follow a letter for its type and its value. Three rules make a text unambiguous:
+
+* a value never contains ``:``; two placeholders always have one between them;
+* a plain text never begins with ``~``; every marked value begins with it, and says its type;
+* ``%``, ``*``, ``:``, control characters and lone surrogates in a value are percent-encoded (RFC 3986, 2.1), so that a key is
+  never a pattern.
+
+Where no type is annotated, ``str`` is the plain one. A parameter's subclass instances count as the type they extend, except for
+``bool`` and enumerations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import numbers
+import re
+import types
+import typing
+from collections.abc import Hashable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any, Final, cast
+from urllib.parse import quote, unquote_to_bytes
+from uuid import UUID
+
+from cachesync.core.patterns import DIGITS, HOLE
+from cachesync.errors import KeyArgumentError, KeyTemplateError
+
+MAX_KEY_LENGTH: Final = 65_536
+"""Characters in a key's text. What needs more should be keyed on a part of it, or on its hash."""
+_MAX_DEPTH: Final = 32
+
+_UNSAFE: Final = re.compile("[%:*\x00-\x20\x7f\ud800-\udfff]")
+_UNSAFE_NESTED: Final = re.compile("[%:*\x00-\x20\x7f\ud800-\udfff,=()\\[\\]{}<>~]")
+_PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
+_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_RESERVED: Final = re.compile("[%*~{}\x00-\x20\x7f\ud800-\udfff]")
+
+PLAIN_TYPES: Final = (str, int, bool, float, bytes, UUID, datetime, date, Decimal)
+FAST_TYPES: Final = (str, int, bool, UUID)
+"""Types whose values can stand as they are in a raw key: equal values of the same class are the same argument."""
+_LOOSE_TYPES: Final = frozenset({str, int, bool, types.NoneType})
+"""Classes that a raw key of an unannotated parameter may hold, beside the value."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """One placeholder: a parameter, or a part of it reached by attributes. ``plain`` is the type that is written plainly."""
+
+    path: str
+    parameter: str
+    attributes: tuple[str, ...]
+    plain: type
+
+    typed: bool
+    """The annotation admits this one type only, and its values may stand in a raw key."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Template:
+    """A key template that fits its function. ``segments`` are what stands between colons: literal, or prefix, field, suffix."""
+
+    text: str
+    fields: tuple[Field, ...]
+    segments: tuple[str | tuple[str, int, str], ...]
+    shape: str
+    """The template as `core.patterns` sees it: with a hole for each placeholder."""
+
+    def texts(self, values: Sequence[object]) -> list[str]:
+        """The values of the fields as they stand in a key. Raises `KeyArgumentError`."""
+        found: list[str] = []
+        for field, value in zip(self.fields, values, strict=True):
+            try:
+                found.append(encode(value, field.plain))
+            except KeyArgumentError as error:
+                raise KeyArgumentError(f"{{{field.path}}} of {self.text!r}: {error}") from error
+        return found
+
+    def join(self, texts: Sequence[str]) -> str:
+        """The key, from the texts of its fields. Raises `KeyArgumentError` for a key that is too long."""
+        parts = [s if isinstance(s, str) else s[0] + texts[s[1]] + s[2] for s in self.segments]
+        key = ":".join(parts)
+        if len(key) > MAX_KEY_LENGTH:
+            raise KeyArgumentError(
+                f"the key of {self.text!r} would have {len(key):,} characters; at most {MAX_KEY_LENGTH:,} are allowed. "
+                f"Key on a part of the argument, {{argument.id}}, or leave it out with ignore=[...]"
+            )
+        return key
+
+    def split(self, key: str) -> list[str] | None:
+        """The texts of the fields in a key, ``None`` if it is not one of this template."""
+        texts = key.split(":")
+        if len(texts) != len(self.segments):
+            return None
+        found = [""] * len(self.fields)
+        for text, segment in zip(texts, self.segments, strict=True):
+            if isinstance(segment, str):
+                if text != segment:
+                    return None
+                continue
+            prefix, at, suffix = segment
+            if not text.startswith(prefix) or not text.endswith(suffix) or len(text) < len(prefix) + len(suffix):
+                return None
+            found[at] = text[len(prefix) : len(text) - len(suffix)]
+        return found
+
+    def raw(self, texts: Sequence[str], key: str) -> Hashable:
+        """The raw key for the texts of the fields: what the compiled wrapper looks up. A value that can not stand in one makes it
+        the 1-tuple of the key's text, which no arguments look like.
+        """
+        raw: list[Any] = []
+        for text, field in zip(texts, self.fields, strict=True):
+            value = _decode(text, field)
+            if value is _UNKNOWN:
+                return (key,)
+            raw.append(value)
+            if not field.typed:
+                raw.append(value.__class__)
+        return raw[0] if len(raw) == 1 else tuple(raw)
+
+
+def compile_template(text: str, *, parameters: Mapping[str, Any], ignore: Sequence[str] | None, what: str) -> Template:
+    """Fit a template to a function. ``parameters`` maps each name to its annotation (``inspect.Parameter.empty`` for none).
+
+    Every parameter is named in the template or in ``ignore``, and nothing else is; with ``ignore=None`` (a tag) some may be left
+    out. Raises `KeyTemplateError`, naming ``what``.
+    """
+
+    def wrong(problem: str) -> KeyTemplateError:
+        return KeyTemplateError(f"{what}: key template {text!r}: {problem}")
+
+    if not text:
+        raise wrong("is empty")
+    literal = _PLACEHOLDER.sub("", text)
+    if bad := _RESERVED.search(literal):
+        hint = "placeholders are written {name}" if bad.group() in "{}" else "it has a meaning of its own in keys or patterns"
+        raise wrong(f"{bad.group()!r} can not stand in it: {hint}")
+    fields: list[Field] = []
+    segments: list[str | tuple[str, int, str]] = []
+    for segment in text.split(":"):
+        places = list(_PLACEHOLDER.finditer(segment))
+        if len(places) > 1:
+            raise wrong(f"{places[0].group()} and {places[1].group()} need a ':' between them, or two calls could share one key")
+        if not places:
+            segments.append(segment)
+            continue
+        place = places[0]
+        segments.append((segment[: place.start()], len(fields), segment[place.end() :]))
+        fields.append(_field(place.group(1), parameters, wrong))
+    for name in ignore or ():
+        if name not in parameters:
+            raise wrong(f"ignore names {name!r}, which is no parameter")
+        if any(field.parameter == name for field in fields):
+            raise wrong(f"{name!r} is named in the template and in ignore")
+    named = {field.parameter for field in fields}
+    for name in parameters if ignore is not None else ():
+        if name not in named and name not in (ignore or ()):
+            advice = (
+                f"key on what tells instances apart, {{{name}.id}}, or say ignore=[{name!r}]"
+                if name in {"self", "cls"}
+                else f"add {{{name}}}, or a part of it, or say ignore=[{name!r}]"
+            )
+            raise wrong(f"the parameter {name!r} is not part of it, so calls that differ in it would share an entry; {advice}")
+    shape = ":".join(s if isinstance(s, str) else s[0] + _hole(fields[s[1]]) + s[2] for s in segments)
+    return Template(text, tuple(fields), tuple(segments), shape)
+
+
+def _hole(field: Field) -> str:
+    return DIGITS if field.plain is int else HOLE
+
+
+def _field(path: str, parameters: Mapping[str, Any], wrong: typing.Callable[[str], KeyTemplateError]) -> Field:
+    if not _PATH.fullmatch(path):
+        raise wrong(f"{{{path}}} is no placeholder; write {{name}} or {{name.attribute}}")
+    parameter, *attributes = path.split(".")
+    if parameter not in parameters:
+        known = ", ".join(parameters) or "none"
+        raise wrong(f"{{{path}}} names no parameter of the function, which has: {known}")
+    annotation = parameters[parameter]
+    for attribute in attributes:
+        annotation = _annotation_of(annotation, attribute)
+    plain, only = _plain_type(annotation)
+    fast = plain in FAST_TYPES or (issubclass(plain, enum.Enum) and not issubclass(plain, enum.Flag))
+    return Field(path, parameter, tuple(attributes), plain, only and fast)
+
+
+def _annotation_of(owner: Any, attribute: str) -> Any:
+    try:
+        return typing.get_type_hints(owner).get(attribute)
+    except Exception:  # hints are a convenience here: without them the plain type is str
+        return None
+
+
+def _plain_type(annotation: Any) -> tuple[type, bool]:
+    """The type that is written plainly, and whether the annotation admits no other."""
+    while typing.get_origin(annotation) is typing.Annotated or isinstance(annotation, typing.NewType):
+        annotation = annotation.__supertype__ if isinstance(annotation, typing.NewType) else typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        arms = [arm for arm in typing.get_args(annotation) if arm is not types.NoneType]
+        return (_plain_type(arms[0])[0] if len(arms) == 1 else str), False
+    if typing.get_origin(annotation) is typing.Literal:
+        classes = {value.__class__ for value in typing.get_args(annotation)}
+        only = classes.pop()
+        return (only, True) if not classes and only in PLAIN_TYPES else (str, False)
+    if isinstance(annotation, type):
+        if annotation in PLAIN_TYPES or issubclass(annotation, enum.Enum):
+            return annotation, True
+        if issubclass(annotation, str) or issubclass(annotation, int):
+            return (str if issubclass(annotation, str) else int), False
+    return str, False
+
+
+# --- values to text ---------------------------------------------------------------------------------------------------------------
+
+
+def encode(value: object, plain: type = str) -> str:
+    """A value as part of a key: plain if it is of the type ``plain``, marked otherwise. Raises `KeyArgumentError`."""
+    cls = value.__class__
+    if cls is str and plain is str:
+        return _escape(cast("str", value))
+    if cls is int and plain is int:
+        return _digits(cast("int", value))
+    value = _canonical(value)
+    if value.__class__ is plain:
+        return _plain(value)
+    return "~" + _mark(value, 0)
+
+
+def _escape(text: str) -> str:
+    if _UNSAFE.search(text):
+        text = _UNSAFE.sub(_percent, text)
+    return "%7E" + text[1:] if text.startswith("~") else text
+
+
+def _percent(found: re.Match[str]) -> str:
+    return quote(found.group().encode("utf-8", "surrogatepass"), safe="") if ord(found.group()) > 127 else f"%{ord(found.group()):02X}"
+
+
+def _canonical(value: object) -> object:
+    """What counts as the same argument: subclasses of ``str`` and ``int`` as what they extend, other integers as ``int``."""
+    if isinstance(value, bool | enum.Enum):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return value
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError as error:
+        raise KeyArgumentError(f"an integer of {value.bit_length():,} bits is too long for a key") from error
+
+
+def _plain(value: Any) -> str:
+    """The plain text of a value whose class is one of `PLAIN_TYPES`, or an enumeration."""
+    if isinstance(value, enum.Enum):
+        return _escape(_member_text(value))
+    if isinstance(value, str):
+        return _escape(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return _digits(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return _escape(_moment(value))
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)
+
+
+def _member_text(member: enum.Enum) -> str:
+    """An enumeration's member by its value where all values are texts, or all are integers; else by its name."""
+    members = member.__class__.__members__.values()
+    for kind in (str, int):
+        if all(isinstance(m.value, kind) and not isinstance(m.value, bool) for m in members) and not isinstance(member, enum.Flag):
+            return str(kind(member.value))
+    return str(member.name if member.name is not None else member.value)
+
+
+def _moment(value: datetime | time) -> str:
+    return value.isoformat() + ("/1" if value.fold else "")
+
+
+def _mark(value: Any, depth: int) -> str:
+    """The marked text, without its ``~``. Inside a container every value is marked, and separators are percent-encoded."""
+    if depth > _MAX_DEPTH:
+        raise KeyArgumentError(f"an argument is nested more than {_MAX_DEPTH} deep; key on a part of it")
+    value = _canonical(value)
+    cls = value.__class__
+    simple = _SIMPLE_MARKS.get(cls)
+    if simple is not None:
+        return simple(value)
+    inner = depth + 1
+    if isinstance(value, enum.Enum):
+        member = str(value.name if value.name is not None else value.value)
+        return f"e{_type_name(cls)}.{_UNSAFE_NESTED.sub(_percent, member)}"
+    if cls is tuple:
+        return "(" + ",".join(_mark(item, inner) for item in value) + ")"
+    if cls is list:
+        return "[" + ",".join(_mark(item, inner) for item in value) + "]"
+    if cls is set or cls is frozenset:
+        return ("S{" if cls is set else "F{") + ",".join(sorted(_mark(item, inner) for item in value)) + "}"
+    if cls is dict or cls is types.MappingProxyType:
+        return "{" + ",".join(sorted(f"{_mark(k, inner)}={_mark(v, inner)}" for k, v in value.items())) + "}"
+    return _mark_object(value, inner)
+
+
+def _mark_object(value: Any, depth: int) -> str:
+    cls = value.__class__
+    own_key = getattr(cls, "__cachesync_key__", None)
+    if own_key is not None:
+        return f"o{_type_name(cls)}({_mark(own_key(value), depth)})"
+    if dataclasses.is_dataclass(cls):
+        parts = (f"{field.name}={_mark(getattr(value, field.name), depth)}" for field in dataclasses.fields(value))
+        return f"c{_type_name(cls)}({','.join(parts)})"
+    if isinstance(value, tuple):  # a named tuple
+        return f"c{_type_name(cls)}({','.join(_mark(item, depth) for item in cast('tuple[Any, ...]', value))})"
+    if isinstance(value, type):
+        return f"C{_type_name(value)}"
+    raise KeyArgumentError(
+        f"a value of type {_type_name(cls)} can not be part of a key. Key on a part of it, {{argument.id}}; "
+        f"leave it out with ignore=[...]; or give its class a method __cachesync_key__ that returns what identifies it"
+    )
+
+
+def _type_name(cls: type) -> str:
+    return _UNSAFE_NESTED.sub(_percent, f"{cls.__module__}.{cls.__qualname__}")
+
+
+_SIMPLE_MARKS: Final[Mapping[type, typing.Callable[[Any], str]]] = {
+    types.NoneType: lambda _: "none",
+    bool: lambda v: "true" if v else "false",
+    int: lambda v: "i" + _digits(v),
+    float: lambda v: "f" + repr(v),
+    str: lambda v: "s" + _UNSAFE_NESTED.sub(_percent, v),
+    bytes: lambda v: "x" + v.hex(),
+    bytearray: lambda v: "X" + v.hex(),
+    complex: lambda v: "j" + _UNSAFE_NESTED.sub(_percent, repr(v)),
+    Decimal: lambda v: "d" + str(v),
+    UUID: lambda v: "u" + str(v),
+    datetime: lambda v: "T" + _UNSAFE_NESTED.sub(_percent, _moment(v)),
+    date: lambda v: "D" + v.isoformat(),
+    time: lambda v: "t" + _UNSAFE_NESTED.sub(_percent, _moment(v)),
+    timedelta: lambda v: f"p{v.days}.{v.seconds}.{v.microseconds}",
+}
+
+
+# --- text to values, for raw keys -------------------------------------------------------------------------------------------------
+
+_UNKNOWN: Final = object()
+
+
+def _decode(text: str, field: Field) -> Any:
+    """The value a raw key holds for this text, or `_UNKNOWN`: then the raw key is the text itself."""
+    if text.startswith("~"):
+        return _UNKNOWN if field.typed else _decode_marked(text[1:])
+    plain = field.plain
+    if not field.typed and plain not in _LOOSE_TYPES:
+        return _UNKNOWN
+    try:
+        value: Any
+        if plain is str:
+            value = unquote_to_bytes(text).decode("utf-8", "surrogatepass") if "%" in text else text
+        elif plain is int:
+            value = int(text)
+        elif plain is bool:
+            value = {"true": True, "false": False}[text]
+        elif plain is UUID:
+            value = UUID(text)
+        else:
+            value = _members(plain)[text]
+    except (ValueError, KeyError):
+        return _UNKNOWN
+    return value if encode(value, plain) == text else _UNKNOWN
+
+
+def _decode_marked(text: str) -> Any:
+    if text in _WORDS:
+        return _WORDS[text]
+    try:
+        value: Any = int(text[1:]) if text[:1] == "i" else unquote_to_bytes(text[1:]).decode("utf-8", "surrogatepass")
+    except ValueError:
+        return _UNKNOWN
+    return value if text[:1] in ("i", "s") and _mark(value, 0) == text else _UNKNOWN
+
+
+_WORDS: Final[Mapping[str, object]] = {"none": None, "true": True, "false": False}
+
+
+def _members(cls: type) -> Mapping[str, enum.Enum]:
+    return {_escape(_member_text(member)): member for member in cast("type[enum.Enum]", cls).__members__.values()}
+
+
+# --- keys as texts ----------------------------------------------------------------------------------------------------------------
+
+
+def check_key(text: object) -> str:
+    """A key that a caller wrote as text. Raises `KeyArgumentError` for what is no key, or would be a pattern."""
+    if not isinstance(text, str):
+        raise KeyArgumentError(f"a key is a text, not {type(text).__name__}")
+    if "*" in text:
+        raise KeyArgumentError(f"{text!r} is a pattern, not a key; in a key write %2A for '*'")
+    if len(text) > MAX_KEY_LENGTH:
+        raise KeyArgumentError(f"a key of {len(text):,} characters; at most {MAX_KEY_LENGTH:,} are allowed")
+    return text

@@ -1,0 +1,103 @@
+"""Records of the log: what an invalidation is called on its way to every process.
+
+One record announces one kind of target, with as many texts as one call named. Its fields in the log's stream, all UTF-8:
+
+====== =====================================================================================
+field  value
+====== =====================================================================================
+e      the epoch the number belongs to
+n      the number, one more than the record before it
+c      continuity: a random nonce of this record
+p      the nonce of the record before it, empty for the first
+m      the mode: ``h`` hard, ``s`` soft, ``v`` an explicit value was set
+k      the kind: ``k`` key, ``t`` tag, ``p`` prefix, ``g`` glob, ``*`` everything
+x      the texts, a JSON array of strings (prefixes without their star)
+o      the origin: the id of the process that announced it
+====== =====================================================================================
+
+The stream's own id of a record is ``<number>-0``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, cast
+
+from cachesync.core.patterns import Pattern
+
+Kind = Literal["k", "t", "p", "g", "*"]
+Mode = Literal["h", "s", "v"]
+
+KEY: Final[Kind] = "k"
+TAG: Final[Kind] = "t"
+PREFIX: Final[Kind] = "p"
+GLOB: Final[Kind] = "g"
+EVERYTHING: Final[Kind] = "*"
+KINDS: Final[tuple[Kind, ...]] = (KEY, TAG, PREFIX, GLOB, EVERYTHING)
+MODES: Final[tuple[Mode, ...]] = ("h", "s", "v")
+
+_KIND_OF_PATTERN: Final[Mapping[str, Kind]] = {"key": KEY, "prefix": PREFIX, "glob": GLOB, "everything": EVERYTHING}
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What one record names: texts of one kind."""
+
+    kind: Kind
+    texts: tuple[str, ...]
+    mode: Mode = "h"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the log, as every process reads it."""
+
+    epoch: str
+    number: int
+    nonce: str
+    previous: str
+    targets: Targets
+    origin: str
+
+
+class RecordError(ValueError):
+    """The fields of a record can not be read: its reader knows no more what it missed, and has to rejoin."""
+
+
+def targets_of(patterns: Iterable[str], tags: Iterable[str]) -> tuple[Targets, ...]:
+    """Sort what a caller named into records, one for each kind. Raises ``ValueError`` for a text that is no pattern."""
+    texts: dict[Kind, dict[str, None]] = {}
+    for text in patterns:
+        pattern = Pattern.parse(text)
+        kind = _KIND_OF_PATTERN[pattern.kind]
+        texts.setdefault(kind, {})[pattern.prefix if kind == PREFIX else pattern.text] = None
+    for tag in tags:
+        if not tag:
+            raise ValueError("a tag can not be empty")
+        texts.setdefault(TAG, {})[tag] = None
+    return tuple(Targets(kind, tuple(texts[kind])) for kind in KINDS if kind in texts)
+
+
+def to_fields(targets: Targets, *, nonce: str, origin: str) -> tuple[str, ...]:
+    """The fields that the announcing process knows, in the order the appending script takes them: c m k x o."""
+    return nonce, targets.mode, targets.kind, json.dumps(targets.texts, ensure_ascii=False, separators=(",", ":")), origin
+
+
+def from_fields(fields: Mapping[str, str]) -> Record:
+    """Read a record. Raises `RecordError`."""
+    try:
+        texts: object = json.loads(fields["x"])
+        kind, mode = fields["k"], fields["m"]
+        if kind not in KINDS or mode not in MODES or not isinstance(texts, list):
+            raise RecordError(f"a record of kind {kind!r} and mode {mode!r} is not known here")
+        listed = cast("list[object]", texts)
+        if not all(isinstance(text, str) for text in listed):
+            raise RecordError("the texts of a record are strings")
+        targets = Targets(kind, tuple(cast("list[str]", listed)), mode)
+        return Record(fields["e"], int(fields["n"]), fields["c"], fields["p"], targets, fields["o"])
+    except KeyError as missing:
+        raise RecordError(f"a record without the field {missing}") from missing
+    except ValueError as error:
+        raise RecordError(str(error)) from error

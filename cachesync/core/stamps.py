@@ -1,0 +1,38 @@
+"""Stamps: positions in the one ordered log of invalidations.
+
+A stamp is the number of the last invalidation that a computation had seen when it began. Numbers come from the shared layer, one
+for each record; the epoch beside them is a random id that changes when the log is lost, because numbers of two logs can not be
+compared. Time orders nothing here: it is used for age alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+EPOCH_BYTES: Final = 8
+"""How many random bytes an epoch has; as text it is twice as many hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A position in the log: ``epoch:number``, one word and one form everywhere.
+
+    ``pending`` says that the shared layer could not be told yet: the invalidation holds in this process, it is queued, and its
+    number is not known (``number`` is then the last position this process had applied).
+    """
+
+    epoch: str
+    number: int
+    pending: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> Stamp:
+        """Read ``epoch:number``. Raises ``ValueError`` for anything else."""
+        epoch, colon, number = text.rpartition(":")
+        if not (colon and epoch.isalnum() and epoch.isascii() and number.isdecimal() and number.isascii()):
+            raise ValueError(f"{text!r} is not a stamp; it has the form epoch:number, for example 9f86d081884c7d65:121")
+        return cls(epoch, int(number))

@@ -1,0 +1,219 @@
+"""What a decorated function becomes: a function as before, with attributes to invalidate, refresh, look and set.
+
+`CachedFunction` and `AsyncCachedFunction` are how type checkers see it. At run time it is a function (so that methods bind) which
+carries the methods of a face; the faces stand at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, overload
+
+from cachesync.coordination.operations import Operations, value_of
+from cachesync.coordination.site import Site
+from cachesync.coordination.wrapper import Blueprint, compile_wrapper
+from cachesync.core.entry import Entry
+from cachesync.core.flows import Ask
+from cachesync.core.records import KEY, Targets
+from cachesync.core.stamps import Stamp
+from cachesync.core.steps import Failed
+
+if TYPE_CHECKING:
+    from typing import Self
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+S = TypeVar("S")
+
+_ATTRIBUTES: Final = ("invalidate", "refresh", "peek", "set", "many", "key")
+
+
+class CachedFunction(Generic[P, R]):
+    """A cached ``def``: call it as before. At run time it is a function with these attributes.
+
+    A method's instance is the first argument: ``Repo.find.invalidate(repo, 3)``.
+    """
+
+    __wrapped__: Callable[P, R]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The cached result, or the function's own, stored for the next caller."""
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type, /) -> Self: ...
+        @overload
+        def __get__(self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> Callable[Q, R]: ...
+        def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+        """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
+        raise NotImplementedError
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute anew, whatever is cached, store the result and let the other processes drop their copies."""
+        raise NotImplementedError
+
+    def peek(self, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
+        """What is cached for this call, without computing; ``None`` where nothing is."""
+        raise NotImplementedError
+
+    def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+        """Store ``value`` as the result of this call and let the other processes drop their copies.
+
+        Raises ``CodecError`` if the value can not be stored; then nothing has changed.
+        """
+        raise NotImplementedError
+
+    def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[R]:
+        """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
+        raise NotImplementedError
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of this call, as text."""
+        raise NotImplementedError
+
+
+class AsyncCachedFunction(Generic[P, R]):
+    """A cached ``async def``: await it as before. At run time it is a coroutine function with these attributes."""
+
+    __wrapped__: Callable[P, Coroutine[Any, Any, R]]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """The cached result, or the function's own, stored for the next caller."""
+        raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type, /) -> Self: ...
+        @overload
+        def __get__(
+            self: AsyncCachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
+        ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+        def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+
+    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+        """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
+        raise NotImplementedError
+
+    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Compute anew, whatever is cached, store the result and let the other processes drop their copies."""
+        raise NotImplementedError
+
+    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
+        """What is cached for this call, without computing; ``None`` where nothing is."""
+        raise NotImplementedError
+
+    async def set(self, value: R, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+        """Store ``value`` as the result of this call and let the other processes drop their copies.
+
+        Raises ``CodecError`` if the value can not be stored; then nothing has changed.
+        """
+        raise NotImplementedError
+
+    async def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[R]:
+        """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
+        raise NotImplementedError
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of this call, as text."""
+        raise NotImplementedError
+
+
+def dress(site: Site, blueprint: Blueprint, operations: Operations) -> Any:
+    """The function that takes the place of the original, with the attributes of its colour."""
+    face = (_AsyncFace if blueprint.is_async else _Face)(site, blueprint, operations)
+    engine = operations.engine
+    wrapper = compile_wrapper(blueprint, site, ledger=engine.ledger, now=engine.now, slow=face.slow)
+    for attribute in _ATTRIBUTES:
+        setattr(wrapper, attribute, getattr(face, attribute))
+    return wrapper
+
+
+class _Both:
+    """What the two colours of a face have in common: from a call to the question it asks."""
+
+    def __init__(self, site: Site, blueprint: Blueprint, operations: Operations) -> None:
+        self._site = site
+        self._bind = blueprint.bind
+        self._operations = operations
+
+    def _ask(self, values: tuple[Any, ...]) -> Ask:
+        return self._operations.engine.ask(self._site, self._site.address(values), values)
+
+    def _ask_all(self, calls: Iterable[tuple[Any, ...]]) -> list[Ask]:
+        return [self._ask(self._bind(*call)) for call in calls]
+
+    def _value(self, result: Any) -> Any:
+        return value_of(self._site.policy, result)
+
+    def _targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Targets, ...]:
+        return (Targets(KEY, (self.key(*args, **kwargs),)),)
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        return self._site.address(self._bind(*args, **kwargs)).key
+
+
+class _Face(_Both):
+    """The attributes of a cached ``def``, and what its wrapper calls where there is no copy that can be served as it is."""
+
+    def slow(self, values: tuple[Any, ...]) -> Any:
+        return self._value(self._operations.run(self._operations.obtaining(self._ask(values))))
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Stamp:
+        return cast("Stamp", self._operations.run(self._operations.invalidating(self._targets(args, kwargs))))
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return self._value(self._operations.run(self._operations.putting(ask, None))[0])
+
+    def peek(self, *args: Any, **kwargs: Any) -> Entry[Any] | None:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return cast("Entry[Any] | None", self._operations.run(self._operations.peeking(ask)))
+
+    def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Stamp:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return stamp_of(self._operations.run(self._operations.putting(ask, (value,))))
+
+    def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
+        asks = self._ask_all(calls)
+        return [self._value(result) for result in self._operations.run(self._operations.obtaining_many(asks))]
+
+
+class _AsyncFace(_Both):
+    """The same for a cached ``async def``."""
+
+    async def slow(self, values: tuple[Any, ...]) -> Any:
+        return self._value(await self._operations.arun(self._operations.obtaining(self._ask(values))))
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> Stamp:
+        return cast("Stamp", await self._operations.arun(self._operations.invalidating(self._targets(args, kwargs))))
+
+    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return self._value((await self._operations.arun(self._operations.putting(ask, None)))[0])
+
+    async def peek(self, *args: Any, **kwargs: Any) -> Entry[Any] | None:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return cast("Entry[Any] | None", await self._operations.arun(self._operations.peeking(ask)))
+
+    async def set(self, value: Any, /, *args: Any, **kwargs: Any) -> Stamp:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return stamp_of(await self._operations.arun(self._operations.putting(ask, (value,))))
+
+    async def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
+        asks = self._ask_all(calls)
+        return [self._value(result) for result in await self._operations.arun(self._operations.obtaining_many(asks))]
+
+
+def stamp_of(put: tuple[Any, Stamp | None]) -> Stamp:
+    """The stamp of a ``set``."""
+    result, stamp = put
+    if isinstance(result, Failed):
+        raise result.error
+    assert stamp is not None
+    return stamp

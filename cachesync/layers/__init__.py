@@ -1,0 +1,1 @@
+"""Layers hold: local memory, the in-process shared layer, Redis, and the codecs that turn values into bytes."""

@@ -1,0 +1,121 @@
+"""The sockets: what a layer, a codec, a clock or a listener must offer to be plugged in."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from cachesync.core.entry import Held
+from cachesync.core.steps import Reply, SharedStep
+
+K = TypeVar("K", contravariant=True)
+V = TypeVar("V", covariant=True)
+
+
+class Clock(Protocol):
+    """Time inside one process, in seconds. It never goes back, and it says nothing about other machines."""
+
+    def monotonic(self) -> float: ...
+
+
+class Codec(Protocol):
+    """Values to bytes and back, as the same type. Both methods raise ``CodecError`` and nothing else."""
+
+    @property
+    def name(self) -> str: ...
+
+    def encode(self, value: object, /) -> bytes: ...
+
+    def decode(self, payload: bytes | memoryview, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full a local layer is. ``evictions`` counts the copies that had to go before their time."""
+
+    entries: int
+    bytes: int
+    max_entries: int
+    max_bytes: int
+    evictions: int
+
+
+class Shelf(Protocol):
+    """The copies of one cached function, by its raw arguments.
+
+    ``copies[raw]`` is read on every hit, from any thread and without a lock: it returns the copy or raises ``KeyError``.
+    """
+
+    @property
+    def copies(self) -> Mapping[Hashable, Held]: ...
+
+    @property
+    def hits(self) -> int:
+        """How often copies of this shelf were served, the departed ones included."""
+        ...
+
+    def put(self, raw: Hashable, held: Held) -> Held:
+        """Keep ``held`` under ``raw``; what stands there already is renewed in place. Returns the copy that stands there now."""
+        ...
+
+    def drop(self, raw: Hashable) -> bool:
+        """Take the copy under ``raw`` away. True if there was one."""
+        ...
+
+    def __iter__(self) -> Iterator[Held]:
+        """All copies on this shelf, as they are at this moment."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+class LocalLayer(Protocol):
+    """Local memory, shared by the shelves of one cache and bounded over all of them."""
+
+    def shelf(self) -> Shelf:
+        """A new, empty shelf."""
+        ...
+
+    def clear(self) -> None:
+        """Drop every copy on every shelf."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+
+class SharedLayer(Protocol):
+    """A layer that several processes share, for ``def``. A failure is a reply (``Failed``), never an exception."""
+
+    def perform(self, step: SharedStep, /) -> Reply: ...
+
+
+class AsyncSharedLayer(Protocol):
+    """A layer that several processes share, for ``async def``. A failure is a reply (``Failed``), never an exception."""
+
+    async def perform(self, step: SharedStep, /) -> Reply: ...
+
+
+class Shared(Protocol):
+    """One shared store, reached in both colours: what a cache is given as ``shared=``."""
+
+    @property
+    def sync(self) -> SharedLayer: ...
+
+    def of_loop(self) -> AsyncSharedLayer:
+        """The layer for the event loop that is running."""
+        ...
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+    def after_fork(self) -> None:
+        """Called in a forked child: drop what can not be shared with the parent (sockets, locks)."""
+        ...
+
+
+class Listener(Protocol):
+    """Is told of events, as plain values. It must not block; what it raises is logged and goes no further."""
+
+    def __call__(self, event: Any, /) -> None: ...
