@@ -5,7 +5,8 @@ ARGS ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
-CODE := $(wildcard cachesync tests examples benchmarks docs)
+# Those folders that hold Python: mypy refuses one that does not.
+CODE := $(foreach folder,cachesync tests examples benchmarks docs,$(if $(wildcard $(folder)/*.py $(folder)/*/*.py),$(folder)))
 # The stamps say what a healthy .venv already holds, so that the second `make` asks no network.
 TOOLS := $(VENV)/.tools-installed
 PEERS := $(VENV)/.peers-installed
