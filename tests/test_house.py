@@ -43,7 +43,8 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_wheel_is_what_is_tested() -> None:
     """`make test` imports the package from site-packages, as users do; everything else imports the tree or a copy of it."""
-    assert ("site-packages" in installed_folder().parts) == TESTS_WHEEL
+    told = f"imported from {installed_folder()}: run `make test` for the wheel, `make quick` for the tree"
+    assert ("site-packages" in installed_folder().parts) == TESTS_WHEEL, told
 
 
 def test_every_file_of_the_package_is_shipped() -> None:
