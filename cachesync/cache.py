@@ -207,6 +207,7 @@ class Cache:
             call=blueprint.call,
             template=blueprint.template,
             fields=blueprint.fields,
+            quick=blueprint.quick,
             tags=blueprint.tags,
             tag_indexes=blueprint.tag_indexes,
             lifetime=how.ttl,

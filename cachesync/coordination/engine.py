@@ -69,6 +69,8 @@ class Engine:
         self.flights = Flights()
         self.ledger = self._new_ledger()
         self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
+        self.budget = settings.coordination.budget
+        self.lease = round(settings.coordination.lease * 1000)
         self.resting_until = 0.0
         self.failing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
@@ -91,18 +93,9 @@ class Engine:
     # --- questions ----------------------------------------------------------------------------------------------------------------
 
     def ask(self, site: Site, address: Address, values: tuple[Any, ...]) -> Ask:
-        coordination = self.settings.coordination
-        return Ask(
-            address.key,
-            site.policy,
-            address.dependencies,
-            site,
-            address.raw,
-            values,
-            self.now() + coordination.budget,
-            coordination.budget,
-            round(coordination.lease * 1000),
-        )
+        key, raw, dependencies = address
+        budget = self.budget
+        return Ask(key, site.policy, dependencies, site, raw, values, self.now() + budget, budget, self.lease)
 
     def uses_shared(self) -> bool:
         """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
@@ -113,11 +106,8 @@ class Engine:
     def held(self, ask: Ask) -> Held | None:
         """The copy that answers ``ask`` if it may be served now, after judging it against what was applied since the last time."""
         site: Site = ask.site
-        try:
-            held = site.shelf.copies[ask.raw]
-        except KeyError:
-            return None
-        return held if self._renew(held, ask) else None
+        held = site.shelf.copies.get(ask.raw)
+        return held if held is not None and self._renew(held, ask) else None
 
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
@@ -165,33 +155,26 @@ class Engine:
         except EnvelopeError as error:
             return self._unreadable(ask, blob, error)
         age, fresh = _age_and_freshness(header, ask.policy, server_now)
-        if age >= fresh or header.schema != ask.policy.version or header.epoch != bytes.fromhex(position.epoch):
-            return Verdict(served=False, dead=blob[:IDENTITY])
-        dependencies = _union(header.dependencies, ask.dependencies)
-        if not self._may_be_served(ask, header, dependencies, position):
+        if age >= fresh or header.schema != ask.policy.version or header.epoch.hex() != position.epoch:
             return Verdict(served=False, dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
         except CodecError as error:
             return self._unreadable(ask, blob, error)
         now = self.now()
-        made = now - age
-        deadline = made + fresh
+        deadline = now - age + fresh
         if ask.policy.local_ttl is not None:
             deadline = min(deadline, now + ask.policy.local_ttl)
+        dependencies = _union(header.dependencies, ask.dependencies)
         with self.lock:
-            if not self._may_be_served(ask, header, dependencies, position):
+            ledger = self.ledger
+            position = ledger.position
+            if position is None or position.epoch != head.epoch or ledger.refuses(ask.key, dependencies, header.number, own=header.own):
                 return Verdict(served=False, dead=blob[:IDENTITY])
-            checked = self.ledger.position.number if self.ledger.position else 0
-            self._hold(ask, dependencies, header.stamp, value, made=made, deadline=deadline, checked=checked)
+            stamp = position if header.number == position.number else header.stamp
+            self._hold(ask, dependencies, stamp, value, made=now - age, deadline=deadline, checked=position.number)
             site.counts.shared_hits += 1
         return Verdict(served=True, value=value)
-
-    def _may_be_served(self, ask: Ask, header: Header, dependencies: tuple[Dependency, ...], position: Stamp) -> bool:
-        """No ban, pending or numbered, is newer than the entry, and the epoch is still the same."""
-        ledger = self.ledger
-        same = ledger.position is not None and ledger.position.epoch == position.epoch
-        return same and not ledger.refuses(ask.key, dependencies, header.number, own=header.own)
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:

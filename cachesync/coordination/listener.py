@@ -35,11 +35,8 @@ class Listener:
         self._block = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.is_running = False
         self._lock = threading.Lock()
-
-    @property
-    def is_running(self) -> bool:
-        return self._thread is not None
 
     def start(self) -> None:
         """Start reading, unless it has been started."""
@@ -48,6 +45,7 @@ class Listener:
                 reference = weakref.ref(self)
                 self._thread = threading.Thread(target=_read, args=(reference, self._stop), name="cachesync-log", daemon=True)
                 self._thread.start()
+                self.is_running = True
 
     def stop(self, timeout: float = 2.0) -> None:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
@@ -61,6 +59,7 @@ class Listener:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = None
+        self.is_running = False
 
     def turn(self) -> bool:
         """One question to the log, and what is due besides. False when the shared layer failed."""

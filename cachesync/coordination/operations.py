@@ -114,7 +114,8 @@ class Operations:
             self.reader.start()
 
     def _shares(self) -> bool:
-        self.awake()
+        if self._listens and not self.reader.is_running:
+            self.reader.start()
         return self.engine.uses_shared()
 
     def finish(self) -> None:

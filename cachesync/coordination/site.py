@@ -25,6 +25,10 @@ class Counts:
     not_stored: int = 0
 
 
+Quick = Callable[..., tuple[str, Hashable, tuple[str, ...]] | None]
+"""From the parameters' values to key, raw key and the texts of the fields, ``None`` for a call that needs the general way."""
+
+
 class Address(NamedTuple):
     """Where one result is kept: its key, its raw key on the shelf, and the tags it depends on."""
 
@@ -37,7 +41,7 @@ class Address(NamedTuple):
 class Site:
     """``call`` computes from the parameters' values, ``fields`` finds in them what the key is made of.
 
-    ``codec`` is made when bytes are first needed, because a return annotation may name what is defined further down in its module.
+    ``quick``, where there is one, does both for the commonest calls. ``codec`` is made when bytes are first needed, because a return annotation may name what is defined further down in its module.
     """
 
     name: str
@@ -49,9 +53,14 @@ class Site:
     fields: Callable[..., Sequence[object]] | None = None
     tags: tuple[Template, ...] = ()
     tag_indexes: tuple[tuple[int, ...], ...] = ()
+    quick: Quick | None = None
     lifetime: Callable[[Any], Any] | None = None
     counts: Counts = field(default_factory=Counts)
     _codec: Codec | None = field(default=None, init=False)
+
+    @property
+    def has_tags(self) -> bool:
+        return bool(self.tags or self.policy.tags)
 
     @property
     def codec(self) -> Codec:
@@ -61,6 +70,11 @@ class Site:
 
     def address(self, values: Sequence[Any]) -> Address:
         """Where the result of the call with these parameters is kept. Raises ``KeyArgumentError``."""
+        if self.quick is not None:
+            found = self.quick(*values)
+            if found is not None:
+                key, raw, short = found
+                return Address(key, raw, self._tags(short) if self.has_tags else NO_DEPENDENCIES)
         assert self.template is not None and self.fields is not None
         texts = self.template.texts(self.fields(*values))
         return self._address(texts, self.template.join(texts))
@@ -77,7 +91,7 @@ class Site:
         return Address(key, self.template.raw(texts, key), self._tags(texts))
 
     def _tags(self, texts: Sequence[str]) -> tuple[Dependency, ...]:
-        if not self.tags and not self.policy.tags:
+        if not self.has_tags:
             return NO_DEPENDENCIES
         own = (tag.join([texts[i] for i in index]) for tag, index in zip(self.tags, self.tag_indexes, strict=True))
         return tuple(Dependency(TAG, text) for text in dict.fromkeys((*self.policy.tags, *own)))

@@ -9,6 +9,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Final, cast
 
@@ -19,10 +20,8 @@ from cachesync.core.flows import Ask, Result, fill
 from cachesync.core.steps import (
     Announced,
     Call,
-    Called,
     Each,
     Failed,
-    Fetch,
     Fetched,
     Flow,
     Join,
@@ -52,16 +51,17 @@ class _World:
 
     def note(self, step: SharedStep, asked: float, reply: Reply) -> None:
         engine = self.engine
-        if reply.__class__ is Failed:
+        kind = reply.__class__
+        if kind is Failed:
             engine.failed(step, cast("Failed", reply))
             return
         if engine.failing:
             engine.answered()
-        if isinstance(reply, Fetched | Leased):
-            engine.heard(asked, reply.head)
-        elif isinstance(reply, Announced):
-            engine.heard(asked, reply.last)
-        if isinstance(step, Lease) and isinstance(reply, Leased) and reply.granted:
+        if kind is Fetched or kind is Leased:
+            engine.heard(asked, cast("Fetched", reply).head)
+        elif kind is Announced:
+            engine.heard(asked, cast("Announced", reply).last)
+        if isinstance(step, Lease) and cast("Leased", reply).granted:
             engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
@@ -81,25 +81,22 @@ class _World:
 class ThreadWorld(_World):
     """Steps for ``def``."""
 
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._handlers: dict[type, Callable[[Any], Any]] = {
+            **engine.here,
+            Call: self._call,
+            Join: self._join,
+            Each: lambda step: tuple(map(self.run, step.flows)),
+            Later: self._later,
+        }
+
     def run(self, flow: Flow) -> Any:
         return run(flow, self.perform)
 
     def perform(self, step: Step) -> Any:
-        handler = self.engine.here.get(step.__class__)
-        if handler is not None:
-            return handler(step)
-        match step:
-            case Call(ask, given):
-                return self._call(ask, given)
-            case Join():
-                return self._join(step)
-            case Each(flows):
-                return tuple(self.run(flow) for flow in flows)
-            case Later(seconds):
-                time.sleep(seconds)
-                return Waited(self.engine.now())
-            case _:
-                return self._ask_shared(cast("SharedStep", step))
+        handler = self._handlers.get(step.__class__)
+        return self._ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
 
     def _ask_shared(self, step: SharedStep) -> Reply:
         asked = self.engine.now()
@@ -108,7 +105,12 @@ class ThreadWorld(_World):
         self.note(step, asked, reply)
         return reply
 
-    def _call(self, ask: Ask, given: tuple[Any] | None) -> Result:
+    def _later(self, step: Later) -> Waited:
+        time.sleep(step.seconds)
+        return Waited(self.engine.now())
+
+    def _call(self, step: Call) -> Result:
+        ask, given = step
         began = self.engine.now()
         if given is not None:
             return self.engine.called(ask, given[0], 0.0)
@@ -127,7 +129,7 @@ class ThreadWorld(_World):
             if leading:
                 return self._lead(step, flight)
             if flight.thread == threading.get_ident():
-                return self._call(ask, None)  # the flight is this thread's own, further up: waiting for it would never end
+                return self._call(Call(ask))  # the flight is this thread's own, further up: waiting for it would never end
             ask.site.counts.joined += 1
             outcome = flight.outcome.result()
             if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)):
@@ -148,28 +150,26 @@ class ThreadWorld(_World):
 class LoopWorld(_World):
     """Steps for ``async def``, in whichever loop is running."""
 
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._here = engine.here
+        self._waiting: dict[type, Callable[[Any], Awaitable[Any]]] = {
+            Call: self._call,
+            Join: self._join,
+            Each: self._each,
+            Later: self._later,
+        }
+
     async def run(self, flow: Flow) -> Any:
         return await arun(flow, self.perform)
 
     async def perform(self, step: Step) -> Any:
-        engine = self.engine
-        handler = engine.here.get(step.__class__)
+        kind = step.__class__
+        handler = self._here.get(kind)
         if handler is not None:
             return handler(step)
-        if step.__class__ is Fetch:  # the common one first
-            return await self._ask_shared(cast("Fetch", step))
-        match step:
-            case Call(ask, given):
-                return await self._call(ask, given)
-            case Join():
-                return await self._join(step)
-            case Each(flows):
-                return tuple(await asyncio.gather(*map(self.run, flows)))
-            case Later(seconds):
-                await asyncio.sleep(seconds)
-                return Waited(engine.now())
-            case _:
-                return await self._ask_shared(cast("SharedStep", step))
+        waiting = self._waiting.get(kind)
+        return await (self._ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step))
 
     async def _ask_shared(self, step: SharedStep) -> Reply:
         asked = self.engine.now()
@@ -178,7 +178,15 @@ class LoopWorld(_World):
         self.note(step, asked, reply)
         return reply
 
-    async def _call(self, ask: Ask, given: tuple[Any] | None) -> Result:
+    async def _each(self, step: Each) -> tuple[Any, ...]:
+        return tuple(await asyncio.gather(*map(self.run, step.flows)))
+
+    async def _later(self, step: Later) -> Waited:
+        await asyncio.sleep(step.seconds)
+        return Waited(self.engine.now())
+
+    async def _call(self, step: Call) -> Result:
+        ask, given = step
         began = self.engine.now()
         if given is not None:
             return self.engine.called(ask, given[0], 0.0)
@@ -193,7 +201,7 @@ class LoopWorld(_World):
         engine, ask = self.engine, step.ask
         own = (id(engine), ask.key)
         if own in _computing.get():
-            return await self._call(ask, None)  # the flight is this task's own, further up: waiting for it would never end
+            return await self._call(Call(ask))  # the flight is this task's own, further up: waiting for it would never end
         while True:
             with engine.lock:
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
@@ -235,6 +243,3 @@ def _cancel(task: asyncio.Task[None]) -> None:
         task.cancel()
     elif not loop.is_closed():
         loop.call_soon_threadsafe(task.cancel)
-
-
-__all__ = ["Called", "LoopWorld", "ThreadWorld"]

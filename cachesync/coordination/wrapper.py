@@ -16,9 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from cachesync.coordination.site import Site
-from cachesync.core.keys import Template, compile_template
+from cachesync.coordination.site import Quick, Site
+from cachesync.core.keys import Template, compile_template, has_unsafe
 from cachesync.errors import KeyArgumentError, KeyTemplateError
+
+QUICK_LENGTH: Final = 256
+QUICK_INTEGER: Final = 10**18
+"""Longer texts and larger integers take the general way to their key, which knows what to say of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Blueprint:
     """What is settled about a function at decoration: its templates, and the functions compiled from its signature.
 
     ``bind`` turns a call into the tuple of parameter values, ``call`` turns that tuple into a call of the original, ``fields`` finds
-    in it what the key is made of.
+    in it what the key is made of. ``quick`` writes the key of the commonest calls, those with short texts and integers, in one go.
     """
 
     function: Callable[..., Any]
@@ -38,6 +42,7 @@ class Blueprint:
     bind: Callable[..., tuple[Any, ...]]
     call: Callable[..., Any]
     fields: Callable[..., Sequence[object]]
+    quick: Quick | None
 
 
 def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore: Sequence[str]) -> Blueprint:
@@ -66,9 +71,9 @@ def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore
                 )
         compiled.append(tagged)
     indexes = tuple(tuple(paths.index(field.path) for field in tag.fields) for tag in compiled)
-    bind, call, fields = _compile_tools(function, signature, template)
+    bind, call, fields, quick = _compile_tools(function, signature, template)
     is_async = inspect.iscoroutinefunction(function)
-    return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields)
+    return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields, quick)
 
 
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -142,7 +147,7 @@ def _execute(source: str, scope: dict[str, Any], title: str) -> dict[str, Any]:
 
 def _compile_tools(
     function: Callable[..., Any], signature: inspect.Signature, template: Template
-) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any], Callable[..., Sequence[object]]]:
+) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any], Callable[..., Sequence[object]], Quick | None]:
     declared, defaults = _names(signature)
     names = list(signature.parameters)
     passed: list[str] = []
@@ -153,12 +158,15 @@ def _compile_tools(
             inspect.Parameter.KEYWORD_ONLY: f"{name}={name}",
         }
         passed.append(form.get(parameter.kind, name))
+    quick = _quick_source(template)
     source = (
         f"def bind({declared}):\n    return {_tuple(names)}\n"
         f"def call({', '.join(names)}):\n    return _cs_function({', '.join(passed)})\n"
         f"def fields({', '.join(names)}):\n    return {_tuple(field.path for field in template.fields)}\n"
+        f"def quick({', '.join(names)}):\n    {quick}\n"
     )
-    scope = _execute(source, {"_cs_function": function, **defaults}, f"tools of {function.__qualname__}")
+    scope = _execute(source, {"_cs_function": function, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len, **defaults},
+                     f"tools of {function.__qualname__}")
     fields = scope["fields"]
 
     def checked_fields(*values: Any) -> Sequence[object]:
@@ -169,7 +177,32 @@ def _compile_tools(
 
     has_parts = any(field.attributes for field in template.fields)
     scope["bind"].__qualname__ = scope["bind"].__name__ = getattr(function, "__name__", "function")  # it speaks in TypeErrors
-    return scope["bind"], scope["call"], checked_fields if has_parts else fields
+    return scope["bind"], scope["call"], checked_fields if has_parts else fields, scope["quick"] if quick else None
+
+
+def _quick_source(template: Template) -> str:
+    """The body of ``quick``, empty where a field is of another type, or a part of an argument."""
+    checks: list[str] = []
+    raw: list[str] = []
+    for field in template.fields:
+        name = field.path
+        if field.attributes or field.plain not in (str, int):
+            return ""
+        if field.plain is str:
+            checks.append(f"{name}.__class__ is _cs_str and _cs_len({name}) < {QUICK_LENGTH} and _cs_unsafe({name}) is None")
+        else:
+            checks.append(f"{name}.__class__ is _cs_int and -{QUICK_INTEGER} < {name} < {QUICK_INTEGER}")
+        raw += [name] if field.typed else [name, f"_cs_{field.plain.__name__}"]
+    parts = [repr(s) if isinstance(s, str) else f"{s[0]!r} + {_text_source(template, s[1])} + {s[2]!r}" for s in template.segments]
+    key = " + ':' + ".join(parts)
+    texts = _tuple(_text_source(template, index) for index in range(len(template.fields)))
+    found = raw[0] if len(raw) == 1 else _tuple(raw)
+    return f"return ({key}, {found}, {texts}) if {' and '.join(checks) or 'True'} else None"
+
+
+def _text_source(template: Template, index: int) -> str:
+    field = template.fields[index]
+    return field.path if field.plain is str else f"_cs_str({field.path})"
 
 
 def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Callable[[], float], slow: Callable[..., Any]) -> Any:

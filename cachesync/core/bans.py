@@ -25,7 +25,7 @@ MAX_WILD_GLOBS: Final = 64
 class BanIndex:
     """The bans one process knows. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_globs", "_limit", "_named", "_prefix_lengths", "floor")
+    __slots__ = ("_globs", "_limit", "_named", "_prefix_lengths", "floor", "highest")
 
     def __init__(self, limit: int = MAX_BANS) -> None:
         self._limit = limit
@@ -34,14 +34,17 @@ class BanIndex:
         self._prefix_lengths: tuple[int, ...] = ()
         self.floor = 0
         """Everything stamped below it is dead."""
+        self.highest = 0
+        """The highest number of any ban that was ever added: nothing stamped with it or above is dead."""
 
     def __len__(self) -> int:
         return sum(map(len, self._named.values())) + sum(map(len, self._globs.values()))
 
     def add(self, kind: Kind, text: str, number: int) -> None:
         """Ban what matches ``text``. A lower number than the one known changes nothing."""
+        self.highest = max(self.highest, number)
         if kind == EVERYTHING:
-            self.floor = max(self.floor, number)
+            self.raise_floor(number)
         elif kind == GLOB:
             self._add_glob(Pattern.parse(text), number)
         else:
@@ -51,7 +54,12 @@ class BanIndex:
         for text in targets.texts:
             self.add(targets.kind, text, number)
         if targets.kind == EVERYTHING:
-            self.floor = max(self.floor, number)
+            self.raise_floor(number)
+
+    def raise_floor(self, number: int) -> None:
+        """Everything stamped below ``number`` is dead."""
+        self.floor = max(self.floor, number)
+        self.highest = max(self.highest, number)
 
     def newest(self, key: str, dependencies: Iterable[Dependency], *, own: int = 0) -> int:
         """The number of the newest ban that matches, 0 for none.

@@ -35,8 +35,10 @@ MAX_KEY_LENGTH: Final = 65_536
 """Characters in a key's text. What needs more should be keyed on a part of it, or on its hash."""
 _MAX_DEPTH: Final = 32
 
-_UNSAFE: Final = re.compile("[%:*\x00-\x20\x7f\ud800-\udfff]")
-_UNSAFE_NESTED: Final = re.compile("[%:*\x00-\x20\x7f\ud800-\udfff,=()\\[\\]{}<>~]")
+_UNSAFE: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff]")
+has_unsafe: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff]|^~").search
+"""Finds what keeps a text from standing for itself in a key."""
+_UNSAFE_NESTED: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff,=()\\[\\]{}<>~]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _RESERVED: Final = re.compile("[%*~{}\x00-\x20\x7f\ud800-\udfff]")
@@ -110,8 +112,8 @@ class Template:
         return found
 
     def raw(self, texts: Sequence[str], key: str) -> Hashable:
-        """The raw key for the texts of the fields: what the compiled wrapper looks up. A value that can not stand in one makes it
-        the 1-tuple of the key's text, which no arguments look like.
+        """The raw key for the texts of the fields: what the compiled wrapper looks up. A value that can not stand in one, or a text
+        that `texts` would not have written, makes it the 1-tuple of the key's text, which no arguments look like.
         """
         raw: list[Any] = []
         for text, field in zip(texts, self.fields, strict=True):
@@ -366,15 +368,17 @@ _UNKNOWN: Final = object()
 
 def _decode(text: str, field: Field) -> Any:
     """The value a raw key holds for this text, or `_UNKNOWN`: then the raw key is the text itself."""
+    plain = field.plain
+    if plain is str and has_unsafe(text) is None:
+        return text  # by far the most: a text that stands for itself
     if text.startswith("~"):
         return _UNKNOWN if field.typed else _decode_marked(text[1:])
-    plain = field.plain
     if not field.typed and plain not in _LOOSE_TYPES:
         return _UNKNOWN
     try:
         value: Any
         if plain is str:
-            value = unquote_to_bytes(text).decode("utf-8", "surrogatepass") if "%" in text else text
+            value = unquote_to_bytes(text).decode("utf-8", "surrogatepass")
         elif plain is int:
             value = int(text)
         elif plain is bool:

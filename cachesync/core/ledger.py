@@ -73,7 +73,7 @@ class Ledger:
         if before is not None and not other and before.number >= joined.head.number:
             return False  # the log's reader was faster
         bans = BanIndex() if other else self.bans
-        bans.floor = max(bans.floor, joined.floor)
+        bans.raise_floor(joined.floor)
         for targets, number in joined.bans:
             bans.add_all(targets, number)
         self.bans, self.position = bans, joined.head
@@ -117,7 +117,8 @@ class Ledger:
 
     def refuses(self, key: str, dependencies: Iterable[Dependency], since: int, *, own: int = 0) -> bool:
         """Whether a pending invalidation, or one with a number above ``since``, matches."""
-        if self.bans.newest(key, dependencies, own=own) > since:
+        bans = self.bans
+        if since < bans.highest and bans.newest(key, dependencies, own=own) > since:
             return True
         return bool(self.pending) and any(matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets)
 

@@ -8,6 +8,7 @@ for a free connection instead of raising, and nothing here takes longer than the
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 import weakref
@@ -19,16 +20,17 @@ from typing import Any, Final, cast
 import hiredis
 import redis
 import redis.asyncio
+import redis.asyncio.retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from cachesync.core.names import Names
 from cachesync.core.steps import Failed, Fetch, Fetched, ReadLog, Reply, SharedReply, SharedStep
 from cachesync.errors import LayerError, PolicyError
 from cachesync.layers import scripts
-from cachesync.layers.redis_wire import Command, WireError, commands_of, reply_of
+from cachesync.layers.redis_wire import WireError, pack, pack_all, reply_of
 
 PROTOCOL: Final = 2
 """RESP version, pinned: clients differ in their default, and a push that nobody reads is an invalidation that nobody hears."""
@@ -37,6 +39,9 @@ CONNECT_TIMEOUT: Final = 5.0
 MAX_CONNECTIONS: Final = 32
 LOOP_CONNECTIONS: Final = 4
 """Connections of one event loop. Few are enough, because one trip carries whatever was asked meanwhile."""
+
+READ_SIZE: Final = 262_144
+"""Bytes asked of a socket at once."""
 
 _TROUBLE: Final = (RedisError, OSError, TimeoutError, WireError, EOFError)
 _OPTIONS: Final[dict[str, Any]] = {
@@ -105,18 +110,66 @@ def _failed(step: SharedStep, error: BaseException) -> Failed:
     return Failed(problem)
 
 
-def _pack(commands: Sequence[Command]) -> bytes:
-    return b"".join(map(hiredis.pack_command, commands))
-
-
-def _sort_replies(replies: Sequence[Any]) -> None:
+def _refused(replies: Sequence[Any]) -> None:
     """Raise what one of the commands of a trip was refused with."""
     for reply in replies:
-        if isinstance(reply, ResponseError):
+        if reply.__class__ is ResponseError:
             raise reply
 
 
-_LOAD_SCRIPTS: Final = _pack([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
+def _lacks_script(replies: Sequence[Any]) -> bool:
+    return any(reply.__class__ is ResponseError and str(reply).startswith("NOSCRIPT") for reply in replies)
+
+
+def _reader() -> Any:
+    """A parser of replies. An error reply is a value: what belongs to the other commands of a trip has to be read all the same."""
+    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=_MORE)
+
+
+_MORE: Final = object()
+_LOAD_SCRIPTS: Final = pack_all([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
+
+
+class Line:
+    """A connection that redis-py has opened (address, TLS, authentication, database), spoken to directly from then on.
+
+    One write and mostly one read make a trip; redis-py's own reading costs as much again for each reply.
+    """
+
+    __slots__ = ("_connection", "_gets", "_reader", "sock")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.sock: socket.socket = connection._sock
+        self._reader = _reader()
+        self._gets = self._reader.gets
+
+    def say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
+        sock, gets = self.sock, self._gets
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left if left < threading.TIMEOUT_MAX else None)
+        sock.sendall(packed)
+        replies: list[Any] = []
+        while True:
+            reply = gets()
+            if reply is not _MORE:
+                replies.append(reply)
+                if len(replies) == count:
+                    return replies
+                continue
+            data = sock.recv(READ_SIZE)
+            if not data:
+                raise RedisConnectionError("the server closed the connection")
+            self._reader.feed(data)
+            if deadline < time.monotonic():
+                raise TimeoutError
+
+    def close(self) -> None:
+        with suppress(*_TROUBLE):
+            self._connection.disconnect()
 
 
 class ThreadRedis:
@@ -125,61 +178,85 @@ class ThreadRedis:
     def __init__(self, names: Names, make_connection: Callable[[], Any], max_connections: int) -> None:
         self._names = names
         self._make_connection = make_connection
-        self._idle: deque[Any] = deque()  # appended to and popped from one end: the connection used last is the likeliest alive
-        self._free = threading.BoundedSemaphore(max_connections)
-        self._reader: Any = None  # the log's reader has a connection of its own: it blocks
+        self._idle: deque[Line] = deque()  # used from one end: the connection used last is the likeliest alive
+        self._room = max_connections  # how many more may be opened
+        self._returned = threading.Condition()
+        self._waiting = 0
+        self._reader: Line | None = None  # the log's reader has a connection of its own: it blocks
         self._closed = False
 
     def perform(self, step: SharedStep, /) -> Reply:
         try:
             if step.__class__ is ReadLog and cast("ReadLog", step).block > 0:
                 return self._read_log(step)
-            if not self._free.acquire(timeout=max(0.0, min(step.deadline - time.monotonic(), threading.TIMEOUT_MAX))):
-                raise TimeoutError("no connection became free")
-            try:
-                return self._trip(step)
-            finally:
-                self._free.release()
+            return self._trip(step)
         except _TROUBLE as error:
             return _failed(step, error)
 
     def _trip(self, step: SharedStep) -> SharedReply:
-        commands = commands_of(step, self._names)
-        packed = _pack(commands)
+        packed, count = pack(step, self._names)
         while True:
+            line, fresh = self._take(step.deadline)
             try:
-                connection, fresh = self._idle.pop(), False
-            except IndexError:
-                connection, fresh = self._connect(step.deadline), True
-            try:
-                replies = self._exchange(connection, packed, len(commands), step.deadline)
-            except RedisConnectionError:
+                replies = self._exchange(line, packed, count, step.deadline)
+            except (RedisConnectionError, ConnectionError):
                 if fresh:
                     raise
                 continue  # it had been closed while it was idle; every step may be said twice
-            if self._closed:
-                connection.disconnect()
-            else:
-                self._idle.append(connection)
             return reply_of(step, replies)
 
-    def _exchange(self, connection: Any, packed: bytes, count: int, deadline: float) -> list[Any]:
+    def _take(self, deadline: float) -> tuple[Line, bool]:
+        """A connection, and whether it is new. Waits until the deadline when all are under way."""
         try:
-            replies = _say(connection, packed, count, deadline)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                _sort_replies(_say(connection, _LOAD_SCRIPTS, len(scripts.ALL), deadline))
-                replies = _say(connection, packed, count, deadline)
+            return self._idle.pop(), False
+        except IndexError:
+            pass
+        with self._returned:
+            self._waiting += 1
+            try:
+                while not self._room:
+                    if self._idle:
+                        return self._idle.pop(), False
+                    left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+                    if left <= 0 or not self._returned.wait(left):
+                        raise TimeoutError("no connection became free")
+                self._room -= 1
+            finally:
+                self._waiting -= 1
+        try:
+            return self._connect(deadline), True
         except BaseException:
-            connection.disconnect()  # replies may still be under way
+            self._give_up(None)
             raise
+
+    def _give_back(self, line: Line) -> None:
+        if self._closed:
+            self._give_up(line)
+            return
+        self._idle.append(line)
+        if self._waiting:
+            with self._returned:
+                self._returned.notify()
+
+    def _give_up(self, line: Line | None) -> None:
+        """A connection that is used no more makes room for another."""
+        if line is not None:
+            line.close()
+        with self._returned:
+            self._room += 1
+            self._returned.notify()
+
+    def _exchange(self, line: Line, packed: bytes, count: int, deadline: float) -> list[Any]:
         try:
-            _sort_replies(replies)
-        except ResponseError:
-            self._idle.append(connection)
+            replies = _say(line, packed, count, deadline)
+        except BaseException:
+            self._give_up(line)  # replies may still be under way
             raise
+        self._give_back(line)
+        _refused(replies)
         return replies
 
-    def _connect(self, deadline: float) -> Any:
+    def _connect(self, deadline: float) -> Line:
         """A new connection, opened in a thread of its own: name look-up and dead addresses obey no timeout."""
         connection = self._make_connection()
         connection.retry = Retry(NoBackoff(), 0)
@@ -207,44 +284,38 @@ class ThreadRedis:
             raise TimeoutError("the connection did not open in time")
         if outcome[0] is not None:
             raise outcome[0]
-        return connection
+        return Line(connection)
 
     def _read_log(self, step: SharedStep) -> SharedReply:
-        commands = commands_of(step, self._names)
-        connection = self._reader
-        if connection is None:
-            connection = self._reader = self._connect(step.deadline)
+        packed, count = pack(step, self._names)
+        line = self._reader
+        if line is None:
+            line = self._reader = self._connect(step.deadline)
         try:
-            replies = _say(connection, _pack(commands), len(commands), step.deadline)
-            _sort_replies(replies)
+            replies = _say(line, packed, count, step.deadline)
+            _refused(replies)
             return reply_of(step, replies)
         except BaseException:
             self._reader = None
-            connection.disconnect()
+            line.close()
             raise
 
     def close(self) -> None:
         self._closed = True
         reader = self._reader
         if reader is not None:
-            with suppress(*_TROUBLE, AttributeError):  # wakes the thread that blocks on it; that thread disconnects
-                reader._sock.shutdown(2)
+            with suppress(OSError):  # wakes the thread that blocks on it; that thread closes the connection
+                reader.sock.shutdown(socket.SHUT_RDWR)
         while self._idle:
-            self._idle.pop().disconnect()
+            self._give_up(self._idle.pop())
 
 
-def _say(connection: Any, packed: bytes, count: int, deadline: float) -> list[Any]:
-    """One trip on one connection. Errors that Redis replied are values here."""
-    connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in range(count):
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        try:
-            replies.append(connection.read_response(disable_decoding=True, timeout=left if left < threading.TIMEOUT_MAX else None))
-        except ResponseError as error:
-            replies.append(error)
+def _say(line: Line, packed: bytes, count: int, deadline: float) -> list[Any]:
+    """One trip, and another where the server has lost the scripts."""
+    replies = line.say(packed, count, deadline)
+    if _lacks_script(replies):
+        _refused(line.say(_LOAD_SCRIPTS, len(scripts.ALL), deadline))
+        replies = line.say(packed, count, deadline)
     return replies
 
 
@@ -259,7 +330,7 @@ class LoopRedis:
         self._names = names
         self._make_connection = make_connection
         self._loop = loop
-        self._idle: list[Any] = []
+        self._idle: list[AsyncLine] = []
         self._waiting: list[tuple[SharedStep, asyncio.Future[Reply]]] = []
         self._scheduled = False
         self._trips: set[asyncio.Task[None]] = set()
@@ -322,21 +393,19 @@ class LoopRedis:
         fetches = [(step, future) for step, future in batch if step.__class__ is Fetch]
         others = [(step, future) for step, future in batch if step.__class__ is not Fetch]
         fetch = Fetch(tuple(key for step, _ in fetches for key in cast("Fetch", step).keys)) if fetches else None
-        parts: list[list[Command]] = [commands_of(fetch, self._names)] if fetch else []
-        parts += [commands_of(step, self._names) for step, _ in others]
-        packed, count = b"".join(map(_pack, parts)), sum(map(len, parts))
-        replies = await self._exchange(packed, count)
+        parts = [pack(step, self._names) for step in ([fetch] if fetch else []) + [step for step, _ in others]]
+        replies = await self._exchange(b"".join(packed for packed, _ in parts), sum(count for _, count in parts))
         at = 0
         if fetch:
-            at = len(parts[0])
+            at = parts.pop(0)[1]
             self._answer_fetches(fetch, fetches, replies[:at])
-        for (step, future), part in zip(others, parts[1:] if fetch else parts, strict=True):
-            _answer(step, future, replies[at : at + len(part)])
-            at += len(part)
+        for (step, future), (_, count) in zip(others, parts, strict=True):
+            _answer(step, future, replies[at : at + count])
+            at += count
 
     def _answer_fetches(self, fetch: Fetch, fetches: list[tuple[SharedStep, asyncio.Future[Reply]]], replies: list[Any]) -> None:
         try:
-            _sort_replies(replies)
+            _refused(replies)
             all_ = cast("Fetched", reply_of(fetch, replies))
         except (ResponseError, WireError) as error:
             _answer_all(fetches, error)
@@ -351,21 +420,20 @@ class LoopRedis:
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:
         while True:
             fresh = not self._idle
-            connection = self._make_connection() if fresh else self._idle.pop()
+            line = AsyncLine(self._make_connection()) if fresh else self._idle.pop()
             try:
                 if fresh:
-                    connection.retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-                    await connection.connect()
-                replies = await _asay(connection, packed, count)
-                if any(isinstance(reply, NoScriptError) for reply in replies):
-                    _sort_replies(await _asay(connection, _LOAD_SCRIPTS, len(scripts.ALL)))
-                    replies = await _asay(connection, packed, count)
+                    await line.open()
+                replies = await line.say(packed, count)
+                if _lacks_script(replies):
+                    _refused(await line.say(_LOAD_SCRIPTS, len(scripts.ALL)))
+                    replies = await line.say(packed, count)
             except BaseException as error:
-                await connection.disconnect(nowait=True)  # replies may still be under way
-                if isinstance(error, RedisConnectionError) and not fresh:
+                await line.close()  # replies may still be under way
+                if isinstance(error, RedisConnectionError | ConnectionError) and not fresh:
                     continue  # it had been closed while it was idle; every step may be said twice
                 raise
-            self._idle.append(connection)
+            self._idle.append(line)
             return replies
 
     async def aclose(self) -> None:
@@ -373,37 +441,65 @@ class LoopRedis:
             trip.cancel()
         await asyncio.gather(*self._trips, return_exceptions=True)
         while self._idle:
-            await self._idle.pop().disconnect()
+            await self._idle.pop().close()
 
     def abandon(self) -> None:
         """The loop is closed already: let go of what it left."""
         while self._idle:
-            connection = self._idle.pop()
-            writer = connection._writer
-            if writer is not None:
-                sock = writer.transport.get_extra_info("socket")
-                if sock is not None:
-                    with suppress(OSError):
-                        sock._sock.close()
-                connection._writer = connection._reader = None
+            self._idle.pop().abandon()
 
 
-async def _asay(connection: Any, packed: bytes, count: int) -> list[Any]:
-    await connection.send_packed_command(packed, check_health=False)
-    replies: list[Any] = []
-    for _ in range(count):
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            replies.append(error)
-    return replies
+class AsyncLine:
+    """As `Line`, for an event loop."""
+
+    __slots__ = ("_connection", "_reader", "_stream", "_writer")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+        self._reader = _reader()
+
+    async def open(self) -> None:
+        await self._connection.connect()
+        self._stream: asyncio.StreamReader = self._connection._reader
+        self._writer: asyncio.StreamWriter = self._connection._writer
+
+    async def say(self, packed: bytes, count: int) -> list[Any]:
+        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
+        self._writer.write(packed)
+        if len(packed) > READ_SIZE:
+            await self._writer.drain()
+        reader = self._reader
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = reader.gets()
+            if reply is not _MORE:
+                replies.append(reply)
+                continue
+            data = await self._stream.read(READ_SIZE)
+            if not data:
+                raise RedisConnectionError("the server closed the connection")
+            reader.feed(data)
+        return replies
+
+    async def close(self) -> None:
+        with suppress(*_TROUBLE):
+            await self._connection.disconnect(nowait=True)
+
+    def abandon(self) -> None:
+        """Close the socket of a loop that runs no more: it can not be asked to do it."""
+        sock = self._writer.transport.get_extra_info("socket")
+        self._connection._reader = self._connection._writer = None
+        if sock is not None:
+            with suppress(OSError):
+                sock._sock.close()  # asyncio's view of a socket can not close it
 
 
 def _answer(step: SharedStep, future: asyncio.Future[Reply], replies: list[Any]) -> None:
     if future.done():
         return
     try:
-        _sort_replies(replies)
+        _refused(replies)
         future.set_result(reply_of(step, replies))
     except (ResponseError, WireError) as error:
         future.set_result(_failed(step, error))

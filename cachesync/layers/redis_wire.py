@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, cast
+
+import hiredis
 
 from cachesync.core.names import Names
 from cachesync.core.records import EVERYTHING, KINDS, Kind, Record, RecordError, Targets, from_fields, to_fields
@@ -82,6 +85,24 @@ def commands_of(step: SharedStep, names: Names) -> list[Command]:
             return [_call(scripts.SNAPSHOT, (names.meta, names.log, names.bans), _new_epoch())]
 
 
+def pack(step: SharedStep, names: Names) -> tuple[bytes, int]:
+    """A step's commands in RESP, and how many replies they have. The commonest is written out: one trip of one key."""
+    if step.__class__ is Fetch and len(cast("Fetch", step).keys) == 1:
+        name = names.entry(cast("Fetch", step).keys[0])
+        return b"%b*2\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n" % (_clock_and_head(names), len(name), name), 3
+    commands = commands_of(step, names)
+    return pack_all(commands), len(commands)
+
+
+def pack_all(commands: Sequence[Command]) -> bytes:
+    return b"".join(map(hiredis.pack_command, commands))
+
+
+@lru_cache(maxsize=64)
+def _clock_and_head(names: Names) -> bytes:
+    return pack_all([(b"TIME",), (b"HMGET", names.meta, b"e", b"n")])
+
+
 def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
     """What the replies mean. Raises `WireError` for replies of another shape."""
     try:
@@ -91,9 +112,9 @@ def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
 
 
 def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
+    if step.__class__ is Fetch:  # the commonest first
+        return Fetched(tuple(replies[2]), _head(replies[1]), _milliseconds(replies[0]))
     match step:
-        case Fetch():
-            return Fetched(tuple(replies[2]), _head(replies[1]), _milliseconds(replies[0]))
         case Lease():
             granted, blob = replies[2]
             return Leased(granted == 1, blob, _head(replies[1]), _milliseconds(replies[0]))
@@ -108,6 +129,8 @@ def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
             return _log(after, *((replies[0], replies[1]) if block > 0 else (replies[1], replies[0])), blocked=block > 0)
         case Snapshot():
             return _joined(replies[0])
+        case Fetch():
+            raise AssertionError("answered above")
 
 
 def _log(after: Stamp, found: Any, meta: Any, *, blocked: bool) -> Log:
@@ -144,7 +167,13 @@ def _joined(reply: Any) -> Joined:
 
 def _head(meta: Any) -> Stamp | None:
     epoch, number = meta
-    return None if epoch is None or number is None else Stamp(epoch.decode("ascii"), int(number))
+    return None if epoch is None or number is None else _stamp(epoch, number)
+
+
+@lru_cache(maxsize=16)
+def _stamp(epoch: bytes, number: bytes) -> Stamp:
+    """The head is the same in most replies."""
+    return Stamp(epoch.decode("ascii"), int(number))
 
 
 def _milliseconds(clock: Any) -> int:
