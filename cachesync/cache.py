@@ -11,6 +11,7 @@ import inspect
 import os
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,8 +25,7 @@ from cachesync.coordination.site import Site
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask
-from cachesync.core.keys import check_key
-from cachesync.core.patterns import intersects
+from cachesync.core.keys import check_key, overlap, written
 from cachesync.core.policy import Policies, Policy, RedisSettings, Settings
 from cachesync.core.records import Targets, targets_of
 from cachesync.core.stamps import Stamp
@@ -147,7 +147,7 @@ class Cache:
         local = local or LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
         self._operations = Operations(self._engine, listen=listen)
-        self._sites: dict[str, Site] = {}
+        self._sites: list[Site] = []
         self._by_segments: dict[int, list[Site]] = {}
         self._by_policy: dict[str, Site] = {}
         self._lock = threading.Lock()
@@ -214,8 +214,10 @@ class Cache:
         )
         if self._engine.shared is not None:
             self._check_codec(site, function)
+        wrapper = dress(site, blueprint, self._operations)
+        site.function = weakref.ref(wrapper)
         self._register(site)
-        return dress(site, blueprint, self._operations)
+        return wrapper
 
     def _check_codec(self, site: Site, function: Callable[..., Any]) -> None:
         """Find out at decoration whether results can be stored. A name that is defined further down is looked for again later."""
@@ -232,34 +234,33 @@ class Cache:
             raise
 
     def _twin(self, blueprint: Blueprint, same_as: Callable[..., Any] | None) -> Site | None:
+        """The site that ``same_as`` names. Raises `KeyTemplateError` where keys could be those of another function."""
         with self._lock:
-            sites = list(self._sites.values())
-        twin = next((site for site in sites if same_as is not None and site.name == _name_of(same_as)), None)
-        if same_as is not None and (twin is None or twin.template is None or twin.template != blueprint.template):
-            raise KeyTemplateError(f"{blueprint.name}: same_as has to name a function of this cache with the same template and types")
+            sites = [site for site in self._sites if not _is_replaced(site, blueprint.name)]
+        twin = next((site for site in sites if same_as is not None and site.function() is same_as), None)
+        if same_as is not None and (twin is None or twin.template != blueprint.template or twin.tags != blueprint.tags):
+            raise KeyTemplateError(
+                f"{blueprint.name}: same_as has to be a function that this cache has decorated with the same template, types and tags"
+            )
         for site in sites:
-            if site is twin or site.name == blueprint.name or site.template is None:
-                continue  # a function of the same name has been defined anew, as a reload does
-            if twin is not None and site.shelf is twin.shelf:
+            if site.template is None or (twin is not None and site.shelf is twin.shelf) or not overlap(site.template, blueprint.template):
                 continue
-            if intersects(site.template.shape, blueprint.template.shape):
-                raise KeyTemplateError(
-                    f"{blueprint.name}: its keys {blueprint.template.text!r} can be the same as those of {site.name}, "
-                    f"{site.template.text!r}, and one would be handed the other's results. Choose another template, "
-                    f"or say same_as={site.name.rpartition('.')[2]} if both return the same"
-                )
+            raise KeyTemplateError(
+                f"{blueprint.name}: its keys {blueprint.template.text!r} can be the same as those of {site.name}, "
+                f"{site.template.text!r}, and one would be handed the other's results. Choose another template, "
+                f"or say same_as={site.name.rpartition('.')[2]} if both return the same"
+            )
         return twin
 
     def _register(self, site: Site) -> None:
         assert site.template is not None
         with self._lock:
-            before = self._sites.get(site.name)
-            self._sites[site.name] = site
-            listed = self._by_segments.setdefault(len(site.template.segments), [])
-            if before is not None:
-                for sites in self._by_segments.values():
-                    sites[:] = [other for other in sites if other is not before]
-            listed.append(site)
+            self._sites = [other for other in self._sites if not _is_replaced(other, site.name)] + [site]
+            by_segments: dict[int, list[Site]] = {}
+            for other in self._sites:
+                if other.template is not None:
+                    by_segments.setdefault(len(other.template.segments), []).append(other)
+            self._by_segments = by_segments
 
     # --- keys as text -------------------------------------------------------------------------------------------------------------
 
@@ -367,14 +368,18 @@ class Cache:
     def stats(self) -> Stats:
         """What this process has done so far, by function."""
         with self._lock:
-            sites = [*self._sites.values(), *self._by_policy.values()]
+            sites = [*self._sites, *self._by_policy.values()]
         shelves: dict[int, int] = {}
         functions: dict[str, FunctionStats] = {}
         for site in sites:  # functions that share a shelf share its hits: they are counted at the first
             hits = 0 if id(site.shelf) in shelves else site.shelf.hits
             shelves[id(site.shelf)] = hits
             counts = site.counts
-            functions[site.name] = FunctionStats(
+            name, number = site.name, 1
+            while name in functions:
+                number += 1
+                name = f"{site.name}#{number}"
+            functions[name] = FunctionStats(
                 hits, counts.shared_hits, counts.computed, counts.joined, counts.failed, counts.stored, counts.not_stored
             )
         return Stats(functions, self._engine.local.usage(), self._engine.ledger.position)
@@ -437,7 +442,7 @@ def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
             raise KeyArgumentError(f"keys, patterns and tags are texts, not {type(text).__name__}")
     try:
-        targets = targets_of(patterns, tags)
+        targets = targets_of(map(written, patterns), map(written, tags))
     except ValueError as error:
         raise KeyArgumentError(str(error)) from error
     if not targets:
@@ -445,8 +450,12 @@ def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...
     return targets
 
 
-def _name_of(function: Callable[..., Any]) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', '?')}"
+def _is_replaced(site: Site, name: str) -> bool:
+    """Whether a function of this name takes the site's place: it is defined anew, as by a reload, or nobody has the old one any more.
+
+    Functions made inside others, and lambdas, share a name without being the same.
+    """
+    return site.name == name and ("<" not in name or site.function() is None)
 
 
 def _no_function() -> Any:

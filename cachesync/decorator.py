@@ -37,7 +37,7 @@ class CachedFunction(Generic[P, R]):
 
     __wrapped__: Callable[P, R]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The cached result, or the function's own, stored for the next caller."""
         raise NotImplementedError
 
@@ -49,15 +49,15 @@ class CachedFunction(Generic[P, R]):
         def __get__(self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> Callable[Q, R]: ...
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+    def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
         """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
         raise NotImplementedError
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute anew, whatever is cached, store the result and let the other processes drop their copies."""
         raise NotImplementedError
 
-    def peek(self, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
+    def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
         """What is cached for this call, without computing; ``None`` where nothing is."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class CachedFunction(Generic[P, R]):
         """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
         raise NotImplementedError
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call, as text."""
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class AsyncCachedFunction(Generic[P, R]):
 
     __wrapped__: Callable[P, Coroutine[Any, Any, R]]
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """The cached result, or the function's own, stored for the next caller."""
         raise NotImplementedError
 
@@ -96,15 +96,15 @@ class AsyncCachedFunction(Generic[P, R]):
         ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
 
-    async def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Stamp:
+    async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
         """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
         raise NotImplementedError
 
-    async def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute anew, whatever is cached, store the result and let the other processes drop their copies."""
         raise NotImplementedError
 
-    async def peek(self, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
+    async def peek(self, /, *args: P.args, **kwargs: P.kwargs) -> Entry[R] | None:
         """What is cached for this call, without computing; ``None`` where nothing is."""
         raise NotImplementedError
 
@@ -119,7 +119,7 @@ class AsyncCachedFunction(Generic[P, R]):
         """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
         raise NotImplementedError
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call, as text."""
         raise NotImplementedError
 
@@ -149,12 +149,15 @@ class _Both:
         return [self._ask(self._bind(*call)) for call in calls]
 
     def _value(self, result: Any) -> Any:
-        return value_of(self._site.policy, result)
+        try:
+            return value_of(self._site.policy, result)
+        finally:
+            del result
 
     def _targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Targets, ...]:
         return (Targets(KEY, (self.key(*args, **kwargs),)),)
 
-    def key(self, *args: Any, **kwargs: Any) -> str:
+    def key(self, /, *args: Any, **kwargs: Any) -> str:
         return self._site.address(self._bind(*args, **kwargs)).key
 
 
@@ -164,14 +167,14 @@ class _Face(_Both):
     def slow(self, values: tuple[Any, ...]) -> Any:
         return self._value(self._operations.run(self._operations.obtaining(self._ask(values))))
 
-    def invalidate(self, *args: Any, **kwargs: Any) -> Stamp:
+    def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", self._operations.run(self._operations.invalidating(self._targets(args, kwargs))))
 
-    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         ask = self._ask(self._bind(*args, **kwargs))
         return self._value(self._operations.run(self._operations.putting(ask, None))[0])
 
-    def peek(self, *args: Any, **kwargs: Any) -> Entry[Any] | None:
+    def peek(self, /, *args: Any, **kwargs: Any) -> Entry[Any] | None:
         ask = self._ask(self._bind(*args, **kwargs))
         return cast("Entry[Any] | None", self._operations.run(self._operations.peeking(ask)))
 
@@ -190,14 +193,14 @@ class _AsyncFace(_Both):
     async def slow(self, values: tuple[Any, ...]) -> Any:
         return self._value(await self._operations.arun(self._operations.obtaining(self._ask(values))))
 
-    async def invalidate(self, *args: Any, **kwargs: Any) -> Stamp:
+    async def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", await self._operations.arun(self._operations.invalidating(self._targets(args, kwargs))))
 
-    async def refresh(self, *args: Any, **kwargs: Any) -> Any:
+    async def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         ask = self._ask(self._bind(*args, **kwargs))
         return self._value((await self._operations.arun(self._operations.putting(ask, None)))[0])
 
-    async def peek(self, *args: Any, **kwargs: Any) -> Entry[Any] | None:
+    async def peek(self, /, *args: Any, **kwargs: Any) -> Entry[Any] | None:
         ask = self._ask(self._bind(*args, **kwargs))
         return cast("Entry[Any] | None", await self._operations.arun(self._operations.peeking(ask)))
 

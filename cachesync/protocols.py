@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Awaitable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -93,7 +93,7 @@ class SharedLayer(Protocol):
 class AsyncSharedLayer(Protocol):
     """A layer that several processes share, for ``async def``. A failure is a reply (``Failed``), never an exception."""
 
-    async def perform(self, step: SharedStep, /) -> Reply: ...
+    def perform(self, step: SharedStep, /) -> Awaitable[Reply]: ...
 
 
 class Shared(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 from cachesync.core.steps import Step
@@ -19,11 +19,17 @@ def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any]) -> R:
         except StopIteration as stop:
             result: R = stop.value
             return result
-        reply = perform(step)
+        try:
+            reply = perform(step)
+        except BaseException:
+            flow.close()
+            raise
 
 
-async def arun(flow: Generator[Step, Any, R], perform: Callable[[Step], Awaitable[Any]]) -> R:
-    """Run a flow to its end in this task."""
+async def arun(
+    flow: Generator[Step, Any, R], here: Mapping[type, Callable[[Any], Any]], perform: Callable[[Step], Awaitable[Any]]
+) -> R:
+    """Run a flow to its end in this task. ``here`` answers the steps that need no waiting."""
     reply: Any = None
     while True:
         try:
@@ -31,4 +37,9 @@ async def arun(flow: Generator[Step, Any, R], perform: Callable[[Step], Awaitabl
         except StopIteration as stop:
             result: R = stop.value
             return result
-        reply = await perform(step)
+        handler = here.get(step.__class__)
+        try:
+            reply = await perform(step) if handler is None else handler(step)
+        except BaseException:
+            flow.close()
+            raise

@@ -18,7 +18,7 @@ from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flights
 from cachesync.coordination.site import Address, Site
 from cachesync.core.entry import Dependency, Held
-from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, digest_of, unseal
+from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy, Settings
@@ -52,6 +52,8 @@ BEHIND: Final = Verdict(served=False, behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
 ALWAYS: Final = math.inf
+CLOCK_SLACK: Final = 1.0
+"""Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
 
 
 class Engine:
@@ -69,6 +71,7 @@ class Engine:
         self.flights = Flights()
         self.ledger = self._new_ledger()
         self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
+        self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
         self.resting_until = 0.0
@@ -100,6 +103,12 @@ class Engine:
     def uses_shared(self) -> bool:
         """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
         return self.shared is not None and self.now() >= self.resting_until
+
+    def forsake(self, token: str) -> None:
+        """A computation ended without giving its lease back (it was cancelled outside of the function): the log's reader does it."""
+        lease = self.leases.pop(token, None)
+        if lease is not None:
+            self.forsaken.append((lease[0], token))
 
     # --- local copies -------------------------------------------------------------------------------------------------------------
 
@@ -154,13 +163,16 @@ class Engine:
             header, payload = unseal(blob)
         except EnvelopeError as error:
             return self._unreadable(ask, blob, error)
-        age, fresh = _age_and_freshness(header, ask.policy, server_now)
-        if age >= fresh or header.schema != ask.policy.version or header.epoch.hex() != position.epoch:
+        age, fresh = (server_now - header.made) / 1000, header.fresh / 1000
+        if age >= fresh or age < -CLOCK_SLACK or header.schema != ask.policy.version or header.epoch.hex() != position.epoch:
             return Verdict(served=False, dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
         except CodecError as error:
             return self._unreadable(ask, blob, error)
+        fresh = min(fresh, _longest_freshness(ask.policy, value))
+        if age >= fresh:
+            return Verdict(served=False, dead=blob[:IDENTITY])
         now = self.now()
         deadline = now - age + fresh
         if ask.policy.local_ttl is not None:
@@ -232,19 +244,24 @@ class Engine:
     def called(self, ask: Ask, value: Any, seconds: float) -> Called:
         """A result, with the lifetime its policy gives it. A lifetime that makes no sense means that it is not stored."""
         policy = ask.policy
+        if _is_used_up(value):
+            self._not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
+            return Called(value, seconds, None)
+        if value is None and policy.negative_ttl is not None:
+            return Called(value, seconds, policy.negative_ttl * _spread(policy))
+        if not policy.is_dynamic or ask.site.lifetime is None:
+            return Called(value, seconds, policy.lifetime(None) * _spread(policy))
         try:
-            wanted = _seconds(ask.site.lifetime(value)) if policy.is_dynamic and ask.site.lifetime is not None else None
-            fresh = policy.negative_ttl if value is None and policy.negative_ttl is not None else policy.lifetime(wanted)
+            wanted = _seconds(ask.site.lifetime(value))
         except Exception as error:  # the decorator's ttl function is the user's: its failure costs the storing, not the result
             self._not_stored(ask, f"its ttl can not be told: {error!r}")
             return Called(value, seconds, None)
-        if policy.jitter:
-            fresh *= 1 + random.uniform(-policy.jitter, policy.jitter)
-        return Called(value, seconds, fresh)
+        return Called(value, seconds, policy.lifetime(policy.lifetime(wanted) * _spread(policy)))
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value = step
         try:
+            check_dependencies(ask.dependencies)
             payload = ask.site.codec.encode(value)
         except Exception as error:  # also a codec of the user's: the result is delivered all the same
             self._not_stored(ask, str(error))
@@ -268,13 +285,12 @@ class Engine:
         lifetime = called.fresh if ask.policy.local_ttl is None else min(called.fresh, ask.policy.local_ttl)
         with self.lock:
             position = self.ledger.position
-            if position is None or position.epoch != begun.stamp.epoch:
+            if position is None or position.epoch != begun.stamp.epoch or own > position.number:
                 return Done(done=False)
             if self.ledger.refuses(ask.key, ask.dependencies, begun.stamp.number, own=own):
                 return Done(done=False)
-            checked = max(position.number, own)
             deadline = begun.made + lifetime
-            self._hold(ask, ask.dependencies, begun.stamp, called.value, made=begun.made, deadline=deadline, checked=checked)
+            self._hold(ask, ask.dependencies, begun.stamp, called.value, made=begun.made, deadline=deadline, checked=position.number)
             ask.site.counts.stored += 1
         return Done(done=True)
 
@@ -333,7 +349,7 @@ class Engine:
         """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard."""
         self.lock = threading.Lock()
         self.flights = Flights()
-        self.leases = {}
+        self.leases, self.forsaken = {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()
@@ -342,11 +358,23 @@ class Engine:
         self.ledger.turn()
 
 
-def _age_and_freshness(header: Header, policy: Policy, server_now: int) -> tuple[float, float]:
-    """Age and freshness lifetime in seconds (RFC 9111, 4.2). The policy of today caps what was allowed when the entry was made."""
-    longest = policy.max_ttl if policy.ttl is None else policy.ttl * (1 + policy.jitter)
-    fresh = header.fresh / 1000
-    return max(0, server_now - header.made) / 1000, fresh if longest is None else min(fresh, longest)
+def _longest_freshness(policy: Policy, value: Any) -> float:
+    """How long the policy of today lets such a value be fresh, seconds: it caps what was allowed when the entry was made."""
+    if value is None and policy.negative_ttl is not None:
+        return policy.negative_ttl * (1 + policy.jitter)
+    if policy.ttl is None:
+        return ALWAYS if policy.max_ttl is None else policy.max_ttl
+    return policy.ttl * (1 + policy.jitter)
+
+
+def _spread(policy: Policy) -> float:
+    return 1 + random.uniform(-policy.jitter, policy.jitter) if policy.jitter else 1.0
+
+
+def _is_used_up(value: object) -> bool:
+    """Whether only one caller could read it: iterators, coroutines and other awaitables."""
+    cls = type(value)
+    return hasattr(cls, "__next__") or hasattr(cls, "__await__") or hasattr(cls, "__anext__")
 
 
 def _union(stored: tuple[Dependency, ...], declared: tuple[Dependency, ...]) -> tuple[Dependency, ...]:

@@ -14,7 +14,7 @@ from typing import Final
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import Extend, Failed
+from cachesync.core.steps import Extend, Failed, Release
 
 SHARE_OF_LAG: Final = 0.2
 """A question waits for at most this share of ``max_lag``, so that contact is proven several times within it."""
@@ -74,6 +74,14 @@ class Listener:
             engine.ledger.contact = max(engine.ledger.contact, asked)
         return True
 
+    def try_turn(self) -> bool:
+        """The same; a mistake of ours ends no reader, but is told and tried again."""
+        try:
+            return self.turn()
+        except Exception as error:
+            self._engine.failed(None, Failed(error))
+            return False
+
     def flush(self) -> bool:
         """Announce what could not be announced before, oldest first."""
         engine = self._engine
@@ -85,6 +93,9 @@ class Listener:
 
     def _extend(self) -> None:
         engine = self._engine
+        while engine.forsaken:
+            key, token = engine.forsaken.pop()
+            self._world.perform(Release(key, token, engine.now() + PATIENCE))
         now, lease = engine.now(), engine.settings.coordination.lease
         for token, (key, due) in list(engine.leases.items()):
             if now < due:
@@ -102,7 +113,7 @@ def _read(reference: weakref.ref[Listener], stop: threading.Event) -> None:
         listener = reference()
         if listener is None:
             return
-        heard = listener.turn()
+        heard = listener.try_turn()
         del listener  # a cache that nobody holds any more ends its reader
         if heard:
             pause = 0.05

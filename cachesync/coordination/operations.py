@@ -63,6 +63,8 @@ class Operations:
 
     def looking(self, ask: Ask) -> Generator[Step, Any, Verdict]:
         """The local copy or the shared entry, without computing."""
+        if not self.engine.settings.enabled:
+            return Verdict(served=False)
         held = self.engine.held(ask)
         if held is not None:
             held.hits += 1
@@ -74,6 +76,8 @@ class Operations:
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
         engine, layer = self.engine, "local"
+        if not engine.settings.enabled:
+            return None
         held = engine.held(ask)
         if held is None and self._shares():
             yield from look(ask)
@@ -99,7 +103,11 @@ class Operations:
                 ask.site.codec.encode(given[0])
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
-        return (yield from put(ask, token=os.urandom(12).hex(), shared=engine.shared is not None, given=given))
+        token = os.urandom(12).hex()
+        try:
+            return (yield from put(ask, token=token, shared=engine.shared is not None, given=given))
+        finally:
+            engine.forsake(token)
 
     def invalidating(self, targets: tuple[Targets, ...]) -> Generator[Step, Any, Stamp]:
         """Apply an invalidation here and announce it."""
@@ -134,7 +142,10 @@ class Operations:
 def value_of(policy: Policy, result: Result) -> Any:
     """The value of a result. What the user's function raised is raised as it was."""
     if isinstance(result, Failed):
-        raise result.error
+        try:
+            raise result.error
+        finally:
+            del result  # or this frame and the error's traceback would keep each other alive
     return own_copy(policy, result.value)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Final, cast
 
@@ -30,14 +30,20 @@ from cachesync.core.steps import (
     Leased,
     Release,
     Reply,
+    Seize,
     SharedStep,
     Step,
     Store,
     Waited,
 )
+from cachesync.protocols import AsyncSharedLayer
 
-_computing: ContextVar[frozenset[tuple[int, str]]] = ContextVar("cachesync_computing", default=frozenset())
-"""The flights this task is inside of: joining one of them would wait for itself."""
+_computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", default=frozenset())
+"""The flights that this task or thread is inside of: to wait for one of them would be to wait for oneself.
+
+Threads and tasks that a computation starts inherit it with their context; a flight that has landed is never joined again, so what
+stands here too long does no harm.
+"""
 
 EXTEND_AT: Final = 1 / 3
 """A lease is extended when this share of its life is over."""
@@ -61,21 +67,31 @@ class _World:
             engine.heard(asked, cast("Fetched", reply).head)
         elif kind is Announced:
             engine.heard(asked, cast("Announced", reply).last)
-        if isinstance(step, Lease) and cast("Leased", reply).granted:
+        if isinstance(step, Lease | Seize) and cast("Leased", reply).granted:
             engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
 
-    def fill_of(self, step: Join) -> Flow:
-        return fill(step.ask, token=os.urandom(12).hex(), shared=step.shared, dead=step.dead)
+    def filling(self, step: Join) -> Flow:
+        token = os.urandom(12).hex()
+        try:
+            return (yield from fill(step.ask, token=token, shared=step.shared, dead=step.dead))
+        finally:
+            self.engine.forsake(token)
 
-    def lead_away(self, ask: Ask, flight: Flight, outcome: Result) -> None:
+    def land(self, ask: Ask, flight: Flight, outcome: Result) -> None:
         """The computation is over: nobody joins it any more, and whoever waits is told."""
         with self.engine.lock:
             self.engine.flights.land(flight)
             if isinstance(outcome, Failed):
                 ask.site.counts.failed += 1
         flight.outcome.set_result(outcome)
+
+    def leave(self, flight: Flight) -> bool:
+        """Wait for a flight no longer. True if nobody does."""
+        with self.engine.lock:
+            flight.waiting -= 1
+            return flight.waiting == 0
 
 
 class ThreadWorld(_World):
@@ -128,8 +144,9 @@ class ThreadWorld(_World):
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
                 return self._lead(step, flight)
-            if flight.thread == threading.get_ident():
-                return self._call(Call(ask))  # the flight is this thread's own, further up: waiting for it would never end
+            if flight.thread == threading.get_ident() or flight in _computing.get():
+                self.leave(flight)
+                return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
             ask.site.counts.joined += 1
             outcome = flight.outcome.result()
             if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)):
@@ -137,13 +154,14 @@ class ThreadWorld(_World):
             # whoever computed was interrupted or cancelled, which was not meant for this caller
 
     def _lead(self, step: Join, flight: Flight) -> Result:
-        outcome: Result = Failed(RuntimeError("the computation did not end"))
+        inside = _computing.set(_computing.get() | {flight})
         try:
-            outcome = self.run(self.fill_of(step))
+            outcome: Result = self.run(self.filling(step))
         except BaseException as error:  # outside of the user's function: interrupted while waiting for a lease
             outcome = Failed(error)
         finally:
-            self.lead_away(step.ask, flight, outcome)
+            _computing.reset(inside)
+        self.land(step.ask, flight, outcome)
         return outcome
 
 
@@ -160,23 +178,23 @@ class LoopWorld(_World):
             Later: self._later,
         }
 
-    async def run(self, flow: Flow) -> Any:
-        return await arun(flow, self.perform)
+    def run(self, flow: Flow) -> Coroutine[Any, Any, Any]:
+        return arun(flow, self._here, self.perform)
 
     async def perform(self, step: Step) -> Any:
-        kind = step.__class__
-        handler = self._here.get(kind)
-        if handler is not None:
-            return handler(step)
-        waiting = self._waiting.get(kind)
-        return await (self._ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step))
-
-    async def _ask_shared(self, step: SharedStep) -> Reply:
+        """Answer a step that waits."""
+        waiting = self._waiting.get(step.__class__)
+        if waiting is not None:
+            return await waiting(step)
+        shared_step = cast("SharedStep", step)
         asked = self.engine.now()
-        assert self.engine.shared is not None
-        reply = await self.engine.shared.of_loop().perform(step)
-        self.note(step, asked, reply)
+        reply = await self._layer().perform(shared_step)
+        self.note(shared_step, asked, reply)
         return reply
+
+    def _layer(self) -> AsyncSharedLayer:
+        assert self.engine.shared is not None
+        return self.engine.shared.of_loop()
 
     async def _each(self, step: Each) -> tuple[Any, ...]:
         return tuple(await asyncio.gather(*map(self.run, step.flows)))
@@ -199,14 +217,15 @@ class LoopWorld(_World):
 
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
-        own = (id(engine), ask.key)
-        if own in _computing.get():
-            return await self._call(Call(ask))  # the flight is this task's own, further up: waiting for it would never end
         while True:
             with engine.lock:
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
-                flight.task = asyncio.create_task(self._lead(step, flight, own))
+                flight.task = asyncio.create_task(self._lead(step, flight))
+                flight.task.add_done_callback(lambda _, flight=flight: self._land_if_left(ask, flight))
+            elif flight in _computing.get():
+                self.leave(flight)
+                return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
             else:
                 ask.site.counts.joined += 1
             outcome = await self._wait(flight)
@@ -218,23 +237,23 @@ class LoopWorld(_World):
         try:
             return await asyncio.wrap_future(flight.outcome)
         except asyncio.CancelledError:
-            with self.engine.lock:
-                flight.waiting -= 1
-                alone = flight.waiting == 0
-            if alone and flight.task is not None and not flight.outcome.done():
+            if self.leave(flight) and flight.task is not None and not flight.outcome.done():
                 _cancel(flight.task)  # nobody is left who wants the result
             raise
 
-    async def _lead(self, step: Join, flight: Flight, own: tuple[int, str]) -> None:
+    async def _lead(self, step: Join, flight: Flight) -> None:
         """Compute in a task of its own, so that a caller who is cancelled takes the result from nobody else."""
-        outcome: Result = Failed(RuntimeError("the computation did not end"))
-        _computing.set(_computing.get() | {own})
+        _computing.set(_computing.get() | {flight})
         try:
-            outcome = await self.run(self.fill_of(step))
+            outcome: Result = await self.run(self.filling(step))
         except BaseException as error:  # outside of the user's function: cancelled while waiting for a lease
             outcome = Failed(error)
-        finally:
-            self.lead_away(step.ask, flight, outcome)
+        self.land(step.ask, flight, outcome)
+
+    def _land_if_left(self, ask: Ask, flight: Flight) -> None:
+        """A task that is cancelled before its first step runs nothing of its body."""
+        if not flight.outcome.done():
+            self.land(ask, flight, Failed(asyncio.CancelledError()))
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

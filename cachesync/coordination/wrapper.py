@@ -71,7 +71,7 @@ def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore
                 )
         compiled.append(tagged)
     indexes = tuple(tuple(paths.index(field.path) for field in tag.fields) for tag in compiled)
-    bind, call, fields, quick = _compile_tools(function, signature, template)
+    bind, call, fields, quick = _compile_tools(function, name, signature, template)
     is_async = inspect.iscoroutinefunction(function)
     return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields, quick)
 
@@ -146,7 +146,7 @@ def _execute(source: str, scope: dict[str, Any], title: str) -> dict[str, Any]:
 
 
 def _compile_tools(
-    function: Callable[..., Any], signature: inspect.Signature, template: Template
+    function: Callable[..., Any], title: str, signature: inspect.Signature, template: Template
 ) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any], Callable[..., Sequence[object]], Quick | None]:
     declared, defaults = _names(signature)
     names = list(signature.parameters)
@@ -166,7 +166,7 @@ def _compile_tools(
         f"def quick({', '.join(names)}):\n    {quick}\n"
     )
     scope = _execute(source, {"_cs_function": function, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len, **defaults},
-                     f"tools of {function.__qualname__}")
+                     f"tools of {title}")
     fields = scope["fields"]
 
     def checked_fields(*values: Any) -> Sequence[object]:

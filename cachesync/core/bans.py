@@ -21,15 +21,18 @@ MAX_BANS: Final = 100_000
 MAX_WILD_GLOBS: Final = 64
 """Globs without a literal prefix are tried one after the other, so only so many are kept."""
 
+_NEVER: Final = (0, 0)
+
 
 class BanIndex:
     """The bans one process knows. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_globs", "_limit", "_named", "_prefix_lengths", "floor", "highest")
+    __slots__ = ("_globs", "_keys", "_limit", "_named", "_prefix_lengths", "floor", "highest")
 
     def __init__(self, limit: int = MAX_BANS) -> None:
         self._limit = limit
-        self._named: dict[str, dict[str, int]] = {KEY: {}, TAG: {}, PREFIX: {}}
+        self._keys: dict[str, tuple[int, int]] = {}  # the newest number and the one before it
+        self._named: dict[str, dict[str, int]] = {TAG: {}, PREFIX: {}}
         self._globs: dict[str, dict[str, tuple[Pattern, int]]] = {}  # by literal prefix, then by pattern
         self._prefix_lengths: tuple[int, ...] = ()
         self.floor = 0
@@ -38,13 +41,15 @@ class BanIndex:
         """The highest number of any ban that was ever added: nothing stamped with it or above is dead."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._named.values())) + sum(map(len, self._globs.values()))
+        return len(self._keys) + sum(map(len, self._named.values())) + sum(map(len, self._globs.values()))
 
     def add(self, kind: Kind, text: str, number: int) -> None:
         """Ban what matches ``text``. A lower number than the one known changes nothing."""
         self.highest = max(self.highest, number)
         if kind == EVERYTHING:
             self.raise_floor(number)
+        elif kind == KEY:
+            self._add_key(text, number)
         elif kind == GLOB:
             self._add_glob(Pattern.parse(text), number)
         else:
@@ -67,13 +72,11 @@ class BanIndex:
         ``own`` is the number of the record that announced the entry itself (an explicit ``set``): it does not refuse its own entry.
         """
         found = self.floor
-        named = self._named
-        if named[KEY]:
-            on_key = named[KEY].get(key, 0)
-            if on_key > found and on_key != own:
-                found = on_key
+        if self._keys:
+            newest, before = self._keys.get(key, _NEVER)
+            found = max(found, before if newest == own else newest)
         for kind, text in dependencies:
-            found = max(found, named[kind].get(text, 0) if kind in named else 0)
+            found = max(found, self._keys.get(text, _NEVER)[0] if kind == KEY else self._named[TAG].get(text, 0))
         if self._prefix_lengths:
             found = max(found, self._newest_pattern(key))
         return found
@@ -89,6 +92,16 @@ class BanIndex:
                 if number > found and pattern.matches(key):
                     found = number
         return found
+
+    def _add_key(self, text: str, number: int) -> None:
+        newest, before = self._keys.pop(text, _NEVER)
+        if number > newest:
+            newest, before = number, newest
+        elif number < newest:
+            before = max(before, number)
+        self._keys[text] = newest, before
+        if len(self._keys) > self._limit:
+            self.floor = max(self.floor, self._keys.pop(next(iter(self._keys)))[0])
 
     def _add_named(self, kind: Kind, text: str, number: int) -> None:
         bans = self._named[kind]

@@ -28,6 +28,7 @@ The first 24 bytes stand where scripts read them: a fill compares epoch and stam
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import xxhash
@@ -78,15 +79,21 @@ def digest_of(payload: bytes | memoryview) -> bytes:
     return xxhash.xxh3_128_digest(payload)
 
 
+def check_dependencies(dependencies: Sequence[Dependency]) -> None:
+    """Raise ``ValueError`` for more dependencies, or longer ones, than an envelope can hold."""
+    if len(dependencies) > MAX_DEPENDENCIES:
+        raise ValueError(f"{len(dependencies)} tags; an entry has at most {MAX_DEPENDENCIES}")
+    for _, text in dependencies:
+        if len(text) * 3 > 0xFFFF and len(text.encode("utf-8", "surrogatepass")) > 0xFFFF:
+            raise ValueError(f"a tag of {len(text):,} characters; at most 65,535 bytes fit")
+
+
 def seal(header: Header, payload: bytes) -> bytes:
     """The bytes to store. Raises ``ValueError`` where a number or a text does not fit its field."""
-    if len(header.dependencies) > MAX_DEPENDENCIES:
-        raise ValueError(f"{len(header.dependencies)} dependencies; an entry has at most {MAX_DEPENDENCIES}")
+    check_dependencies(header.dependencies)
     tail = b""
     for kind, text in header.dependencies:
         encoded = text.encode("utf-8", "surrogatepass")
-        if len(encoded) > 0xFFFF:
-            raise ValueError(f"a dependency of {len(encoded)} bytes; at most 65,535 fit")
         tail += _DEPENDENCY.pack(kind.encode("ascii"), len(encoded)) + encoded
     try:
         fixed = _FIXED.pack(

@@ -194,6 +194,8 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
     stamp: Stamp = yield Settle(ticket, announced)
     own = 0 if stamp.pending else stamp.number
     stored = not shared
+    if leased and own:  # what others announced before it has to be known before the value is held here
+        yield from catch_up(stamp, deadline)
     if leased and own and called.fresh is not None:
         stored = yield from _store(ask, token, called, begun, deadline, own=own)
     elif leased:

@@ -28,7 +28,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote, unquote_to_bytes
 from uuid import UUID
 
-from cachesync.core.patterns import DIGITS, HOLE
+from cachesync.core.patterns import DIGITS, HOLE, intersects
 from cachesync.errors import KeyArgumentError, KeyTemplateError
 
 MAX_KEY_LENGTH: Final = 65_536
@@ -39,6 +39,8 @@ _UNSAFE: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff]")
 has_unsafe: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff]|^~").search
 """Finds what keeps a text from standing for itself in a key."""
 _UNSAFE_NESTED: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff,=()\\[\\]{}<>~]")
+_INTEGER_OR_MARKED: Final = re.compile(r"-?[0-9]+\Z|~")
+_IN_TEXT: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _RESERVED: Final = re.compile("[%*~{}\x00-\x20\x7f\ud800-\udfff]")
@@ -79,7 +81,7 @@ class Template:
         for field, value in zip(self.fields, values, strict=True):
             try:
                 found.append(encode(value, field.plain))
-            except KeyArgumentError as error:
+            except Exception as error:  # also what a user's __cachesync_key__ or field raises
                 raise KeyArgumentError(f"{{{field.path}}} of {self.text!r}: {error}") from error
         return found
 
@@ -109,6 +111,8 @@ class Template:
             if not text.startswith(prefix) or not text.endswith(suffix) or len(text) < len(prefix) + len(suffix):
                 return None
             found[at] = text[len(prefix) : len(text) - len(suffix)]
+            if self.fields[at].plain is int and not _INTEGER_OR_MARKED.match(found[at]):
+                return None
         return found
 
     def raw(self, texts: Sequence[str], key: str) -> Hashable:
@@ -170,6 +174,27 @@ def compile_template(text: str, *, parameters: Mapping[str, Any], ignore: Sequen
             raise wrong(f"the parameter {name!r} is not part of it, so calls that differ in it would share an entry; {advice}")
     shape = ":".join(s if isinstance(s, str) else s[0] + _hole(fields[s[1]]) + s[2] for s in segments)
     return Template(text, tuple(fields), tuple(segments), shape)
+
+
+def overlap(one: Template, other: Template) -> bool:
+    """Whether some key belongs to both templates. Colons only stand between segments, so these are compared one by one."""
+    if len(one.segments) != len(other.segments):
+        return False
+    pairs = zip(_readings(one), _readings(other), strict=True)
+    return all(any(intersects(a, b) for a in left for b in right) for left, right in pairs)
+
+
+def _readings(template: Template) -> list[list[str]]:
+    """What may stand in each segment. In the place of an integer there are digits, or a marked value of another type."""
+    found: list[list[str]] = []
+    for segment in template.segments:
+        if isinstance(segment, str):
+            found.append([segment])
+        else:
+            prefix, at, suffix = segment
+            holes = [DIGITS, "~" + HOLE] if template.fields[at].plain is int else [HOLE]
+            found.append([prefix + hole + suffix for hole in holes])
+    return found
 
 
 def _hole(field: Field) -> str:
@@ -412,6 +437,11 @@ def _members(cls: type) -> Mapping[str, enum.Enum]:
 # --- keys as texts ----------------------------------------------------------------------------------------------------------------
 
 
+def written(text: str) -> str:
+    """A key, pattern or tag as a caller wrote it, with the characters encoded that never stand in a key as they are."""
+    return _IN_TEXT.sub(_percent, text)
+
+
 def check_key(text: object) -> str:
     """A key that a caller wrote as text. Raises `KeyArgumentError` for what is no key, or would be a pattern."""
     if not isinstance(text, str):
@@ -420,4 +450,4 @@ def check_key(text: object) -> str:
         raise KeyArgumentError(f"{text!r} is a pattern, not a key; in a key write %2A for '*'")
     if len(text) > MAX_KEY_LENGTH:
         raise KeyArgumentError(f"a key of {len(text):,} characters; at most {MAX_KEY_LENGTH:,} are allowed")
-    return text
+    return written(text)

@@ -107,7 +107,9 @@ class Ledger:
         for waiting in (self.pending, self.queued):
             if ticket in waiting:
                 waiting.remove(ticket)
-        if self.position is None or self.position.epoch == last.epoch:
+        if self.position is not None and self.position.epoch != last.epoch:
+            self.position = None  # the log was begun anew meanwhile: nothing is trusted before this process has joined it
+        else:
             first = last.number - len(ticket.targets) + 1
             for number, targets in enumerate(ticket.targets, first):
                 self.bans.add_all(targets, number)

@@ -335,13 +335,13 @@ class LoopRedis:
         self._scheduled = False
         self._trips: set[asyncio.Task[None]] = set()
 
-    async def perform(self, step: SharedStep, /) -> Reply:
+    def perform(self, step: SharedStep, /) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append((step, future))
         if not self._scheduled and len(self._trips) < LOOP_CONNECTIONS:
             self._scheduled = True
             self._loop.call_soon(self._depart)
-        return await future
+        return future
 
     def _depart(self) -> None:
         self._scheduled = False
