@@ -1,16 +1,43 @@
-"""For tests of code that caches, and of layers that others write: a clock that is moved by hand, and the contract of a local layer."""
+"""For tests of code that caches, and of layers that others write: a clock that is moved by hand, and the contracts of layers."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import threading
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 from cachesync.core.entry import SIZE_UNIT, Held
+from cachesync.core.envelope import IDENTITY, Header, digest_of, seal
+from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Record, Targets
 from cachesync.core.stamps import Stamp
-from cachesync.protocols import LocalLayer, Shelf
+from cachesync.core.steps import (
+    Announce,
+    Announced,
+    Done,
+    Extend,
+    Fetch,
+    Fetched,
+    Joined,
+    Lease,
+    Leased,
+    Log,
+    ReadLog,
+    Release,
+    Reply,
+    Seize,
+    SharedStep,
+    Snapshot,
+    Store,
+)
+from cachesync.protocols import LocalLayer, Shared, Shelf
+
+R = TypeVar("R")
 
 
 class FakeClock:
@@ -306,3 +333,671 @@ def run_together(works: list[Callable[[], None]]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+class SharedLayerContract:
+    """What every shared layer must do, as tests: subclass it in a test module, name it ``Test...`` and say how to make the layer.
+
+    ::
+
+        class TestMine(SharedLayerContract):
+            def make_shared(self) -> Shared:
+                return MyShared("a namespace that nobody else uses")
+
+            def lose_everything(self, shared: Shared) -> None:
+                ...  # what FLUSHALL does, at least to that namespace
+
+        class TestMineAsync(TestMine):
+            colour = "async def"
+
+    The layer is new: no log has begun in it. Every step of ``cachesync.core.steps`` is tried, in the colour of the class.
+    """
+
+    colour: ClassVar[Literal["def", "async def"]] = "def"
+    log_length: ClassVar[int] = 10_000
+    """About how many records the layer's log remembers; 0 if it never forgets."""
+
+    def make_shared(self) -> Shared:
+        """A new layer for one test."""
+        raise NotImplementedError("return a new shared layer in which no log has begun")
+
+    def lose_everything(self, shared: Shared) -> None:
+        """Do what a restart without data does."""
+        raise NotImplementedError("remove entries, leases and the log, as FLUSHALL does")
+
+    def pass_time(self, shared: Shared, seconds: float) -> None:
+        """Let the layer's clock go on. Override it for a layer whose clock is moved by hand."""
+        time.sleep(seconds)
+
+    # --- asking -------------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def opened(self) -> Generator[SharedTalk, None, None]:
+        """A new layer for one test, closed after it."""
+        shared = self.make_shared()
+        with SharedTalk(shared, self.colour) as talk:
+            yield talk
+
+    def wait_until(self, talk: SharedTalk, condition: Callable[[], bool]) -> None:
+        """Let time pass until the condition holds; ten seconds of the layer's time at most."""
+        for _ in range(500):
+            if condition():
+                return
+            self.pass_time(talk.shared, 0.02)
+        raise AssertionError("it did not happen within ten seconds")
+
+    @staticmethod
+    def make_blob(stamp: Stamp, payload: bytes = b"payload") -> bytes:
+        """An envelope that was stamped so."""
+        header = Header(0, bytes.fromhex(stamp.epoch), stamp.number, 0, 0, 60_000, 0, 0, 1, 0, digest_of(payload))
+        return seal(header, payload)
+
+    def store(self, talk: SharedTalk, key: str, blob: bytes, *, dead: bytes | None = None, milliseconds: int = 60_000) -> bool:
+        """Take the lease and fill."""
+        assert talk.ask(Lease(key, "filler", 60_000, dead), Leased).granted
+        return talk.ask(Store(key, "filler", blob, milliseconds), Done).done
+
+    @staticmethod
+    def announce(talk: SharedTalk, *targets: Targets, unlink: tuple[str, ...] = ()) -> Stamp:
+        """Append records with nonces of their own. Returns the position of the last."""
+        nonces = tuple(os.urandom(8).hex() for _ in targets)
+        return talk.ask(Announce(targets, nonces, "contract", unlink), Announced).last
+
+    @staticmethod
+    def read_all(talk: SharedTalk, after: Stamp) -> list[Record]:
+        """Everything that follows ``after``, page by page. Asserts that nothing is missing."""
+        records: list[Record] = []
+        while True:
+            log = talk.ask(ReadLog(after), Log)
+            assert not log.gap
+            assert log.head is not None
+            records += log.records
+            if log.records:
+                after = Stamp(log.records[-1].epoch, log.records[-1].number)
+            if not log.records or after == log.head:
+                return records
+
+    # --- entries ------------------------------------------------------------------------------------------------------------------
+
+    def test_nothing_is_there_at_first(self) -> None:
+        """No entry, and no head: a log begins when somebody joins or announces."""
+        with self.opened() as talk:
+            fetched = talk.ask(Fetch(("a",)), Fetched)
+            assert fetched.blobs == (None,)
+            assert fetched.head is None
+            assert fetched.now > 0
+
+    def test_a_fetch_of_no_keys_still_tells_head_and_time(self) -> None:
+        """It is how a process asks for them alone."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            fetched = talk.ask(Fetch(()), Fetched)
+            assert fetched.blobs == ()
+            assert fetched.head == head
+            assert fetched.now > 0
+
+    def test_what_was_stored_is_fetched_byte_by_byte(self) -> None:
+        """Every byte may occur in an entry."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head, bytes(range(256)) * 3)
+            assert self.store(talk, "a", blob)
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (blob,)
+
+    def test_many_keys_come_in_the_order_asked(self) -> None:
+        """Absent ones are ``None`` in their place, and one that is asked for twice comes twice."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            blobs = {f"key:{i}": self.make_blob(head, b"%d" % i) for i in range(0, 100, 3)}
+            for key, blob in blobs.items():
+                assert self.store(talk, key, blob)
+            keys = tuple(f"key:{i}" for i in (*range(100), 3, 4))
+            fetched = talk.ask(Fetch(keys), Fetched)
+            assert fetched.blobs == tuple(blobs.get(key) for key in keys)
+            assert fetched.head == head
+
+    def test_a_fetch_tells_the_newest_position(self) -> None:
+        """So that whoever reads knows what it has not applied yet."""
+        with self.opened() as talk:
+            for number in range(1, 4):
+                stamp = self.announce(talk, Targets(TAG, ("a",)))
+                assert stamp.number == number
+                assert talk.ask(Fetch(("a",)), Fetched).head == stamp
+
+    def test_the_clock_of_the_layer_goes_on(self) -> None:
+        """Milliseconds, the same clock for every step, never back."""
+        with self.opened() as talk:
+            first = talk.ask(Fetch(("a",)), Fetched).now
+            second = talk.ask(Lease("a", "token", 60_000, None), Leased).now
+            third = talk.ask(Seize("a", "token", 60_000, unlink=False), Leased).now
+            assert first <= second <= third
+            self.wait_until(talk, lambda: talk.ask(Fetch(("a",)), Fetched).now > third)
+
+    def test_an_entry_ends_with_its_time(self) -> None:
+        """Then it is as if it had never been."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert self.store(talk, "short", blob, milliseconds=20)
+            assert self.store(talk, "long", blob)
+            self.wait_until(talk, lambda: talk.ask(Fetch(("short",)), Fetched).blobs == (None,))
+            assert talk.ask(Fetch(("long",)), Fetched).blobs == (blob,)
+            assert talk.ask(Lease("short", "token", 60_000, None), Leased).granted
+
+    def test_large_and_empty_payloads_are_stored(self) -> None:
+        """No bytes at all, bytes that look like the protocol, and three megabytes."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            for payload in (b"", b"\0", b"\r\n$-1\r\n", b"x" * 3_000_000):
+                blob = self.make_blob(head, payload)
+                before = talk.ask(Fetch(("a",)), Fetched).blobs[0]
+                assert self.store(talk, "a", blob, dead=before and before[:IDENTITY])
+                assert talk.ask(Fetch(("a",)), Fetched).blobs == (blob,)
+
+    # --- leases -------------------------------------------------------------------------------------------------------------------
+
+    def test_a_lease_is_granted_to_one_and_its_head_and_time_are_told(self) -> None:
+        """The other is told that somebody computes. Each key has its own lease."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            now = talk.ask(Fetch(("a",)), Fetched).now
+            leased = talk.ask(Lease("a", "mine", 60_000, None), Leased)
+            assert leased.granted
+            assert leased.blob is None
+            assert leased.head == head
+            assert leased.now >= now
+            assert talk.ask(Lease("a", "other", 60_000, None), Leased)[:2] == (False, None)
+            assert talk.ask(Lease("b", "other", 60_000, None), Leased).granted
+
+    def test_of_many_who_ask_at_once_one_is_granted(self) -> None:
+        """One computation among all processes."""
+        with self.opened() as talk:
+            replies = talk.ask_together([Lease("a", f"token{i}", 60_000, None) for i in range(16)], Leased)
+            assert [reply.granted for reply in replies].count(True) == 1
+
+    def test_the_same_token_is_granted_again(self) -> None:
+        """The first answer may have been lost on its way."""
+        with self.opened() as talk:
+            for _ in range(3):
+                assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+
+    def test_a_lease_looks_for_the_entry_again(self) -> None:
+        """What came between the fetch and the lease is handed over, and no lease is taken."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert self.store(talk, "a", blob)
+            assert talk.ask(Lease("a", "mine", 60_000, None), Leased)[:2] == (False, blob)
+            assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
+
+    def test_an_entry_that_was_refused_is_not_handed_over_again(self) -> None:
+        """``dead`` names it by its first bytes; any other entry is another one."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            old, new = self.make_blob(head, b"old"), self.make_blob(head, b"new")
+            assert self.store(talk, "a", new)
+            assert talk.ask(Lease("a", "mine", 60_000, old[:IDENTITY]), Leased)[:2] == (False, new)
+            assert talk.ask(Lease("a", "mine", 60_000, new[:IDENTITY]), Leased)[:2] == (True, None)
+            assert talk.ask(Lease("a", "other", 60_000, new[:IDENTITY]), Leased)[:2] == (False, None)
+
+    def test_bytes_that_are_no_envelope_can_be_refused_and_replaced(self) -> None:
+        """Also when they are shorter than an identity, or nothing at all."""
+        with self.opened() as talk:
+            good = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            for bad in (b"", b"cS", b"garbage", good[:30], bytes(200), good[:-1]):
+                key = f"bad:{bad.hex()}"
+                assert self.store(talk, key, bad)
+                assert talk.ask(Fetch((key,)), Fetched).blobs == (bad,)
+                assert talk.ask(Lease(key, "mine", 60_000, None), Leased)[:2] == (False, bad)
+                assert self.store(talk, key, good, dead=bad[:IDENTITY])
+                assert talk.ask(Fetch((key,)), Fetched).blobs == (good,)
+
+    def test_a_dead_entry_that_is_gone_meanwhile_hinders_nobody(self) -> None:
+        """``dead`` is what was met, and need not be there any more."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert talk.ask(Lease("a", "mine", 60_000, blob[:IDENTITY]), Leased).granted
+
+    def test_a_lease_lapses_with_its_time(self) -> None:
+        """Its holder may not fill any more, and another may."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert talk.ask(Lease("a", "mine", 20, None), Leased).granted
+            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+            assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (None,)
+            assert talk.ask(Store("a", "other", blob, 60_000), Done).done
+
+    def test_whoever_seizes_a_lease_revokes_it(self) -> None:
+        """The computation that held it can not fill; who seized it can. An entry stays unless it is to be unlinked."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            old, new = self.make_blob(head, b"old"), self.make_blob(head, b"new")
+            assert self.store(talk, "a", old)
+            assert talk.ask(Lease("a", "computes", 60_000, old[:IDENTITY]), Leased).granted
+            seized = talk.ask(Seize("a", "sets", 60_000, unlink=False), Leased)
+            assert seized[:3] == (True, None, head)
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (old,)
+            assert not talk.ask(Store("a", "computes", new, 60_000), Done).done
+            assert not talk.ask(Extend("a", "computes", 60_000), Done).done
+            assert not talk.ask(Release("a", "computes"), Done).done
+            assert talk.ask(Store("a", "sets", new, 60_000), Done).done
+            assert talk.ask(Seize("a", "sets again", 60_000, unlink=True), Leased).granted
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (None,)
+
+    def test_the_last_who_seizes_has_the_lease(self) -> None:
+        """Of several who set a value, the last one stores."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            for token in ("one", "two", "three"):
+                assert talk.ask(Seize("a", token, 60_000, unlink=True), Leased).granted
+            assert [talk.ask(Store("a", token, blob, 60_000), Done).done for token in ("one", "two", "three")] == [False, False, True]
+
+    def test_a_seized_lease_lapses_too(self) -> None:
+        """Nothing is held for ever."""
+        with self.opened() as talk:
+            assert talk.ask(Seize("a", "mine", 20, unlink=True), Leased).granted
+            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+
+    def test_extending_gives_a_lease_a_new_time(self) -> None:
+        """Counted from now: here it is made shorter, so that it is seen to lapse."""
+        with self.opened() as talk:
+            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert not talk.ask(Extend("a", "other", 20), Done).done
+            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert talk.ask(Extend("a", "mine", 20), Done).done
+            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+
+    def test_extending_never_makes_a_lease_anew(self) -> None:
+        """One that was revoked, has lapsed or never was stays away: another computation may hold it any moment."""
+        with self.opened() as talk:
+            assert not talk.ask(Extend("never", "mine", 60_000), Done).done
+            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            self.announce(talk, Targets(KEY, ("a",)), unlink=("a",))
+            assert not talk.ask(Extend("a", "mine", 60_000), Done).done
+            assert talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert talk.ask(Lease("never", "other", 60_000, None), Leased).granted
+
+    def test_only_the_holder_gives_a_lease_back(self) -> None:
+        """Once; then another may compute."""
+        with self.opened() as talk:
+            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert not talk.ask(Release("a", "other"), Done).done
+            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert talk.ask(Release("a", "mine"), Done).done
+            assert not talk.ask(Release("a", "mine"), Done).done
+            assert talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+
+    # --- fills --------------------------------------------------------------------------------------------------------------------
+
+    def test_nobody_fills_without_a_lease(self) -> None:
+        """Neither without one, nor under another's, nor under that of another key."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
+            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert not talk.ask(Store("a", "other", blob, 60_000), Done).done
+            assert not talk.ask(Store("b", "mine", blob, 60_000), Done).done
+            assert talk.ask(Fetch(("a", "b")), Fetched).blobs == (None, None)
+            assert talk.ask(Store("a", "mine", blob, 60_000), Done).done
+
+    def test_a_fill_ends_the_lease(self) -> None:
+        """One lease, one fill."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            first, second = self.make_blob(head, b"first"), self.make_blob(head, b"second")
+            assert self.store(talk, "a", first)
+            assert not talk.ask(Store("a", "filler", second, 60_000), Done).done
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (first,)
+            assert talk.ask(Lease("a", "other", 60_000, first[:IDENTITY]), Leased).granted
+
+    def test_a_fill_never_replaces_a_higher_stamp_of_its_epoch(self) -> None:
+        """An equal or a lower one it replaces. Numbers are compared as numbers: 10 is above 9, 256 above 255."""
+        with self.opened() as talk:
+            epoch = talk.ask(Snapshot(), Joined).head.epoch
+            there: bytes | None = None
+            fills = {
+                "9": True,
+                "9 again": True,
+                "8": False,
+                "10": True,
+                "255": True,
+                "256": True,
+                "255 again": False,
+                "1099511627776": True,
+            }
+            for text, stored in fills.items():
+                number = int(text.removesuffix(" again"))
+                blob = self.make_blob(Stamp(epoch, number), text.encode())
+                assert self.store(talk, "a", blob, dead=there and there[:IDENTITY]) is stored, text
+                there = blob if stored else there
+                assert talk.ask(Fetch(("a",)), Fetched).blobs == (there,)
+
+    def test_a_fill_replaces_any_stamp_of_another_epoch(self) -> None:
+        """Numbers of two logs can not be compared."""
+        with self.opened() as talk:
+            epoch = talk.ask(Snapshot(), Joined).head.epoch
+            foreign = self.make_blob(Stamp("ff" * 8, 1_000))
+            assert self.store(talk, "a", foreign)
+            blob = self.make_blob(Stamp(epoch, 1))
+            assert self.store(talk, "a", blob, dead=foreign[:IDENTITY])
+            assert talk.ask(Fetch(("a",)), Fetched).blobs == (blob,)
+
+    # --- the log ------------------------------------------------------------------------------------------------------------------
+
+    def test_a_log_begins_once(self) -> None:
+        """Whoever comes first begins it; an epoch is 8 random bytes as hexadecimal digits."""
+        with self.opened() as talk:
+            heads = [reply.head for reply in talk.ask_together([Snapshot() for _ in range(8)], Joined)]
+            assert len(set(heads)) == 1
+            assert heads[0].number == 0
+            assert len(bytes.fromhex(heads[0].epoch)) == 8
+            assert talk.ask(Fetch(("a",)), Fetched).head == heads[0]
+
+    def test_an_announcement_begins_a_log_too(self) -> None:
+        """Nobody has to join before."""
+        with self.opened() as talk:
+            stamp = self.announce(talk, Targets(TAG, ("a",)))
+            assert stamp.number == 1
+            assert not stamp.pending
+            assert talk.ask(Snapshot(), Joined).head == stamp
+
+    def test_numbers_are_consecutive(self) -> None:
+        """Over the records of one call, and over calls: the stamp of a call is the number of its last record."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            assert self.announce(talk, Targets(KEY, ("a",))) == Stamp(start.epoch, 1)
+            assert self.announce(talk, Targets(KEY, ("a", "b")), Targets(TAG, ("t",)), Targets(PREFIX, ("p:",))) == Stamp(start.epoch, 4)
+            assert self.announce(talk, Targets(EVERYTHING, ("*",))) == Stamp(start.epoch, 5)
+            assert [record.number for record in self.read_all(talk, start)] == [1, 2, 3, 4, 5]
+
+    def test_records_are_read_as_they_were_announced(self) -> None:
+        """Kind, texts, mode, nonce and origin; and each names the nonce of the one before it."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            targets = (
+                Targets(KEY, ("stores:JKT", "stores:BDG")),
+                Targets(KEY, ("stores:JKT",), "v"),
+                Targets(TAG, ("region:java",), "s"),
+                Targets(PREFIX, ("stores:",)),
+                Targets(GLOB, ("*:stats", "a*b*c")),
+                Targets(EVERYTHING, ("*",)),
+            )
+            nonces = tuple(f"nonce{i}" for i in range(len(targets)))
+            talk.ask(Announce(targets[:2], nonces[:2], "me", ()), Announced)
+            last = talk.ask(Announce(targets[2:], nonces[2:], "you", ()), Announced).last
+            records = self.read_all(talk, start)
+            assert [record.targets for record in records] == list(targets)
+            assert [record.nonce for record in records] == list(nonces)
+            assert [record.previous for record in records] == ["", *nonces[:-1]]
+            assert [record.origin for record in records] == ["me", "me", "you", "you", "you", "you"]
+            assert {record.epoch for record in records} == {start.epoch}
+            assert records[-1].number == last.number
+
+    def test_a_reader_goes_on_where_it_stopped(self) -> None:
+        """From any position, and from the last one there is nothing."""
+        with self.opened() as talk:
+            stamps = [talk.ask(Snapshot(), Joined).head]
+            stamps += [self.announce(talk, Targets(KEY, (f"key{i}",))) for i in range(5)]
+            for at, after in enumerate(stamps):
+                log = talk.ask(ReadLog(after), Log)
+                assert [record.number for record in log.records] == [stamp.number for stamp in stamps[at + 1 :]]
+                assert log.head == stamps[-1]
+                assert not log.gap
+
+    def test_a_waiting_reader_is_told_what_comes(self) -> None:
+        """At once, and without waiting for more."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            nonces = ("one", "two")
+            announce = Announce((Targets(KEY, ("a",)), Targets(TAG, ("t",))), nonces, "contract", ())
+            [log] = talk.read_while([ReadLog(start, block=20.0, deadline=time.monotonic() + 60.0)], announce)
+            assert not log.gap
+            assert log.records
+            assert [record.nonce for record in log.records] == list(nonces)[: len(log.records)]
+            assert [record.nonce for record in self.read_all(talk, start)] == list(nonces)
+
+    def test_several_readers_may_wait_at_once(self) -> None:
+        """Several caches of one process may share a layer: each has its own reader."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            announce = Announce((Targets(KEY, ("a",)),), ("nonce",), "contract", ())
+            for log in talk.read_while([ReadLog(start, block=20.0, deadline=time.monotonic() + 60.0)] * 3, announce):
+                assert not log.gap
+                assert [record.nonce for record in log.records] == ["nonce"]
+
+    def test_a_reader_that_waits_in_vain_is_told_the_head(self) -> None:
+        """Which proves that it is in contact."""
+        with self.opened() as talk:
+            stamp = self.announce(talk, Targets(KEY, ("a",)))
+            assert talk.ask(ReadLog(stamp), Log) == Log((), stamp, gap=False)
+            assert talk.read_log(ReadLog(stamp, block=0.02)) == Log((), stamp, gap=False)
+
+    def test_a_position_of_another_epoch_can_not_be_continued(self) -> None:
+        """Whatever its number."""
+        with self.opened() as talk:
+            stamp = self.announce(talk, Targets(KEY, ("a",)))
+            for number in (0, 1, 7):
+                other = Stamp("ff" * 8, number)
+                for log in (talk.ask(ReadLog(other), Log), talk.read_log(ReadLog(other, block=0.02))):
+                    assert log == Log((), stamp, gap=True)
+
+    def test_a_log_that_has_not_begun_can_not_be_continued(self) -> None:
+        """There is no head either."""
+        with self.opened() as talk:
+            other = Stamp("ff" * 8, 3)
+            assert talk.ask(ReadLog(other), Log) == Log((), None, gap=True)
+            assert talk.read_log(ReadLog(other, block=0.02)) == Log((), None, gap=True)
+
+    def test_a_log_that_was_lost_begins_another_epoch(self) -> None:
+        """Nothing of the old one is left: no entry, no lease, no ban, no position that could be continued."""
+        with self.opened() as talk:
+            before = self.announce(talk, Targets(TAG, ("t",)), Targets(EVERYTHING, ("*",)))
+            assert self.store(talk, "a", self.make_blob(before))
+            assert talk.ask(Lease("b", "mine", 60_000, None), Leased).granted
+            self.lose_everything(talk.shared)
+            fetched = talk.ask(Fetch(("a",)), Fetched)
+            assert fetched.blobs == (None,)
+            assert fetched.head is None
+            assert talk.ask(ReadLog(before), Log).gap
+            assert not talk.ask(Store("b", "mine", self.make_blob(before), 60_000), Done).done
+            joined = talk.ask(Snapshot(), Joined)
+            assert joined.head.epoch != before.epoch
+            assert (joined.head.number, joined.floor, joined.bans) == (0, 0, ())
+            assert talk.ask(ReadLog(before), Log).gap
+            first = self.announce(talk, Targets(KEY, ("a",)))
+            assert first == Stamp(joined.head.epoch, 1)
+            assert self.read_all(talk, joined.head)[0].previous == ""
+
+    def test_a_position_that_was_trimmed_away_can_not_be_continued(self) -> None:
+        """The log is bounded. A reader that was away for too long is told so; one that was not is not."""
+        if not self.log_length:
+            return
+        with self.opened() as talk:
+            start = last = talk.ask(Snapshot(), Joined).head
+            batch = tuple(Targets(TAG, ("t",)) for _ in range(500))
+            for _ in range(self.log_length * 5 // 4 // len(batch)):
+                last = self.announce(talk, *batch)
+            for log in (talk.ask(ReadLog(start), Log), talk.read_log(ReadLog(start, block=0.02))):
+                assert log == Log((), last, gap=True)
+            late = Stamp(last.epoch, last.number - self.log_length // 2)
+            assert len(self.read_all(talk, late)) == self.log_length // 2
+
+    def test_those_who_announce_at_once_each_get_numbers_of_their_own(self) -> None:
+        """Every number is given once, the records of a call stand side by side, and the chain of nonces does not break."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            steps = [
+                Announce((Targets(KEY, (f"key{i}",)), Targets(TAG, (f"tag{i}",))), (f"{i}:0", f"{i}:1"), str(i), (f"key{i}",))
+                for i in range(40)
+            ]
+            replies = talk.ask_together(steps, Announced)
+            records = self.read_all(talk, start)
+            assert [record.number for record in records] == list(range(1, 81))
+            assert [record.previous for record in records] == ["", *(record.nonce for record in records[:-1])]
+            by_number = {record.number: record for record in records}
+            for i, reply in enumerate(replies):
+                assert by_number[reply.last.number - 1].nonce == f"{i}:0"
+                assert by_number[reply.last.number].nonce == f"{i}:1"
+
+    def test_an_announcement_unlinks_entries_and_leases(self) -> None:
+        """Those it is told to, and no others."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            blob = self.make_blob(head)
+            for key in ("a", "b", "c"):
+                assert self.store(talk, key, blob)
+                assert talk.ask(Lease(key, "computes", 60_000, blob[:IDENTITY]), Leased).granted
+            self.announce(talk, Targets(KEY, ("a", "b", "c")), unlink=("a", "b"))
+            assert talk.ask(Fetch(("a", "b", "c")), Fetched).blobs == (None, None, blob)
+            stored = [talk.ask(Store(key, "computes", blob, 60_000), Done).done for key in ("a", "b", "c")]
+            assert stored == [False, False, True]
+
+    def test_an_announcement_of_a_pattern_touches_no_entry(self) -> None:
+        """The dead are refused when they are met: the cost does not grow with their number."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert self.store(talk, "a:1", blob)
+            self.announce(talk, Targets(PREFIX, ("a:",)), Targets(TAG, ("t",)), Targets(EVERYTHING, ("*",)))
+            assert talk.ask(Fetch(("a:1",)), Fetched).blobs == (blob,)
+
+    def test_a_process_that_starts_is_told_position_floor_and_bans(self) -> None:
+        """The newest number of each ban; "everything" is the floor, and what the floor says need not be said again."""
+        with self.opened() as talk:
+            self.announce(talk, Targets(TAG, ("old",)))
+            self.announce(talk, Targets(EVERYTHING, ("*",)))
+            self.announce(talk, Targets(KEY, ("a", "b")), Targets(TAG, ("t",)), Targets(PREFIX, ("a:",)), Targets(GLOB, ("*:x",)))
+            last = self.announce(talk, Targets(KEY, ("a",), "v"))
+            joined = talk.ask(Snapshot(), Joined)
+            assert joined.head == last
+            assert joined.floor == 2
+            newest: dict[tuple[str, str], int] = {}
+            for targets, number in joined.bans:
+                for text in targets.texts:
+                    newest[targets.kind, text] = max(number, newest.get((targets.kind, text), 0))
+            newest.pop((TAG, "old"), None)
+            assert newest == {(KEY, "a"): 7, (KEY, "b"): 3, (TAG, "t"): 4, (PREFIX, "a:"): 5, (GLOB, "*:x"): 6}
+
+    # --- odd texts ----------------------------------------------------------------------------------------------------------------
+
+    ODD_TEXTS: ClassVar[tuple[str, ...]] = (
+        *("", "%", "%%", "%25", "%7B", "{", "}", "{}", "}x", "{a}", "{a}b", "a{b", ":", "::", "a:b", "a", "A", " a", "a ", "a\n", "a\r\nb"),
+        *(
+            "\0",
+            "a\0",
+            "a\0b",
+            "%00",
+            "é",
+            "e\u0301",
+            "😀",
+            "\ud83d",
+            "\ude00",
+            "\ud83d\ude00",
+            "\ud800",
+            "\udfff",
+            "\u2028",
+            "\x7f",
+            "\x1b",
+        ),
+        *('"', "\\", '\\"', "[", "]", "[]", "null", "*", "**", "a*", "?", "[a-z]", "'", "$1", "%#", "~1", "e:{a}", "l:{a}", "log", "meta"),
+        *("x" * 512, "x" * 513, "x" * 10_000, "x" * 9_999 + "y", "é" * 5_000, "{" * 5_000, "\ud800" * 3_000),
+    )
+
+    def test_odd_keys_do_not_meet(self) -> None:
+        """Colons, braces, percent signs, NUL, emoji, lone surrogates, nothing at all, 10 kB: each has an entry of its own."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            blobs = {key: self.make_blob(head, b"%d" % i) for i, key in enumerate(self.ODD_TEXTS)}
+            assert len(blobs) == len(self.ODD_TEXTS)
+            for key, blob in blobs.items():
+                assert self.store(talk, key, blob), key[:20]
+            assert talk.ask(Fetch(self.ODD_TEXTS), Fetched).blobs == tuple(blobs.values())
+            for key, blob in blobs.items():
+                assert talk.ask(Fetch((key,)), Fetched).blobs == (blob,)
+
+    def test_odd_keys_are_leased_each_for_itself(self) -> None:
+        """A lease is named as its entry is."""
+        with self.opened() as talk:
+            for i, key in enumerate(self.ODD_TEXTS):
+                assert talk.ask(Lease(key, f"token{i}", 60_000, None), Leased).granted, key[:20]
+            for i, key in enumerate(self.ODD_TEXTS):
+                assert talk.ask(Extend(key, f"token{i}", 60_000), Done).done, key[:20]
+                assert talk.ask(Release(key, f"token{i}"), Done).done, key[:20]
+
+    def test_odd_texts_travel_through_the_log(self) -> None:
+        """In a record, in the bans of a process that starts, and when the entry is unlinked."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            blob = self.make_blob(start)
+            for key in self.ODD_TEXTS:
+                assert self.store(talk, key, blob)
+            for kind in (KEY, TAG, PREFIX):
+                self.announce(talk, Targets(kind, self.ODD_TEXTS), unlink=self.ODD_TEXTS if kind == KEY else ())
+            assert [record.targets.texts for record in self.read_all(talk, start)] == [self.ODD_TEXTS] * 3
+            assert talk.ask(Fetch(self.ODD_TEXTS), Fetched).blobs == (None,) * len(self.ODD_TEXTS)
+            bans = {(targets.kind, text): number for targets, number in talk.ask(Snapshot(), Joined).bans for text in targets.texts}
+            assert bans == {(kind, text): number for number, kind in enumerate((KEY, TAG, PREFIX), 1) for text in self.ODD_TEXTS}
+
+
+class SharedTalk:
+    """Asks a shared layer in one colour and closes it in the end. A ``Failed`` reply fails the test."""
+
+    def __init__(self, shared: Shared, colour: Literal["def", "async def"]) -> None:
+        self.shared = shared
+        self._runner = asyncio.Runner() if colour == "async def" else None
+
+    def ask(self, step: SharedStep, kind: type[R]) -> R:
+        """The reply, which has to be of this kind."""
+        return self.ask_together([step], kind)[0]
+
+    def ask_together(self, steps: Sequence[SharedStep], kind: type[R] | tuple[type[R], ...]) -> list[R]:
+        """The replies to steps that are asked at the same time: by threads, or by tasks of one loop."""
+        replies = self._in_threads(steps) if self._runner is None else self._runner.run(self._in_tasks(steps))
+        for reply in replies:
+            assert isinstance(reply, kind), reply
+        return cast("list[R]", replies)
+
+    def _in_threads(self, steps: Sequence[SharedStep]) -> list[Reply]:
+        if len(steps) == 1:
+            return [self.shared.sync.perform(steps[0])]
+        replies: dict[int, Reply] = {}
+
+        def ask(at: int) -> None:
+            replies[at] = self.shared.sync.perform(steps[at])
+
+        run_together([partial(ask, at) for at in range(len(steps))])
+        return [replies[at] for at in range(len(steps))]
+
+    def read_log(self, step: ReadLog) -> Log:
+        """What a log's reader is told. It is a thread in either colour, because it waits."""
+        log = self.shared.sync.perform(step)
+        assert isinstance(log, Log), log
+        return log
+
+    def read_while(self, readers: Sequence[ReadLog], step: SharedStep) -> list[Log]:
+        """What readers are told, each in a thread of its own, while another step is asked here."""
+        found: list[Log] = []
+
+        def read(reader: ReadLog) -> None:
+            found.append(self.read_log(reader))
+
+        threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]
+        for thread in threads:
+            thread.start()
+        self.ask(step, Announced)
+        for thread in threads:
+            thread.join()
+        assert len(found) == len(readers), "a reader failed"
+        return found
+
+    async def _in_tasks(self, steps: Sequence[SharedStep]) -> list[Reply]:
+        layer = self.shared.of_loop()
+        return list(await asyncio.gather(*map(layer.perform, steps)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._runner is None:
+            self.shared.close()
+        else:
+            self._runner.run(self.shared.aclose())
+            self._runner.close()
