@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
@@ -45,9 +45,6 @@ class Missing(Enum):
     """The type of `MISSING`."""
 
     MISSING = "nothing is cached"
-
-    def __bool__(self) -> Literal[False]:
-        return False
 
     def __repr__(self) -> str:
         return "MISSING"
@@ -80,6 +77,7 @@ class FunctionStats:
 
     @property
     def calls(self) -> int:
+        """How often it was asked."""
         return self.local_hits + self.shared_hits + self.computed + self.joined
 
     @property
@@ -188,14 +186,15 @@ class Cache:
     def decorate(self, function: Any, how: Decorate) -> Any:
         """What the decorator made by `cached` does with its function."""
         if isinstance(function, classmethod | staticmethod):
-            return type(function)(self.decorate(cast("Any", function).__func__, how))
+            kind: Any = type(cast("object", function))
+            return kind(self.decorate(cast("Any", function).__func__, how))
         blueprint = plan(function, how.key, tags=how.tags, ignore=how.ignore)
         policy = self.settings.policies.for_shape(blueprint.template.shape)
         if policy.is_dynamic != (how.ttl is not None):
             problem = (
                 f'policy {policy.name!r} has ttl = "dynamic": give ttl=lambda result: ... to the decorator'
                 if policy.is_dynamic
-                else f"policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = \"dynamic\""
+                else f'policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = "dynamic"'
             )
             raise KeyTemplateError(f"{blueprint.name}: {problem}")
         twin = self._twin(blueprint, how.same_as)
@@ -285,7 +284,9 @@ class Cache:
         if policy is None:
             raise KeyArgumentError(f"no policy matches the key {key!r}; add one whose pattern does, or mend the key")
         if policy.is_dynamic:
-            raise KeyArgumentError(f'the policy {policy.name!r} of {key!r} has ttl = "dynamic": only its function can say how long it lives')
+            raise KeyArgumentError(
+                f'{key!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
+            )
         with self._lock:
             site = self._by_policy.get(policy.name)
             if site is None:
@@ -428,11 +429,15 @@ class Decorate:
     codec: Codec | None
     same_as: Callable[..., Any] | None
 
+    # A coroutine function is a function too, whose result is a coroutine: the first that fits is meant.
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncCachedFunction[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> AsyncCachedFunction[P, R]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> CachedFunction[P, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:
+        """The cached function. Raises `KeyTemplateError` or `CodecError` when something does not fit."""
         return self.cache.decorate(function, self)
 
 

@@ -16,18 +16,26 @@ V = TypeVar("V", covariant=True)
 class Clock(Protocol):
     """Time inside one process, in seconds. It never goes back, and it says nothing about other machines."""
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        ...
 
 
 class Codec(Protocol):
     """Values to bytes and back, as the same type. Both methods raise ``CodecError`` and nothing else."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short and stable: it stands in messages."""
+        ...
 
-    def encode(self, value: object, /) -> bytes: ...
+    def encode(self, value: object, /) -> bytes:
+        """The bytes of a value."""
+        ...
 
-    def decode(self, payload: bytes | memoryview, /) -> Any: ...
+    def decode(self, payload: bytes | memoryview, /) -> Any:
+        """The value of such bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,9 @@ class Shelf(Protocol):
     """
 
     @property
-    def copies(self) -> Mapping[Hashable, Held]: ...
+    def copies(self) -> Mapping[Hashable, Held]:
+        """The copies by raw key."""
+        ...
 
     @property
     def hits(self) -> int:
@@ -81,34 +91,50 @@ class LocalLayer(Protocol):
         """Drop every copy on every shelf."""
         ...
 
-    def usage(self) -> Usage: ...
+    def usage(self) -> Usage:
+        """How full the layer is."""
+        ...
 
 
 class SharedLayer(Protocol):
     """A layer that several processes share, for ``def``. A failure is a reply (``Failed``), never an exception."""
 
-    def perform(self, step: SharedStep, /) -> Reply: ...
+    def perform(self, step: SharedStep, /) -> Reply:
+        """Do what a step asks, before its deadline."""
+        ...
 
 
 class AsyncSharedLayer(Protocol):
     """A layer that several processes share, for ``async def``. A failure is a reply (``Failed``), never an exception."""
 
-    def perform(self, step: SharedStep, /) -> Awaitable[Reply]: ...
+    def perform(self, step: SharedStep, /) -> Awaitable[Reply]:
+        """Do what a step asks, before its deadline."""
+        ...
 
 
 class Shared(Protocol):
     """One shared store, reached in both colours: what a cache is given as ``shared=``."""
 
     @property
-    def sync(self) -> SharedLayer: ...
+    def sync(self) -> SharedLayer:
+        """The layer for threads."""
+        ...
 
     def of_loop(self) -> AsyncSharedLayer:
         """The layer for the event loop that is running."""
         ...
 
-    def close(self) -> None: ...
+    def wake(self) -> None:
+        """Let a `ReadLog` that waits end at once, with whatever answer."""
+        ...
 
-    async def aclose(self) -> None: ...
+    def close(self) -> None:
+        """End what threads have opened."""
+        ...
+
+    async def aclose(self) -> None:
+        """End what threads and the running loop have opened."""
+        ...
 
     def after_fork(self) -> None:
         """Called in a forked child: drop what can not be shared with the parent (sockets, locks)."""
@@ -118,4 +144,6 @@ class Shared(Protocol):
 class Listener(Protocol):
     """Is told of events, as plain values. It must not block; what it raises is logged and goes no further."""
 
-    def __call__(self, event: Any, /) -> None: ...
+    def __call__(self, event: Any, /) -> None:
+        """Take note of an event."""
+        ...

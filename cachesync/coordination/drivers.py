@@ -26,9 +26,7 @@ def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any]) -> R:
             raise
 
 
-async def arun(
-    flow: Generator[Step, Any, R], here: Mapping[type, Callable[[Any], Any]], perform: Callable[[Step], Awaitable[Any]]
-) -> R:
+async def arun(flow: Generator[Step, Any, R], here: Mapping[type, Callable[[Any], Any]], perform: Callable[[Step], Awaitable[Any]]) -> R:
     """Run a flow to its end in this task. ``here`` answers the steps that need no waiting."""
     reply: Any = None
     while True:

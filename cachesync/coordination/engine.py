@@ -44,7 +44,7 @@ from cachesync.core.steps import (
 from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
-from cachesync.layers.sizing import measure
+from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
 MISS: Final = Verdict(served=False)
@@ -76,6 +76,7 @@ class Engine:
         self.lease = round(settings.coordination.lease * 1000)
         self.resting_until = 0.0
         self.failing = False
+        self.closing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
             Position: self.position,
@@ -178,14 +179,10 @@ class Engine:
         if ask.policy.local_ttl is not None:
             deadline = min(deadline, now + ask.policy.local_ttl)
         dependencies = _union(header.dependencies, ask.dependencies)
-        with self.lock:
-            ledger = self.ledger
-            position = ledger.position
-            if position is None or position.epoch != head.epoch or ledger.refuses(ask.key, dependencies, header.number, own=header.own):
-                return Verdict(served=False, dead=blob[:IDENTITY])
-            stamp = position if header.number == position.number else header.stamp
-            self._hold(ask, dependencies, stamp, value, made=now - age, deadline=deadline, checked=position.number)
-            site.counts.shared_hits += 1
+        stamp = position if header.number == position.number else header.stamp
+        if not self._hold(ask, value, stamp, own=header.own, dependencies=dependencies, made=now - age, deadline=deadline):
+            return Verdict(served=False, dead=blob[:IDENTITY])
+        site.counts.shared_hits += 1
         return Verdict(served=True, value=value)
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
@@ -201,21 +198,28 @@ class Engine:
         return Verdict(served=False, dead=blob[:IDENTITY])
 
     def _hold(
-        self, ask: Ask, dependencies: tuple[Dependency, ...], stamp: Stamp, value: Any, *, made: float, deadline: float, checked: int
-    ) -> None:
-        trusted = self._trusted_until(ask.policy)
-        held = Held(
-            value,
-            until=deadline if trusted >= deadline else trusted,
-            mark=self.ledger.mark,
-            made=made,
-            deadline=deadline,
-            stamp=stamp,
-            checked=checked,
-            dependencies=dependencies,
-            size=measure(value),
-        )
-        ask.site.shelf.put(ask.raw, held)
+        self, ask: Ask, value: Any, stamp: Stamp, *, own: int, dependencies: tuple[Dependency, ...], made: float, deadline: float
+    ) -> bool:
+        """Judge a value and hold it here, in one piece against applying the log. False if an invalidation came after its stamp."""
+        size = OVERHEAD + measure(value)
+        with self.lock:
+            ledger = self.ledger
+            position = ledger.position
+            if position is None or position.epoch != stamp.epoch or ledger.refuses(ask.key, dependencies, stamp.number, own=own):
+                return False
+            held = Held(
+                value,
+                until=min(deadline, self._trusted_until(ask.policy)),
+                mark=ledger.mark,
+                made=made,
+                deadline=deadline,
+                stamp=stamp,
+                checked=position.number,
+                dependencies=dependencies,
+                size=size,
+            )
+            ask.site.shelf.put(ask.raw, held)
+        return True
 
     def position(self, _step: Position) -> Stamp | None:
         return self.ledger.position
@@ -283,16 +287,13 @@ class Engine:
         if begun.stamp is None or called.fresh is None:
             return Done(done=False)
         lifetime = called.fresh if ask.policy.local_ttl is None else min(called.fresh, ask.policy.local_ttl)
-        with self.lock:
-            position = self.ledger.position
-            if position is None or position.epoch != begun.stamp.epoch or own > position.number:
-                return Done(done=False)
-            if self.ledger.refuses(ask.key, ask.dependencies, begun.stamp.number, own=own):
-                return Done(done=False)
-            deadline = begun.made + lifetime
-            self._hold(ask, ask.dependencies, begun.stamp, called.value, made=begun.made, deadline=deadline, checked=position.number)
-            ask.site.counts.stored += 1
-        return Done(done=True)
+        position = self.ledger.position
+        if position is None or own > position.number:
+            return Done(done=False)  # what others announced before it is not known here yet
+        deadline = begun.made + lifetime
+        done = self._hold(ask, called.value, begun.stamp, own=own, dependencies=ask.dependencies, made=begun.made, deadline=deadline)
+        ask.site.counts.stored += done
+        return Done(done)
 
     # --- invalidation -------------------------------------------------------------------------------------------------------------
 
@@ -332,6 +333,8 @@ class Engine:
 
     def failed(self, step: Any, failure: Failed) -> None:
         """A step of the shared layer failed: leave it alone for a moment."""
+        if self.closing:
+            return
         with self.lock:
             self.resting_until = self.now() + REST
             self.failing = True

@@ -24,6 +24,7 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "not_stored": (logging.WARNING, "a result was delivered to its caller but not stored. key, policy, error"),
     "invalidated": (logging.DEBUG, "an invalidation was announced. targets, stamp"),
     "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. targets"),
+    "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. targets"),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
 }
 """Every event: its log level and what it says, with the names of its fields."""

@@ -50,7 +50,10 @@ class Listener:
     def stop(self, timeout: float = 2.0) -> None:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
         self._stop.set()
+        self._engine.closing = True
         thread = self._thread
+        if self._engine.shared is not None:
+            self._engine.shared.wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 

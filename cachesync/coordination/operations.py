@@ -17,7 +17,7 @@ from cachesync.core.flows import Ask, Result, invalidate, look, obtain, obtain_m
 from cachesync.core.policy import Policy
 from cachesync.core.records import Targets
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Call, Called, Failed, Step, Verdict
+from cachesync.core.steps import Call, Called, Each, Failed, Step, Verdict
 
 
 class Operations:
@@ -34,7 +34,8 @@ class Operations:
     def obtaining(self, ask: Ask) -> Generator[Step, Any, Result]:
         """The local copy, the shared entry, or a computation."""
         if not self.engine.settings.enabled:
-            return (yield Call(ask))
+            result: Result = yield Call(ask)
+            return result
         held = self.engine.held(ask)
         if held is not None:
             held.hits += 1
@@ -44,10 +45,8 @@ class Operations:
     def obtaining_many(self, asks: Sequence[Ask]) -> Generator[Step, Any, list[Result]]:
         """The same for several questions. Equal ones are asked once."""
         if not self.engine.settings.enabled:
-            found: list[Result] = []
-            for ask in asks:
-                found.append((yield Call(ask)))
-            return found
+            computed: tuple[Result, ...] = yield Each(tuple(_calling(ask) for ask in asks))
+            return list(computed)
         answers: dict[str, Result] = {}
         missing: dict[str, Ask] = {}
         for ask in asks:
@@ -130,13 +129,19 @@ class Operations:
         """End the log's reader. Invalidations that wait for the shared layer get a last chance."""
         self._listens = False
         self.reader.stop()
-        if self.engine.shared is not None:
-            self.reader.flush()
+        if self.engine.shared is not None and not self.reader.flush():
+            lost = [text for ticket in self.engine.ledger.queued for targets in ticket.targets for text in targets.texts]
+            self.engine.events.send("invalidation_lost", targets=lost)
 
     def after_fork(self) -> None:
         """In a forked child."""
         self.engine.after_fork()
         self.reader.after_fork()
+
+
+def _calling(ask: Ask) -> Generator[Step, Any, Result]:
+    result: Result = yield Call(ask)
+    return result
 
 
 def value_of(policy: Policy, result: Result) -> Any:

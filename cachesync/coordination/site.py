@@ -41,7 +41,8 @@ class Address(NamedTuple):
 class Site:
     """``call`` computes from the parameters' values, ``fields`` finds in them what the key is made of.
 
-    ``quick``, where there is one, does both for the commonest calls. ``codec`` is made when bytes are first needed, because a return annotation may name what is defined further down in its module.
+    ``quick``, where there is one, does both for the commonest calls. ``codec`` is made when bytes are first needed, because a return
+    annotation may name what is defined further down in its module.
     """
 
     name: str

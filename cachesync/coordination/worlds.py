@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, cast
 
 from cachesync.coordination.drivers import arun, run
@@ -222,7 +223,7 @@ class LoopWorld(_World):
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
                 flight.task = asyncio.create_task(self._lead(step, flight))
-                flight.task.add_done_callback(lambda _, flight=flight: self._land_if_left(ask, flight))
+                flight.task.add_done_callback(partial(self._land_if_left, ask, flight))
             elif flight in _computing.get():
                 self.leave(flight)
                 return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
@@ -250,7 +251,7 @@ class LoopWorld(_World):
             outcome = Failed(error)
         self.land(step.ask, flight, outcome)
 
-    def _land_if_left(self, ask: Ask, flight: Flight) -> None:
+    def _land_if_left(self, ask: Ask, flight: Flight, _task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of its body."""
         if not flight.outcome.done():
             self.land(ask, flight, Failed(asyncio.CancelledError()))

@@ -55,7 +55,7 @@ def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore
     signature = _signature(function, name)
     annotations = _annotations(function)
     parameters = {
-        parameter: annotations.get(parameter, inspect.Parameter.empty) if spec.kind not in _VARIADIC else inspect.Parameter.empty
+        parameter: annotations.get(parameter, inspect.Parameter.empty) if spec.kind not in _STARS else inspect.Parameter.empty
         for parameter, spec in signature.parameters.items()
     }
     template = compile_template(text, parameters=parameters, ignore=ignore, what=name)
@@ -76,7 +76,7 @@ def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore
     return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields, quick)
 
 
-_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_STARS: Final[dict[Any, str]] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
 def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
@@ -121,7 +121,7 @@ def _names(signature: inspect.Signature) -> tuple[str, dict[str, Any]]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not star:
             parts.append("*")
             star = True
-        prefix = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        prefix = _STARS.get(parameter.kind, "")
         star = star or prefix == "*"
         part = prefix + parameter.name
         if parameter.default is not inspect.Parameter.empty:
@@ -152,21 +152,18 @@ def _compile_tools(
     names = list(signature.parameters)
     passed: list[str] = []
     for name, parameter in signature.parameters.items():
-        form = {
-            inspect.Parameter.VAR_POSITIONAL: f"*{name}",
-            inspect.Parameter.VAR_KEYWORD: f"**{name}",
-            inspect.Parameter.KEYWORD_ONLY: f"{name}={name}",
-        }
-        passed.append(form.get(parameter.kind, name))
+        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        passed.append(f"{name}={name}" if keyword_only else _STARS.get(parameter.kind, "") + name)
     quick = _quick_source(template)
     source = (
         f"def bind({declared}):\n    return {_tuple(names)}\n"
         f"def call({', '.join(names)}):\n    return _cs_function({', '.join(passed)})\n"
         f"def fields({', '.join(names)}):\n    return {_tuple(field.path for field in template.fields)}\n"
-        f"def quick({', '.join(names)}):\n    {quick}\n"
     )
-    scope = _execute(source, {"_cs_function": function, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len, **defaults},
-                     f"tools of {title}")
+    if quick:
+        source += f"def quick({', '.join(names)}):\n    {quick}\n"
+    known = {"_cs_function": function, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len, **defaults}
+    scope = _execute(source, known, f"tools of {title}")
     fields = scope["fields"]
 
     def checked_fields(*values: Any) -> Sequence[object]:

@@ -114,14 +114,15 @@ def unseal(blob: bytes) -> tuple[Header, memoryview]:
     if magic != MAGIC or form != FORMAT or flags & ~KNOWN_FLAGS:
         raise EnvelopeError("these bytes were not written by cachesync, or by a version whose format is not known here")
     dependencies = _read_dependencies(blob, count, length) if count else NO_DEPENDENCIES
-    if length != _FIXED.size and not count or length > len(blob):
+    if (length != _FIXED.size and not count) or length > len(blob):
         raise EnvelopeError("the header's length does not fit its content")
     header = Header(flags, epoch, number, own, made, fresh, stale, error, schema, key_id, digest, dependencies)
     return header, memoryview(blob)[length:]
 
 
 def _read_dependencies(blob: bytes, count: int, length: int) -> tuple[Dependency, ...]:
-    at, found = _FIXED.size, []
+    at = _FIXED.size
+    found: list[Dependency] = []
     try:
         for _ in range(count):
             kind, size = _DEPENDENCY.unpack_from(blob, at)

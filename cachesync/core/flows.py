@@ -29,7 +29,6 @@ from cachesync.core.steps import (
     Encoded,
     Failed,
     Fetch,
-    Flow,
     Join,
     Joined,
     Keep,
@@ -295,6 +294,3 @@ def _waits() -> Iterator[float]:
     while True:
         yield wait
         wait = min(2 * wait, LONGEST_WAIT)
-
-
-__all__ = ["Ask", "Flow", "Result", "admit", "announce", "catch_up", "fill", "invalidate", "listen", "look", "obtain", "obtain_many", "put", "rejoin"]

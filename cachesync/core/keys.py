@@ -59,7 +59,7 @@ class Field:
     path: str
     parameter: str
     attributes: tuple[str, ...]
-    plain: type
+    plain: type[Any]
 
     typed: bool
     """The annotation admits this one type only, and its values may stand in a raw key."""
@@ -152,6 +152,8 @@ def compile_template(text: str, *, parameters: Mapping[str, Any], ignore: Sequen
         places = list(_PLACEHOLDER.finditer(segment))
         if len(places) > 1:
             raise wrong(f"{places[0].group()} and {places[1].group()} need a ':' between them, or two calls could share one key")
+        if any(brace in _PLACEHOLDER.sub("", segment) for brace in "{}"):
+            raise wrong(f"{segment!r} has half a placeholder; write {{name}} or {{name.attribute}}, without a format")
         if not places:
             segments.append(segment)
             continue
@@ -223,7 +225,7 @@ def _annotation_of(owner: Any, attribute: str) -> Any:
         return None
 
 
-def _plain_type(annotation: Any) -> tuple[type, bool]:
+def _plain_type(annotation: Any) -> tuple[type[Any], bool]:
     """The type that is written plainly, and whether the annotation admits no other."""
     while typing.get_origin(annotation) is typing.Annotated or isinstance(annotation, typing.NewType):
         annotation = annotation.__supertype__ if isinstance(annotation, typing.NewType) else typing.get_args(annotation)[0]
@@ -311,11 +313,18 @@ def _plain(value: Any) -> str:
 
 def _member_text(member: enum.Enum) -> str:
     """An enumeration's member by its value where all values are texts, or all are integers; else by its name."""
-    members = member.__class__.__members__.values()
-    for kind in (str, int):
-        if all(isinstance(m.value, kind) and not isinstance(m.value, bool) for m in members) and not isinstance(member, enum.Flag):
-            return str(kind(member.value))
-    return str(member.name if member.name is not None else member.value)
+    values = [other.value for other in member.__class__.__members__.values()]
+    if not isinstance(member, enum.Flag):
+        for kind in (str, int):
+            if all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
+                return str(kind(member.value))
+    return _member_name(member)
+
+
+def _member_name(member: enum.Enum) -> str:
+    """A combination of flags may have no name."""
+    name = cast("str | None", member.name)
+    return str(member.value) if name is None else name
 
 
 def _moment(value: datetime | time) -> str:
@@ -333,8 +342,7 @@ def _mark(value: Any, depth: int) -> str:
         return simple(value)
     inner = depth + 1
     if isinstance(value, enum.Enum):
-        member = str(value.name if value.name is not None else value.value)
-        return f"e{_type_name(cls)}.{_UNSAFE_NESTED.sub(_percent, member)}"
+        return f"e{_type_name(cls)}.{_UNSAFE_NESTED.sub(_percent, _member_name(value))}"
     if cls is tuple:
         return "(" + ",".join(_mark(item, inner) for item in value) + ")"
     if cls is list:
@@ -347,7 +355,7 @@ def _mark(value: Any, depth: int) -> str:
 
 
 def _mark_object(value: Any, depth: int) -> str:
-    cls = value.__class__
+    cls: type[Any] = value.__class__
     own_key = getattr(cls, "__cachesync_key__", None)
     if own_key is not None:
         return f"o{_type_name(cls)}({_mark(own_key(value), depth)})"
@@ -355,7 +363,8 @@ def _mark_object(value: Any, depth: int) -> str:
         parts = (f"{field.name}={_mark(getattr(value, field.name), depth)}" for field in dataclasses.fields(value))
         return f"c{_type_name(cls)}({','.join(parts)})"
     if isinstance(value, tuple):  # a named tuple
-        return f"c{_type_name(cls)}({','.join(_mark(item, depth) for item in cast('tuple[Any, ...]', value))})"
+        items: list[Any] = list(cast("Any", value))
+        return f"c{_type_name(cls)}({','.join(_mark(item, depth) for item in items)})"
     if isinstance(value, type):
         return f"C{_type_name(value)}"
     raise KeyArgumentError(

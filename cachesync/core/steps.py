@@ -110,6 +110,8 @@ class Store(NamedTuple):
 
 
 class Done(NamedTuple):
+    """Whether what was asked has happened."""
+
     done: bool
 
 
@@ -155,6 +157,8 @@ class Snapshot(NamedTuple):
 
 
 class Joined(NamedTuple):
+    """Where a process joins the log: position, floor, and bans with their numbers."""
+
     head: Stamp
     floor: int
     bans: tuple[tuple[Targets, int], ...]
@@ -242,6 +246,8 @@ class Encode(NamedTuple):
 
 
 class Encoded(NamedTuple):
+    """The bytes of a value: compressed as ``flags`` say, ``digest`` of them before that."""
+
     payload: bytes
     flags: int
     digest: bytes
@@ -280,8 +286,9 @@ class Later(NamedTuple):
 
 
 class Waited(NamedTuple):
+    """The waiting is over: seconds, monotonic clock."""
+
     now: float
-    """Seconds, monotonic clock."""
 
 
 class Pend(NamedTuple):
@@ -308,7 +315,5 @@ class Settle(NamedTuple):
     reply: Announced | Failed | None
 
 
-Step: TypeAlias = (
-    SharedStep | Admit | Position | Apply | Rejoin | Begin | Call | Encode | Keep | Join | Each | Later | Pend | Settle
-)
+Step: TypeAlias = SharedStep | Admit | Position | Apply | Rejoin | Begin | Call | Encode | Keep | Join | Each | Later | Pend | Settle
 Flow: TypeAlias = Generator[Step, Any, Any]

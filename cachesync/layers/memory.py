@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from cachesync.core.envelope import IDENTITY
@@ -51,6 +51,7 @@ class MemoryShared:
         self._clock = clock
         self._changed = threading.Condition()
         self.down = False
+        self._wakes = 0
         self.flush()
         self.sync = self
 
@@ -84,10 +85,14 @@ class MemoryShared:
             return Failed(LayerError(f"memory, {step.__class__.__name__.lower()}: it is down"))
         with self._changed:
             if isinstance(step, ReadLog) and step.block > 0:
-                self._changed.wait_for(lambda: self.down or self._head() != step.after, timeout=step.block)
-                if self.down:
-                    return Failed(LayerError("memory, readlog: it is down"))
+                before = self._wakes
+                self._changed.wait_for(lambda: self._wakes != before or self._head() != step.after, timeout=step.block)
             return self._perform(step)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._wakes += 1
+            self._changed.notify_all()
 
     def _perform(self, step: SharedStep) -> SharedReply:
         now = self._now()
@@ -183,11 +188,10 @@ class MemoryShared:
         return Log(tuple(self._records[max(0, after.number + 1 - first) :]), head, gap=False)
 
     @contextmanager
-    def outage(self) -> Iterator[None]:
+    def outage(self) -> Generator[None, None, None]:
         """Every step fails inside the ``with`` block."""
         self.down = True
-        with self._changed:
-            self._changed.notify_all()
+        self.wake()
         try:
             yield
         finally:

@@ -49,7 +49,6 @@ _OPTIONS: Final[dict[str, Any]] = {
     "decode_responses": False,
     "health_check_interval": 0,
     "socket_connect_timeout": CONNECT_TIMEOUT,
-    "socket_keepalive": True,
 }
 
 
@@ -61,14 +60,9 @@ class RedisShared:
     """
 
     def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS) -> None:
-        try:
-            options = redis.ConnectionPool.from_url(url, **_OPTIONS)
-            async_options = redis.asyncio.ConnectionPool.from_url(url, **_OPTIONS)
-        except (ValueError, RedisError) as error:
-            raise PolicyError(f"redis.url: {error}") from error
         self.names = Names.of(namespace)
-        self._make_connection: Callable[[], Any] = lambda: options.connection_class(**options.connection_kwargs)
-        self._make_async: Callable[[], Any] = lambda: async_options.connection_class(**async_options.connection_kwargs)
+        self._make_connection = _maker(redis.ConnectionPool, url)
+        self._make_async = _maker(redis.asyncio.ConnectionPool, url)
         self._max_connections = max_connections
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, max_connections)
@@ -83,6 +77,9 @@ class RedisShared:
                     self._loops.pop(other).abandon()
                 layer = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop))
         return layer
+
+    def wake(self) -> None:
+        self.sync.wake()
 
     def close(self) -> None:
         self.sync.close()
@@ -101,6 +98,21 @@ class RedisShared:
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, self._max_connections)
         self._loops = weakref.WeakKeyDictionary()
+
+
+def _maker(pool: Any, url: str) -> Callable[[], Any]:
+    """What makes a connection to ``url``. redis-py's pool reads the url; the connections are kept by the classes below."""
+    try:
+        read = pool.from_url(url)
+        options: dict[str, Any] = read.connection_kwargs | _OPTIONS
+        if "path" not in options:
+            options["socket_keepalive"] = True
+        read.connection_class(**options)  # a connection object connects later: this finds options that do not exist
+    except (ValueError, TypeError, RedisError) as error:
+        # What they say may quote the url, and the url may hold a password.
+        hint = "it has an option that redis-py does not know" if isinstance(error, TypeError) else "percent-encode what is special in it"
+        raise PolicyError(f"redis.url: it can not be read as redis://user:password@host:port/db or unix://path; {hint}") from None
+    return lambda: read.connection_class(**options)
 
 
 def _failed(step: SharedStep, error: BaseException) -> Failed:
@@ -182,12 +194,13 @@ class ThreadRedis:
         self._room = max_connections  # how many more may be opened
         self._returned = threading.Condition()
         self._waiting = 0
-        self._reader: Line | None = None  # the log's reader has a connection of its own: it blocks
+        self._idle_readers: deque[Line] = deque()  # a reader of the log blocks, so it has connections of its own
+        self._readers: set[Line] = set()  # those that wait at this moment
         self._closed = False
 
     def perform(self, step: SharedStep, /) -> Reply:
         try:
-            if step.__class__ is ReadLog and cast("ReadLog", step).block > 0:
+            if isinstance(step, ReadLog) and step.block > 0:
                 return self._read_log(step)
             return self._trip(step)
         except _TROUBLE as error:
@@ -288,24 +301,37 @@ class ThreadRedis:
 
     def _read_log(self, step: SharedStep) -> SharedReply:
         packed, count = pack(step, self._names)
-        line = self._reader
-        if line is None:
-            line = self._reader = self._connect(step.deadline)
+        try:
+            line = self._idle_readers.pop()
+        except IndexError:
+            line = self._connect(step.deadline)
+        self._readers.add(line)
         try:
             replies = _say(line, packed, count, step.deadline)
             _refused(replies)
-            return reply_of(step, replies)
+            reply = reply_of(step, replies)
         except BaseException:
-            self._reader = None
             line.close()
             raise
+        finally:
+            self._readers.discard(line)
+        if self._closed:
+            line.close()
+        else:
+            self._idle_readers.append(line)
+        return reply
+
+    def wake(self) -> None:
+        """End the connections on which readers of the log wait."""
+        for line in tuple(self._readers):
+            with suppress(OSError):
+                line.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._closed = True
-        reader = self._reader
-        if reader is not None:
-            with suppress(OSError):  # wakes the thread that blocks on it; that thread closes the connection
-                reader.sock.shutdown(socket.SHUT_RDWR)
+        self.wake()
+        while self._idle_readers:
+            self._idle_readers.pop().close()
         while self._idle:
             self._give_up(self._idle.pop())
 
@@ -390,9 +416,9 @@ class LoopRedis:
         return self._loop.call_later(max(0.0, first - time.monotonic()), expire)
 
     async def _trip(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
-        fetches = [(step, future) for step, future in batch if step.__class__ is Fetch]
-        others = [(step, future) for step, future in batch if step.__class__ is not Fetch]
-        fetch = Fetch(tuple(key for step, _ in fetches for key in cast("Fetch", step).keys)) if fetches else None
+        fetches = [(step, future) for step, future in batch if isinstance(step, Fetch)]
+        others = [(step, future) for step, future in batch if not isinstance(step, Fetch)]
+        fetch = Fetch(tuple(key for step, _ in fetches for key in step.keys)) if fetches else None
         parts = [pack(step, self._names) for step in ([fetch] if fetch else []) + [step for step, _ in others]]
         replies = await self._exchange(b"".join(packed for packed, _ in parts), sum(count for _, count in parts))
         at = 0
@@ -403,7 +429,7 @@ class LoopRedis:
             _answer(step, future, replies[at : at + count])
             at += count
 
-    def _answer_fetches(self, fetch: Fetch, fetches: list[tuple[SharedStep, asyncio.Future[Reply]]], replies: list[Any]) -> None:
+    def _answer_fetches(self, fetch: Fetch, fetches: Sequence[tuple[Fetch, asyncio.Future[Reply]]], replies: list[Any]) -> None:
         try:
             _refused(replies)
             all_ = cast("Fetched", reply_of(fetch, replies))
@@ -412,7 +438,7 @@ class LoopRedis:
             return
         at = 0
         for step, future in fetches:
-            end = at + len(cast("Fetch", step).keys)
+            end = at + len(step.keys)
             if not future.done():
                 future.set_result(Fetched(all_.blobs[at:end], all_.head, all_.now))
             at = end
@@ -505,7 +531,7 @@ def _answer(step: SharedStep, future: asyncio.Future[Reply], replies: list[Any])
         future.set_result(_failed(step, error))
 
 
-def _answer_all(batch: list[tuple[SharedStep, asyncio.Future[Reply]]], error: BaseException) -> None:
+def _answer_all(batch: Sequence[tuple[SharedStep, asyncio.Future[Reply]]], error: BaseException) -> None:
     for step, future in batch:
         if not future.done():
             future.set_result(_failed(step, error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -36,6 +36,8 @@ from cachesync.layers.scripts import Script
 
 Command = tuple[bytes | int | str, ...]
 
+_pack_command: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_command
+
 LOG_LENGTH: Final = 10_000
 """About how many records the log remembers; a reader that was away for longer rejoins."""
 MAX_BANS: Final = 50_000
@@ -53,7 +55,7 @@ def commands_of(step: SharedStep, names: Names) -> list[Command]:
     head: Command = (b"HMGET", names.meta, b"e", b"n")
     match step:
         case Fetch(keys):
-            return [(b"TIME",), head, (b"MGET", *map(names.entry, keys))]
+            return [(b"TIME",), head, *([(b"MGET", *map(names.entry, keys))] if keys else [])]
         case Lease(key, token, milliseconds, dead):
             refused = b"" if dead is None else b"1" + dead
             return [(b"TIME",), head, _call(scripts.LEASE, _pair(names, key), token, milliseconds, refused)]
@@ -87,15 +89,16 @@ def commands_of(step: SharedStep, names: Names) -> list[Command]:
 
 def pack(step: SharedStep, names: Names) -> tuple[bytes, int]:
     """A step's commands in RESP, and how many replies they have. The commonest is written out: one trip of one key."""
-    if step.__class__ is Fetch and len(cast("Fetch", step).keys) == 1:
-        name = names.entry(cast("Fetch", step).keys[0])
+    if isinstance(step, Fetch) and len(step.keys) == 1:
+        name = names.entry(step.keys[0])
         return b"%b*2\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n" % (_clock_and_head(names), len(name), name), 3
     commands = commands_of(step, names)
     return pack_all(commands), len(commands)
 
 
 def pack_all(commands: Sequence[Command]) -> bytes:
-    return b"".join(map(hiredis.pack_command, commands))
+    """Several commands in RESP."""
+    return b"".join(map(_pack_command, commands))
 
 
 @lru_cache(maxsize=64)
@@ -107,16 +110,21 @@ def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
     """What the replies mean. Raises `WireError` for replies of another shape."""
     try:
         return _reply_of(step, replies)
-    except (TypeError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise WireError(f"the reply to {step.__class__.__name__} can not be read: {error!r}") from error
 
 
 def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
-    if step.__class__ is Fetch:  # the commonest first
-        return Fetched(tuple(replies[2]), _head(replies[1]), _milliseconds(replies[0]))
+    if isinstance(step, Fetch):  # the commonest first
+        blobs: list[Any] = replies[2] if step.keys else []
+        if len(blobs) != len(step.keys) or not all(blob is None or blob.__class__ is bytes for blob in blobs):
+            raise ValueError("not one bulk string for each key")
+        return Fetched(tuple(blobs), _head(replies[1]), _milliseconds(replies[0]))
     match step:
         case Lease():
             granted, blob = replies[2]
+            if blob is not None and blob.__class__ is not bytes:
+                raise TypeError("an entry is a bulk string")
             return Leased(granted == 1, blob, _head(replies[1]), _milliseconds(replies[0]))
         case Seize():
             return Leased(granted=True, blob=None, head=_head(replies[1]), now=_milliseconds(replies[0]))
@@ -124,13 +132,11 @@ def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
             return Done(replies[0] == 1)
         case Announce():
             epoch, number = replies[-1]
-            return Announced(Stamp(epoch.decode("ascii"), int(number)))
+            return Announced(_stamp(epoch, number))
         case ReadLog(after, block):
             return _log(after, *((replies[0], replies[1]) if block > 0 else (replies[1], replies[0])), blocked=block > 0)
         case Snapshot():
             return _joined(replies[0])
-        case Fetch():
-            raise AssertionError("answered above")
 
 
 def _log(after: Stamp, found: Any, meta: Any, *, blocked: bool) -> Log:
@@ -162,7 +168,7 @@ def _joined(reply: Any) -> Joined:
         text = member.decode("utf-8", "surrogatepass")
         if text[:1] in KINDS and text[:1] != EVERYTHING:
             bans.append((Targets(cast("Kind", text[0]), (text[1:],)), int(float(score))))
-    return Joined(Stamp(epoch.decode("ascii"), int(number)), int(floor), tuple(bans))
+    return Joined(_stamp(epoch, number), int(floor), tuple(bans))
 
 
 def _head(meta: Any) -> Stamp | None:
@@ -171,8 +177,10 @@ def _head(meta: Any) -> Stamp | None:
 
 
 @lru_cache(maxsize=16)
-def _stamp(epoch: bytes, number: bytes) -> Stamp:
-    """The head is the same in most replies."""
+def _stamp(epoch: bytes, number: bytes | int) -> Stamp:
+    """A position. The head is the same in most replies."""
+    if len(bytes.fromhex(epoch.decode("ascii"))) != EPOCH_BYTES:
+        raise ValueError("an epoch has another length")
     return Stamp(epoch.decode("ascii"), int(number))
 
 
