@@ -142,7 +142,8 @@ class Cache:
             shared = RedisShared(settings.redis.url, namespace=settings.namespace)
         bounds = settings.local
         ticking = clock or SystemClock()
-        local = local or LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
+        if local is None:
+            local = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
         self._operations = Operations(self._engine, listen=listen)
         self._sites: list[Site] = []

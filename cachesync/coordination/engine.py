@@ -11,7 +11,7 @@ import math
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cachesync.coordination.events import Events
@@ -22,6 +22,7 @@ from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeErr
 from cachesync.core.flows import Ask
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy, Settings
+from cachesync.core.records import Targets
 from cachesync.core.stamps import EPOCH_BYTES, Stamp
 from cachesync.core.steps import (
     Admit,
@@ -106,7 +107,7 @@ class Engine:
         return self.shared is not None and self.now() >= self.resting_until
 
     def forsake(self, token: str) -> None:
-        """A computation ended without giving its lease back (it was cancelled outside of the function): the log's reader does it."""
+        """A lease is of no more use: its computation was cancelled, or may not fill any more. The log's reader gives it back."""
         lease = self.leases.pop(token, None)
         if lease is not None:
             self.forsaken.append((lease[0], token))
@@ -228,8 +229,13 @@ class Engine:
         with self.lock:
             records = self.ledger.apply(step.log)
             if records:
-                self.flights.detach([record.targets for record in records])
+                self._detach([record.targets for record in records])
         return Done(records is not None)
+
+    def _detach(self, targets: Sequence[Targets]) -> None:
+        """Nobody joins the flights that ``targets`` match. They may not fill, so their leases only keep others waiting."""
+        for flight in self.flights.detach(targets):
+            self.forsake(flight.token)
 
     def rejoin(self, step: Rejoin) -> Done:
         with self.lock:
@@ -301,7 +307,7 @@ class Engine:
         ticket = Ticket(step.targets, tuple(os.urandom(8).hex() for _ in step.targets), self.origin)
         with self.lock:
             self.ledger.pend(ticket)
-            self.flights.detach(ticket.targets)
+            self._detach(ticket.targets)
         return ticket
 
     def settle(self, step: Settle) -> Stamp:

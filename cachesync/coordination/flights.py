@@ -7,8 +7,9 @@ flight of their own, because what the old one brings may be from before the inva
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from cachesync.core.entry import Dependency
@@ -18,13 +19,14 @@ from cachesync.core.records import Targets
 
 
 class Flight:
-    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``."""
+    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's."""
 
-    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "waiting")
+    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "token", "waiting")
 
     def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
         self.key = key
         self.dependencies = dependencies
+        self.token = os.urandom(12).hex()
         self.thread = threading.get_ident()
         self.task: asyncio.Task[None] | None = None
         self.waiting = 0
@@ -54,10 +56,12 @@ class Flights:
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 
-    def detach(self, targets: Iterable[Targets]) -> None:
-        """Nobody joins a flight that one of ``targets`` matches any more."""
-        for flight in [f for f in self._flights.values() if any(matches(one, f.key, f.dependencies) for one in targets)]:
+    def detach(self, targets: Sequence[Targets]) -> list[Flight]:
+        """Nobody joins a flight that one of ``targets`` matches any more. Returns those flights."""
+        detached = [f for f in self._flights.values() if any(matches(one, f.key, f.dependencies) for one in targets)]
+        for flight in detached:
             del self._flights[flight.key]
+        return detached
 
     def clear(self) -> None:
         self._flights.clear()

@@ -6,7 +6,6 @@ Only the steps that wait are answered here: the shared layer, the user's functio
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -73,12 +72,11 @@ class _World:
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
 
-    def filling(self, step: Join) -> Flow:
-        token = os.urandom(12).hex()
+    def filling(self, step: Join, flight: Flight) -> Flow:
         try:
-            return (yield from fill(step.ask, token=token, shared=step.shared, dead=step.dead))
+            return (yield from fill(step.ask, token=flight.token, shared=step.shared, dead=step.dead))
         finally:
-            self.engine.forsake(token)
+            self.engine.forsake(flight.token)
 
     def land(self, ask: Ask, flight: Flight, outcome: Result) -> None:
         """The computation is over: nobody joins it any more, and whoever waits is told."""
@@ -157,7 +155,7 @@ class ThreadWorld(_World):
     def _lead(self, step: Join, flight: Flight) -> Result:
         inside = _computing.set(_computing.get() | {flight})
         try:
-            outcome: Result = self.run(self.filling(step))
+            outcome: Result = self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: interrupted while waiting for a lease
             outcome = Failed(error)
         finally:
@@ -246,7 +244,7 @@ class LoopWorld(_World):
         """Compute in a task of its own, so that a caller who is cancelled takes the result from nobody else."""
         _computing.set(_computing.get() | {flight})
         try:
-            outcome: Result = await self.run(self.filling(step))
+            outcome: Result = await self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: cancelled while waiting for a lease
             outcome = Failed(error)
         self.land(step.ask, flight, outcome)
