@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-import threading
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
@@ -21,20 +20,22 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
 from cachesync.coordination.operations import Operations, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
+from cachesync.coordination.registry import Registry
 from cachesync.coordination.site import Site
-from cachesync.coordination.wrapper import Blueprint, plan
+from cachesync.coordination.stats import FunctionStats, Stats, stats_of
+from cachesync.coordination.wrapper import plan
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask
-from cachesync.core.keys import check_key, overlap, written
+from cachesync.core.keys import check_key, written
 from cachesync.core.policy import Policies, Policy, RedisSettings, Settings
 from cachesync.core.records import Targets, targets_of
 from cachesync.core.stamps import Stamp
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
-from cachesync.layers.codecs import AnyCodec, codec_for, return_annotation
+from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
-from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared, Usage
+from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,49 +59,6 @@ class SystemClock:
     """The clock of the process: ``time.monotonic``, which also goes on while the machine sleeps where the system offers that."""
 
     monotonic = staticmethod(time.monotonic)
-
-
-@dataclass(frozen=True, slots=True)
-class FunctionStats:
-    """Counts of one cached function, or of one policy's keys by text, since the process started.
-
-    ``calls`` = ``local_hits`` + ``shared_hits`` + ``computed`` + ``joined`` but for calls that failed while they waited.
-    """
-
-    local_hits: int
-    shared_hits: int
-    computed: int
-    joined: int
-    failed: int
-    stored: int
-    not_stored: int
-
-    @property
-    def calls(self) -> int:
-        """How often it was asked."""
-        return self.local_hits + self.shared_hits + self.computed + self.joined
-
-    @property
-    def hit_rate(self) -> float:
-        """The share of calls that were answered without computing, 0 to 1; 0 before the first call."""
-        return 1 - self.computed / self.calls if self.calls else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What this process has done so far."""
-
-    functions: Mapping[str, FunctionStats]
-    local: Usage
-    position: Stamp | None
-    """How far the log of invalidations is applied here."""
-
-    @property
-    def total(self) -> FunctionStats:
-        """All functions together."""
-        rows = self.functions.values()
-        names = ("local_hits", "shared_hits", "computed", "joined", "failed", "stored", "not_stored")
-        return FunctionStats(*(sum(getattr(row, name) for row in rows) for name in names))
 
 
 class Cache:
@@ -146,10 +104,7 @@ class Cache:
             local = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
         self._operations = Operations(self._engine, listen=listen)
-        self._sites: list[Site] = []
-        self._by_segments: dict[int, list[Site]] = {}
-        self._by_policy: dict[str, Site] = {}
-        self._lock = threading.Lock()
+        self._registry = Registry(settings.policies, local)
         if unused := settings.without_effect():
             self._events.send("setting_without_effect", policy="*", settings=list(unused))
 
@@ -198,7 +153,7 @@ class Cache:
                 else f'policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = "dynamic"'
             )
             raise KeyTemplateError(f"{blueprint.name}: {problem}")
-        twin = self._twin(blueprint, how.same_as)
+        twin = self._registry.twin(blueprint, how.same_as)
         site = Site(
             name=blueprint.name,
             policy=policy,
@@ -216,7 +171,7 @@ class Cache:
             self._check_codec(site, function)
         wrapper = dress(site, blueprint, self._operations)
         site.function = weakref.ref(wrapper)
-        self._register(site)
+        self._registry.add(site)
         return wrapper
 
     def _check_codec(self, site: Site, function: Callable[..., Any]) -> None:
@@ -233,72 +188,12 @@ class Cache:
                 return  # it can not be resolved yet
             raise
 
-    def _twin(self, blueprint: Blueprint, same_as: Callable[..., Any] | None) -> Site | None:
-        """The site that ``same_as`` names. Raises `KeyTemplateError` where keys could be those of another function."""
-        with self._lock:
-            sites = [site for site in self._sites if not _is_replaced(site, blueprint.name)]
-        twin = next((site for site in sites if same_as is not None and site.function() is same_as), None)
-        if same_as is not None and (twin is None or twin.template != blueprint.template or twin.tags != blueprint.tags):
-            raise KeyTemplateError(
-                f"{blueprint.name}: same_as has to be a function that this cache has decorated with the same template, types and tags"
-            )
-        for site in sites:
-            if site.template is None or (twin is not None and site.shelf is twin.shelf) or not overlap(site.template, blueprint.template):
-                continue
-            raise KeyTemplateError(
-                f"{blueprint.name}: its keys {blueprint.template.text!r} can be the same as those of {site.name}, "
-                f"{site.template.text!r}, and one would be handed the other's results. Choose another template, "
-                f"or say same_as={site.name.rpartition('.')[2]} if both return the same"
-            )
-        return twin
-
-    def _register(self, site: Site) -> None:
-        assert site.template is not None
-        with self._lock:
-            self._sites = [other for other in self._sites if not _is_replaced(other, site.name)] + [site]
-            by_segments: dict[int, list[Site]] = {}
-            for other in self._sites:
-                if other.template is not None:
-                    by_segments.setdefault(len(other.template.segments), []).append(other)
-            self._by_segments = by_segments
-
     # --- keys as text -------------------------------------------------------------------------------------------------------------
 
     def _ask(self, key: str, compute: Callable[[], Any] | None = None) -> Ask:
         """The question for a key that was written as text: that of the function it belongs to, or of its policy."""
-        check_key(key)
-        for site in self._by_segments.get(key.count(":") + 1, ()):
-            address = site.address_of_key(key)
-            if address is not None:
-                if compute is not None:
-                    site = replace(site, call=compute)
-                return self._engine.ask(site, address, ())
-        site = self._site_of_policy(key)
-        if compute is not None:
-            site = replace(site, call=compute)
-        address = site.address_of_key(key)
-        assert address is not None
-        return self._engine.ask(site, address, ())
-
-    def _site_of_policy(self, key: str) -> Site:
-        policy = self.settings.policies.match(key)
-        if policy is None:
-            raise KeyArgumentError(f"no policy matches the key {key!r}; add one whose pattern does, or mend the key")
-        if policy.is_dynamic:
-            raise KeyArgumentError(
-                f'{key!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
-            )
-        with self._lock:
-            site = self._by_policy.get(policy.name)
-            if site is None:
-                site = self._by_policy[policy.name] = Site(
-                    name=f"keys of policy {policy.name}",
-                    policy=policy,
-                    shelf=self._engine.local.shelf(),
-                    make_codec=AnyCodec,
-                    call=_no_function,
-                )
-        return site
+        site, address = self._registry.find(check_key(key))
+        return self._engine.ask(site if compute is None else replace(site, call=compute), address, ())
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key."""
@@ -369,22 +264,7 @@ class Cache:
 
     def stats(self) -> Stats:
         """What this process has done so far, by function."""
-        with self._lock:
-            sites = [*self._sites, *self._by_policy.values()]
-        shelves: dict[int, int] = {}
-        functions: dict[str, FunctionStats] = {}
-        for site in sites:  # functions that share a shelf share its hits: they are counted at the first
-            hits = 0 if id(site.shelf) in shelves else site.shelf.hits
-            shelves[id(site.shelf)] = hits
-            counts = site.counts
-            name, number = site.name, 1
-            while name in functions:
-                number += 1
-                name = f"{site.name}#{number}"
-            functions[name] = FunctionStats(
-                hits, counts.shared_hits, counts.computed, counts.joined, counts.failed, counts.stored, counts.not_stored
-            )
-        return Stats(functions, self._engine.local.usage(), self._engine.ledger.position)
+        return stats_of(self._registry.sites(), self._engine.local.usage(), self._engine.ledger.position)
 
     def on_event(self, listener: Listener) -> Listener:
         """Tell ``listener`` of every event (``coordination.events`` has the catalogue). Returns it, so that it may decorate."""
@@ -454,18 +334,6 @@ def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...
     if not targets:
         raise KeyArgumentError('nothing to invalidate: name a key, a pattern or tags=[...]; everything is "*"')
     return targets
-
-
-def _is_replaced(site: Site, name: str) -> bool:
-    """Whether a function of this name takes the site's place: it is defined anew, as by a reload, or nobody has the old one any more.
-
-    Functions made inside others, and lambdas, share a name without being the same.
-    """
-    return site.name == name and ("<" not in name or site.function() is None)
-
-
-def _no_function() -> Any:
-    raise AssertionError("a key written as text is looked up and never computed")
 
 
 __all__ = ["MISSING", "Cache", "Decorate", "FunctionStats", "Missing", "Stats", "SystemClock"]

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from cachesync.coordination.site import Quick, Site
-from cachesync.core.keys import Template, compile_template, has_unsafe
+from cachesync.core.arguments import has_unsafe
+from cachesync.core.keys import Template, compile_template
 from cachesync.errors import KeyArgumentError, KeyTemplateError
 
 QUICK_LENGTH: Final = 256

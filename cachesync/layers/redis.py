@@ -1,8 +1,8 @@
 """Redis and Valkey as the shared layer, for ``def`` and ``async def``, on redis-py with hiredis.
 
-What is said on the wire stands in ``layers.redis_wire`` and ``layers.scripts``, once. Here are the two ways of saying it: a pool of
-connections for threads, and for each event loop a few connections that carry all the steps of one tick in one trip. Both pools wait
-for a free connection instead of raising, and nothing here takes longer than the step's deadline.
+What is said on the wire stands in ``layers.redis_wire`` and ``layers.scripts``, once; a connection is a ``layers.redis_line``. Here are
+the two ways of sharing connections: a pool for threads, and for each event loop a few connections that carry all the steps of one tick
+in one trip. Both wait for a free connection instead of raising, and nothing here takes longer than the step's deadline.
 """
 
 from __future__ import annotations
@@ -17,39 +17,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import hiredis
 import redis
 import redis.asyncio
-import redis.asyncio.retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
 from cachesync.core.steps import Failed, Fetch, Fetched, ReadLog, Reply, SharedReply, SharedStep
-from cachesync.errors import LayerError, PolicyError
-from cachesync.layers import scripts
-from cachesync.layers.redis_wire import WireError, pack, pack_all, reply_of
+from cachesync.errors import LayerError
+from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, maker, refused
+from cachesync.layers.redis_wire import WireError, pack, reply_of
 
-PROTOCOL: Final = 2
-"""RESP version, pinned: clients differ in their default, and a push that nobody reads is an invalidation that nobody hears."""
-CONNECT_TIMEOUT: Final = 5.0
-"""Seconds a connection may take to open in the background; callers wait for it no longer than their deadline."""
 MAX_CONNECTIONS: Final = 32
 LOOP_CONNECTIONS: Final = 4
 """Connections of one event loop. Few are enough, because one trip carries whatever was asked meanwhile."""
-
-READ_SIZE: Final = 262_144
-"""Bytes asked of a socket at once."""
-
-_TROUBLE: Final = (RedisError, OSError, TimeoutError, WireError, EOFError)
-_OPTIONS: Final[dict[str, Any]] = {
-    "protocol": PROTOCOL,
-    "decode_responses": False,
-    "health_check_interval": 0,
-    "socket_connect_timeout": CONNECT_TIMEOUT,
-}
 
 
 class RedisShared:
@@ -61,8 +42,8 @@ class RedisShared:
 
     def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS) -> None:
         self.names = Names.of(namespace)
-        self._make_connection = _maker(redis.ConnectionPool, url)
-        self._make_async = _maker(redis.asyncio.ConnectionPool, url)
+        self._make_connection = maker(redis.ConnectionPool, url)
+        self._make_async = maker(redis.asyncio.ConnectionPool, url)
         self._max_connections = max_connections
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, max_connections)
@@ -100,88 +81,11 @@ class RedisShared:
         self._loops = weakref.WeakKeyDictionary()
 
 
-def _maker(pool: Any, url: str) -> Callable[[], Any]:
-    """What makes a connection to ``url``. redis-py's pool reads the url; the connections are kept by the classes below."""
-    try:
-        read = pool.from_url(url)
-        options: dict[str, Any] = read.connection_kwargs | _OPTIONS
-        if "path" not in options:
-            options["socket_keepalive"] = True
-        read.connection_class(**options)  # a connection object connects later: this finds options that do not exist
-    except (ValueError, TypeError, RedisError) as error:
-        # What they say may quote the url, and the url may hold a password.
-        hint = "it has an option that redis-py does not know" if isinstance(error, TypeError) else "percent-encode what is special in it"
-        raise PolicyError(f"redis.url: it can not be read as redis://user:password@host:port/db or unix://path; {hint}") from None
-    return lambda: read.connection_class(**options)
-
-
 def _failed(step: SharedStep, error: BaseException) -> Failed:
     reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
     problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason}")
     problem.__cause__ = error
     return Failed(problem)
-
-
-def _refused(replies: Sequence[Any]) -> None:
-    """Raise what one of the commands of a trip was refused with."""
-    for reply in replies:
-        if reply.__class__ is ResponseError:
-            raise reply
-
-
-def _lacks_script(replies: Sequence[Any]) -> bool:
-    return any(reply.__class__ is ResponseError and str(reply).startswith("NOSCRIPT") for reply in replies)
-
-
-def _reader() -> Any:
-    """A parser of replies. An error reply is a value: what belongs to the other commands of a trip has to be read all the same."""
-    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=_MORE)
-
-
-_MORE: Final = object()
-_LOAD_SCRIPTS: Final = pack_all([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
-
-
-class Line:
-    """A connection that redis-py has opened (address, TLS, authentication, database), spoken to directly from then on.
-
-    One write and mostly one read make a trip; redis-py's own reading costs as much again for each reply.
-    """
-
-    __slots__ = ("_connection", "_gets", "_reader", "sock")
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.sock: socket.socket = connection._sock
-        self._reader = _reader()
-        self._gets = self._reader.gets
-
-    def say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
-        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
-        sock, gets = self.sock, self._gets
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        sock.settimeout(left if left < threading.TIMEOUT_MAX else None)
-        sock.sendall(packed)
-        replies: list[Any] = []
-        while True:
-            reply = gets()
-            if reply is not _MORE:
-                replies.append(reply)
-                if len(replies) == count:
-                    return replies
-                continue
-            data = sock.recv(READ_SIZE)
-            if not data:
-                raise RedisConnectionError("the server closed the connection")
-            self._reader.feed(data)
-            if deadline < time.monotonic():
-                raise TimeoutError
-
-    def close(self) -> None:
-        with suppress(*_TROUBLE):
-            self._connection.disconnect()
 
 
 class ThreadRedis:
@@ -203,7 +107,7 @@ class ThreadRedis:
             if isinstance(step, ReadLog) and step.block > 0:
                 return self._read_log(step)
             return self._trip(step)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             return _failed(step, error)
 
     def _trip(self, step: SharedStep) -> SharedReply:
@@ -212,7 +116,7 @@ class ThreadRedis:
             line, fresh = self._take(step.deadline)
             try:
                 replies = self._exchange(line, packed, count, step.deadline)
-            except (RedisConnectionError, ConnectionError):
+            except BROKEN:
                 if fresh:
                     raise
                 continue  # it had been closed while it was idle; every step may be said twice
@@ -261,18 +165,17 @@ class ThreadRedis:
 
     def _exchange(self, line: Line, packed: bytes, count: int, deadline: float) -> list[Any]:
         try:
-            replies = _say(line, packed, count, deadline)
+            replies = line.say(packed, count, deadline)
         except BaseException:
             self._give_up(line)  # replies may still be under way
             raise
         self._give_back(line)
-        _refused(replies)
+        refused(replies)
         return replies
 
     def _connect(self, deadline: float) -> Line:
         """A new connection, opened in a thread of its own: name look-up and dead addresses obey no timeout."""
         connection = self._make_connection()
-        connection.retry = Retry(NoBackoff(), 0)
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("no time is left to connect")
@@ -307,8 +210,8 @@ class ThreadRedis:
             line = self._connect(step.deadline)
         self._readers.add(line)
         try:
-            replies = _say(line, packed, count, step.deadline)
-            _refused(replies)
+            replies = line.say(packed, count, step.deadline)
+            refused(replies)
             reply = reply_of(step, replies)
         except BaseException:
             line.close()
@@ -334,15 +237,6 @@ class ThreadRedis:
             self._idle_readers.pop().close()
         while self._idle:
             self._give_up(self._idle.pop())
-
-
-def _say(line: Line, packed: bytes, count: int, deadline: float) -> list[Any]:
-    """One trip, and another where the server has lost the scripts."""
-    replies = line.say(packed, count, deadline)
-    if _lacks_script(replies):
-        _refused(line.say(_LOAD_SCRIPTS, len(scripts.ALL), deadline))
-        replies = line.say(packed, count, deadline)
-    return replies
 
 
 class LoopRedis:
@@ -389,7 +283,7 @@ class LoopRedis:
             latest = max(step.deadline for step, _ in batch)
             async with asyncio.timeout(None if latest == float("inf") else max(0.0, latest - time.monotonic())):
                 await self._trip(batch)
-        except _TROUBLE as error:
+        except TROUBLE as error:
             _answer_all(batch, error)
         except BaseException:
             _answer_all(batch, RedisConnectionError("the trip was cancelled"))
@@ -431,7 +325,7 @@ class LoopRedis:
 
     def _answer_fetches(self, fetch: Fetch, fetches: Sequence[tuple[Fetch, asyncio.Future[Reply]]], replies: list[Any]) -> None:
         try:
-            _refused(replies)
+            refused(replies)
             all_ = cast("Fetched", reply_of(fetch, replies))
         except (ResponseError, WireError) as error:
             _answer_all(fetches, error)
@@ -451,12 +345,9 @@ class LoopRedis:
                 if fresh:
                     await line.open()
                 replies = await line.say(packed, count)
-                if _lacks_script(replies):
-                    _refused(await line.say(_LOAD_SCRIPTS, len(scripts.ALL)))
-                    replies = await line.say(packed, count)
             except BaseException as error:
                 await line.close()  # replies may still be under way
-                if isinstance(error, RedisConnectionError | ConnectionError) and not fresh:
+                if isinstance(error, BROKEN) and not fresh:
                     continue  # it had been closed while it was idle; every step may be said twice
                 raise
             self._idle.append(line)
@@ -475,57 +366,11 @@ class LoopRedis:
             self._idle.pop().abandon()
 
 
-class AsyncLine:
-    """As `Line`, for an event loop."""
-
-    __slots__ = ("_connection", "_reader", "_stream", "_writer")
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        connection.retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-        self._reader = _reader()
-
-    async def open(self) -> None:
-        await self._connection.connect()
-        self._stream: asyncio.StreamReader = self._connection._reader
-        self._writer: asyncio.StreamWriter = self._connection._writer
-
-    async def say(self, packed: bytes, count: int) -> list[Any]:
-        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
-        self._writer.write(packed)
-        if len(packed) > READ_SIZE:
-            await self._writer.drain()
-        reader = self._reader
-        replies: list[Any] = []
-        while len(replies) < count:
-            reply = reader.gets()
-            if reply is not _MORE:
-                replies.append(reply)
-                continue
-            data = await self._stream.read(READ_SIZE)
-            if not data:
-                raise RedisConnectionError("the server closed the connection")
-            reader.feed(data)
-        return replies
-
-    async def close(self) -> None:
-        with suppress(*_TROUBLE):
-            await self._connection.disconnect(nowait=True)
-
-    def abandon(self) -> None:
-        """Close the socket of a loop that runs no more: it can not be asked to do it."""
-        sock = self._writer.transport.get_extra_info("socket")
-        self._connection._reader = self._connection._writer = None
-        if sock is not None:
-            with suppress(OSError):
-                sock._sock.close()  # asyncio's view of a socket can not close it
-
-
 def _answer(step: SharedStep, future: asyncio.Future[Reply], replies: list[Any]) -> None:
     if future.done():
         return
     try:
-        _refused(replies)
+        refused(replies)
         future.set_result(reply_of(step, replies))
     except (ResponseError, WireError) as error:
         future.set_result(_failed(step, error))

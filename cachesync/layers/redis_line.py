@@ -1,0 +1,184 @@
+"""One connection to Redis, in both colours, and how it is opened.
+
+redis-py opens it: address, TLS, authentication, database. From then on it is spoken to directly, because redis-py's own reading of a
+reply costs as much again for each of the replies of a trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import hiredis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from cachesync.errors import PolicyError
+from cachesync.layers import scripts
+from cachesync.layers.redis_wire import WireError, pack_all
+
+PROTOCOL: Final = 2
+"""RESP version, pinned: clients differ in their default, and a push that nobody reads is an invalidation that nobody hears."""
+CONNECT_TIMEOUT: Final = 5.0
+"""Seconds a connection may take to open in the background; callers wait for it no longer than their deadline."""
+READ_SIZE: Final = 262_144
+"""Bytes asked of a socket at once."""
+TROUBLE: Final = (RedisError, OSError, WireError, EOFError)
+"""What a connection in trouble raises."""
+BROKEN: Final = (RedisConnectionError, ConnectionError)
+"""What a connection raises that had been closed from the other side."""
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "protocol": PROTOCOL,
+    "decode_responses": False,
+    "health_check_interval": 0,
+    "socket_connect_timeout": CONNECT_TIMEOUT,
+}
+
+
+def maker(pool: Any, url: str) -> Callable[[], Any]:
+    """What makes a connection to ``url``. redis-py's pool reads the url; the connections are kept by the classes below."""
+    try:
+        read = pool.from_url(url)
+        options: dict[str, Any] = read.connection_kwargs | _OPTIONS
+        if "path" not in options:
+            options["socket_keepalive"] = True
+        read.connection_class(**options)  # a connection object connects later: this finds options that do not exist
+    except (ValueError, TypeError, RedisError) as error:
+        # What they say may quote the url, and the url may hold a password.
+        hint = "it has an option that redis-py does not know" if isinstance(error, TypeError) else "percent-encode what is special in it"
+        raise PolicyError(f"redis.url: it can not be read as redis://user:password@host:port/db or unix://path; {hint}") from None
+    return lambda: read.connection_class(**options)
+
+
+def refused(replies: Sequence[Any]) -> None:
+    """Raise what one of the commands of a trip was refused with."""
+    for reply in replies:
+        if reply.__class__ is ResponseError:
+            raise reply
+
+
+def _lacks_script(replies: Sequence[Any]) -> bool:
+    return any(reply.__class__ is ResponseError and str(reply).startswith("NOSCRIPT") for reply in replies)
+
+
+def _reader() -> Any:
+    """A parser of replies. An error reply is a value: what belongs to the other commands of a trip has to be read all the same."""
+    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=_MORE)
+
+
+_MORE: Final = object()
+_LOAD_SCRIPTS: Final = pack_all([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
+
+
+class Line:
+    """A connection that redis-py has opened (address, TLS, authentication, database), spoken to directly from then on.
+
+    One write and mostly one read make a trip; redis-py's own reading costs as much again for each reply.
+    """
+
+    __slots__ = ("_connection", "_gets", "_reader", "sock")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.retry = Retry(NoBackoff(), 0)
+        self.sock: socket.socket = connection._sock
+        self._reader = _reader()
+        self._gets = self._reader.gets
+
+    def say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+        """One trip, and another where the server has lost the scripts."""
+        replies = self._say(packed, count, deadline)
+        if _lacks_script(replies):
+            refused(self._say(_LOAD_SCRIPTS, len(scripts.ALL), deadline))
+            replies = self._say(packed, count, deadline)
+        return replies
+
+    def _say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
+        sock, gets = self.sock, self._gets
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        sock.settimeout(left if left < threading.TIMEOUT_MAX else None)
+        sock.sendall(packed)
+        replies: list[Any] = []
+        while True:
+            reply = gets()
+            if reply is not _MORE:
+                replies.append(reply)
+                if len(replies) == count:
+                    return replies
+                continue
+            data = sock.recv(READ_SIZE)
+            if not data:
+                raise RedisConnectionError("the server closed the connection")
+            self._reader.feed(data)
+            if deadline < time.monotonic():
+                raise TimeoutError
+
+    def close(self) -> None:
+        with suppress(*TROUBLE):
+            self._connection.disconnect()
+
+
+class AsyncLine:
+    """As `Line`, for an event loop."""
+
+    __slots__ = ("_connection", "_reader", "_stream", "_writer")
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.retry = AsyncRetry(NoBackoff(), 0)
+        self._reader = _reader()
+
+    async def open(self) -> None:
+        await self._connection.connect()
+        self._stream: asyncio.StreamReader = self._connection._reader
+        self._writer: asyncio.StreamWriter = self._connection._writer
+
+    async def say(self, packed: bytes, count: int) -> list[Any]:
+        """One trip, and another where the server has lost the scripts."""
+        replies = await self._say(packed, count)
+        if _lacks_script(replies):
+            refused(await self._say(_LOAD_SCRIPTS, len(scripts.ALL)))
+            replies = await self._say(packed, count)
+        return replies
+
+    async def _say(self, packed: bytes, count: int) -> list[Any]:
+        """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
+        self._writer.write(packed)
+        if len(packed) > READ_SIZE:
+            await self._writer.drain()
+        reader = self._reader
+        replies: list[Any] = []
+        while len(replies) < count:
+            reply = reader.gets()
+            if reply is not _MORE:
+                replies.append(reply)
+                continue
+            data = await self._stream.read(READ_SIZE)
+            if not data:
+                raise RedisConnectionError("the server closed the connection")
+            reader.feed(data)
+        return replies
+
+    async def close(self) -> None:
+        with suppress(*TROUBLE):
+            await self._connection.disconnect(nowait=True)
+
+    def abandon(self) -> None:
+        """Close the socket of a loop that runs no more: it can not be asked to do it."""
+        sock = self._writer.transport.get_extra_info("socket")
+        self._connection._reader = self._connection._writer = None
+        if sock is not None:
+            with suppress(OSError):
+                sock._sock.close()  # asyncio's view of a socket can not close it
