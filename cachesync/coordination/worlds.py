@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from cachesync.coordination.drivers import arun, run
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.flights import Flight
-from cachesync.core.flows import Ask, Result, fill
+from cachesync.core.flows import Result, fill
 from cachesync.core.steps import (
     Announced,
     Call,
@@ -78,12 +78,10 @@ class _World:
         finally:
             self.engine.forsake(flight.token)
 
-    def land(self, ask: Ask, flight: Flight, outcome: Result) -> None:
+    def land(self, flight: Flight, outcome: Result) -> None:
         """The computation is over: nobody joins it any more, and whoever waits is told."""
         with self.engine.lock:
             self.engine.flights.land(flight)
-            if isinstance(outcome, Failed):
-                ask.site.counts.failed += 1
         flight.outcome.set_result(outcome)
 
     def leave(self, flight: Flight) -> bool:
@@ -133,6 +131,7 @@ class ThreadWorld(_World):
         try:
             value = ask.site.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
+            ask.site.counts.failed += 1
             return Failed(error)
         return self.engine.called(ask, value, self.engine.now() - began)
 
@@ -160,7 +159,7 @@ class ThreadWorld(_World):
             outcome = Failed(error)
         finally:
             _computing.reset(inside)
-        self.land(step.ask, flight, outcome)
+        self.land(flight, outcome)
         return outcome
 
 
@@ -211,6 +210,7 @@ class LoopWorld(_World):
         try:
             value = await ask.site.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
+            ask.site.counts.failed += 1
             return Failed(error)
         return self.engine.called(ask, value, self.engine.now() - began)
 
@@ -221,7 +221,7 @@ class LoopWorld(_World):
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
                 flight.task = asyncio.create_task(self._lead(step, flight))
-                flight.task.add_done_callback(partial(self._land_if_left, ask, flight))
+                flight.task.add_done_callback(partial(self._land_if_left, flight))
             elif flight in _computing.get():
                 self.leave(flight)
                 return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
@@ -247,12 +247,12 @@ class LoopWorld(_World):
             outcome: Result = await self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: cancelled while waiting for a lease
             outcome = Failed(error)
-        self.land(step.ask, flight, outcome)
+        self.land(flight, outcome)
 
-    def _land_if_left(self, ask: Ask, flight: Flight, _task: asyncio.Task[None]) -> None:
+    def _land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of its body."""
         if not flight.outcome.done():
-            self.land(ask, flight, Failed(asyncio.CancelledError()))
+            self.land(flight, Failed(asyncio.CancelledError()))
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

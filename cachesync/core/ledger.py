@@ -49,22 +49,19 @@ class Ledger:
 
     def apply(self, log: Log) -> tuple[Record, ...] | None:
         """Apply what continues the position, in order. Returns the new records, or ``None`` when they do not continue it."""
-        if self.position is None or log.gap:
+        position = self.position
+        if position is None or log.gap:
             return None
-        new: list[Record] = []
-        for record in log.records:
-            if record.epoch != self.position.epoch:
+        new = tuple(record for record in log.records if record.epoch != position.epoch or record.number > position.number)
+        for expected, record in enumerate(new, position.number + 1):
+            if record.epoch != position.epoch or record.number != expected:
                 return None
-            if record.number <= self.position.number:
-                continue
-            if record.number != self.position.number + 1:
-                return None
+        for record in new:
             self.bans.add_all(record.targets, record.number)
-            self.position = Stamp(record.epoch, record.number)
-            new.append(record)
         if new:
+            self.position = Stamp(position.epoch, new[-1].number)
             self.turn()
-        return tuple(new)
+        return new
 
     def rejoin(self, joined: Joined) -> bool:
         """Take over position and bans as the shared layer has them. True when the epoch is another one."""
@@ -86,13 +83,14 @@ class Ledger:
         self.turn()
 
     def queue(self, ticket: Ticket) -> None:
-        """The ticket could not be announced: it goes on refusing, and waits. One that says the same waits already: this one goes.
+        """The ticket could not be announced: it goes on refusing, and waits. An older one that says the same is not needed any more
+        (the newer is kept: the older may be on its way, with a number from before this one was asked for).
 
         Too many become one that says "everything".
         """
-        if any(other.targets == ticket.targets for other in self.queued):
-            self.pending.remove(ticket)
-            return
+        for older in [other for other in self.queued if other.targets == ticket.targets]:
+            self.queued.remove(older)
+            self.pending.remove(older)
         self.queued.append(ticket)
         if len(self.queued) > MAX_QUEUED:
             waiting = self.queued

@@ -99,5 +99,5 @@ def from_fields(fields: Mapping[str, str]) -> Record:
         return Record(fields["e"], int(fields["n"]), fields["c"], fields["p"], targets, fields["o"])
     except KeyError as missing:
         raise RecordError(f"a record without the field {missing}") from missing
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(str(error)) from error
