@@ -1,0 +1,367 @@
+"""Nodes: caches that stand for processes, in one test, with every wait in the test's hand.
+
+::
+
+    origin = Origin()
+    node = Node(shared, origin, colour="async def", loop=loop)
+    gate = origin.hold()                # the next computation reads its value and then waits
+    reading = node.start(node.read, 1)  # a future, whatever the colour
+    gate.wait()
+    origin.version += 1
+    node.invalidate("by tag", 1)
+    gate.open()
+    assert reading.result(LONG) == 1
+
+A node reads the log only when told (`Node.read_log`). A `HoldingShared` between node and layer stops a reply on its way back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, cast
+
+from cachesync import Cache, Policy, Stamp
+from cachesync.coordination.engine import Engine
+from cachesync.coordination.operations import Operations
+from cachesync.core.policy import CoordinationSettings, Settings
+from cachesync.core.steps import Reply, SharedStep
+from cachesync.protocols import AsyncSharedLayer, Clock, Shared, SharedLayer
+
+LONG: Final = 20.0
+"""Seconds after which something that should have happened has not."""
+
+Colour = Literal["def", "async def"]
+COLOURS: Final[tuple[Colour, ...]] = ("def", "async def")
+KINDS: Final = (
+    "key of the function",
+    "key as text",
+    "prefix",
+    "glob",
+    "tag of the decorator",
+    "tag of the policy",
+    "everything",
+)
+KEY_KINDS: Final = KINDS[:2]
+"""The kinds whose invalidation takes the lease away, so that nobody waits for the older computation."""
+
+T = TypeVar("T")
+
+
+def until(condition: Callable[[], object], what: str = "what was waited for") -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + LONG
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.001)
+
+
+def operations_of(cache: Cache) -> Operations:
+    """What runs a cache's flows: tests that play the world to it need it."""
+    return cache._operations  # pyright: ignore[reportPrivateUsage] - there is no public way to it, on purpose
+
+
+def engine_of(cache: Cache) -> Engine:
+    return operations_of(cache).engine
+
+
+def read_log(cache: Cache) -> bool:
+    """Let a cache with ``listen=False`` read the log as its reader would, without waiting. False when the layer failed."""
+    reader = operations_of(cache).reader
+    reader._block = 0.0  # pyright: ignore[reportPrivateUsage] - a turn would wait for news
+    return reader.turn()
+
+
+class Gate:
+    """Where a computation waits. Both sides give up after `LONG` seconds."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    @property
+    def is_reached(self) -> bool:
+        return self._reached.is_set()
+
+    def wait(self) -> None:
+        """Return when somebody stands at the gate."""
+        assert self._reached.wait(LONG), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+    def stand(self) -> None:
+        self._reached.set()
+        assert self._open.wait(LONG), "the gate was not opened"
+
+    async def astand(self) -> None:
+        self._reached.set()
+        assert await asyncio.to_thread(self._open.wait, LONG), "the gate was not opened"
+
+
+class Origin:
+    """The source of the data: ``version`` is its value for every key. Computations are counted, and can be held or failed."""
+
+    def __init__(self) -> None:
+        self.version = 1
+        self.computations = 0
+        self._gates: list[Gate] = []
+        self._failures: list[BaseException] = []
+        self._lock = threading.Lock()
+
+    def hold(self) -> Gate:
+        """The next computation reads the version and then waits at this gate."""
+        gate = Gate()
+        self._gates.append(gate)
+        return gate
+
+    def fail(self, error: BaseException) -> None:
+        """The next computation that passes its gate, or has none, raises this."""
+        self._failures.append(error)
+
+    def read(self) -> int:
+        value, gate = self._begin()
+        if gate is not None:
+            gate.stand()
+        return self._end(value)
+
+    async def aread(self) -> int:
+        value, gate = self._begin()
+        if gate is not None:
+            await gate.astand()
+        return self._end(value)
+
+    def _begin(self) -> tuple[int, Gate | None]:
+        with self._lock:
+            self.computations += 1
+            return self.version, self._gates.pop(0) if self._gates else None
+
+    def _end(self, value: int) -> int:
+        with self._lock:
+            if self._failures:
+                raise self._failures.pop(0)
+        return value
+
+
+class LoopThread:
+    """An event loop in a thread of its own, so that both colours can be driven from a test that is neither."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="test-loop", daemon=True)
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.submit(coroutine).result(LONG)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.run(self._end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    async def _end(self) -> None:
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self.loop.shutdown_default_executor()
+
+
+@dataclass
+class HeldReply:
+    """A reply that was given and is not delivered yet."""
+
+    kind: type
+    gate: Gate = field(default_factory=Gate)
+
+
+class HoldingShared:
+    """A shared layer that notes each step it passes on, and holds back a reply where told."""
+
+    def __init__(self, inner: Shared) -> None:
+        self.inner = inner
+        self.steps: list[SharedStep] = []
+        self._held: list[HeldReply] = []
+        self._lock = threading.Lock()
+
+    def hold(self, kind: type) -> Gate:
+        """The reply to the next step of this kind waits at this gate."""
+        held = HeldReply(kind)
+        self._held.append(held)
+        return held.gate
+
+    def count(self, kind: type) -> int:
+        """How many steps of this kind were asked."""
+        return sum(isinstance(step, kind) for step in list(self.steps))
+
+    @property
+    def sync(self) -> SharedLayer:
+        return _Holding(self, self.inner.sync)
+
+    def of_loop(self) -> AsyncSharedLayer:
+        return _AsyncHolding(self, self.inner.of_loop())
+
+    def gate_of(self, step: SharedStep) -> Gate | None:
+        with self._lock:
+            self.steps.append(step)
+            for held in self._held:
+                if isinstance(step, held.kind):
+                    self._held.remove(held)
+                    return held.gate
+        return None
+
+    def wake(self) -> None:
+        self.inner.wake()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    def after_fork(self) -> None:
+        self.inner.after_fork()
+
+
+class _Holding:
+    def __init__(self, owner: HoldingShared, layer: SharedLayer) -> None:
+        self._owner = owner
+        self._layer = layer
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        gate = self._owner.gate_of(step)
+        reply = self._layer.perform(step)
+        if gate is not None:
+            gate.stand()
+        return reply
+
+
+class _AsyncHolding:
+    def __init__(self, owner: HoldingShared, layer: AsyncSharedLayer) -> None:
+        self._owner = owner
+        self._layer = layer
+
+    async def perform(self, step: SharedStep, /) -> Reply:
+        gate = self._owner.gate_of(step)
+        reply = await self._layer.perform(step)
+        if gate is not None:
+            await gate.astand()
+        return reply
+
+
+class Node:
+    """One cache with one cached function of either colour: ``item(number)``, key ``item:{number}``, tags ``owner:{number}`` and
+    ``items``.
+
+    ``budget`` is long, so that a held reply is not a failure.
+    """
+
+    def __init__(
+        self,
+        shared: Shared | None,
+        origin: Origin,
+        *,
+        colour: Colour,
+        loop: LoopThread,
+        clock: Clock | None = None,
+        lease: float = 10.0,
+        max_lag: float = 60.0,
+        ttl: float = 3600.0,
+    ) -> None:
+        self.origin = origin
+        self.colour: Colour = colour
+        self.loop = loop
+        policy = Policy(name="items", match="item:*", ttl=ttl, tags=["items"])
+        coordination = CoordinationSettings(max_lag=max_lag, budget=LONG, lease=lease)
+        self.cache = Cache(Settings(coordination=coordination), policies=[policy], shared=shared, clock=clock, listen=False)
+        self.item: Any
+
+        if colour == "def":
+
+            @self.cached_here
+            def item(number: int) -> int:
+                return origin.read()
+
+            self.item = item
+        else:
+
+            @self.cached_here
+            async def aitem(number: int) -> int:
+                return await origin.aread()
+
+            self.item = aitem
+
+    def cached_here(self, function: Callable[..., Any]) -> Any:
+        return self.cache.cached("item:{number}", tags=["owner:{number}"])(function)
+
+    # --- both colours alike -------------------------------------------------------------------------------------------------------
+
+    def start(self, ask: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Call ``ask`` where it does not block this test: in a thread, or in the loop."""
+        if inspect.iscoroutinefunction(ask):
+            return self.loop.submit(ask(*args))
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(ask(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="test-caller", daemon=True).start()
+        return future
+
+    def do(self, ask: Callable[..., Any], *args: Any) -> Any:
+        return self.start(ask, *args).result(LONG)
+
+    def read(self, number: int = 1) -> int:
+        return cast("int", self.do(self.item, number))
+
+    def start_read(self, number: int = 1) -> Future[int]:
+        return self.start(self.item, number)
+
+    def valid(self, number: int = 1) -> int | None:
+        """The value that is valid here now, or in the shared layer, without computing; ``None`` where there is none."""
+        look = self.cache.get if self.colour == "def" else self.cache.aget
+        return cast("int | None", self.do(look, f"item:{number}", None))
+
+    def set(self, value: int, number: int = 1) -> Stamp:
+        return cast("Stamp", self.do(self.item.set, value, number))
+
+    def start_refresh(self, number: int = 1) -> Future[int]:
+        return self.start(self.item.refresh, number)
+
+    def invalidate(self, kind: str, number: int = 1) -> Stamp:
+        """Invalidate ``item(number)`` in one of the `KINDS` of ways."""
+        everywhere = self.cache.invalidate if self.colour == "def" else self.cache.ainvalidate
+        patterns = {"key as text": f"item:{number}", "prefix": "item:*", "glob": f"*em:{number}", "everything": "*"}
+        tags = {"tag of the decorator": f"owner:{number}", "tag of the policy": "items"}
+
+        if kind == "key of the function":
+            stamp = self.do(self.item.invalidate, number)
+        elif kind in patterns:
+            stamp = self.do(everywhere, patterns[kind])
+        elif self.colour == "def":
+            stamp = self.do(lambda: self.cache.invalidate(tags=[tags[kind]]))
+        else:
+            stamp = self.loop.run(self.cache.ainvalidate(tags=[tags[kind]]))
+        return cast("Stamp", stamp)
+
+    def read_log(self) -> None:
+        assert read_log(self.cache)
+
+    def close(self) -> None:
+        self.loop.run(self.cache.aclose())
