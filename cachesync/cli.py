@@ -216,9 +216,8 @@ def _tell_problems(file: str, error: PolicyError, arguments: argparse.Namespace)
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    key: str = arguments.key
     try:
-        check_key(key)
+        key = check_key(arguments.key)  # as it stands in a key: control characters are percent-encoded
     except KeyArgumentError as error:
         print(f"cachesync explain: {error}", file=sys.stderr)
         return USAGE
