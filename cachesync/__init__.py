@@ -4,7 +4,9 @@ from cachesync.cache import MISSING, Cache, FunctionStats, Stats
 from cachesync.coordination.events import Event
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.entry import Entry
-from cachesync.core.policy import HttpPolicy, Policies, Policy, Settings
+from cachesync.core.policies import Policies
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
 from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, PolicyError

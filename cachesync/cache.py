@@ -27,8 +27,10 @@ from cachesync.coordination.wrapper import plan
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask
 from cachesync.core.keys import check_key, written
-from cachesync.core.policy import Policies, Policy, RedisSettings, Settings
+from cachesync.core.policies import Policies
+from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, targets_of
+from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError

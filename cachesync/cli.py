@@ -21,7 +21,8 @@ from cachesync import __version__
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.keys import check_key
 from cachesync.core.names import Names
-from cachesync.core.policy import Policy, Settings
+from cachesync.core.policy import Policy
+from cachesync.core.settings import Settings
 from cachesync.core.units import format_duration, format_size
 from cachesync.errors import KeyArgumentError, PolicyError
 

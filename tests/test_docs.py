@@ -34,7 +34,9 @@ import cachesync
 from cachesync import errors
 from cachesync.coordination.events import CATALOGUE
 from cachesync.coordination.policy_file import parse_settings
-from cachesync.core.policy import CoordinationSettings, HttpPolicy, LocalSettings, Policy, RedisSettings, Section
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.section import Section
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
 from cachesync.core.units import format_duration, format_size
 from support.servers import Server
 

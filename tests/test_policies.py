@@ -13,17 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachesync.core.patterns import DIGITS, HOLE
-from cachesync.core.policy import (
-    CoordinationSettings,
-    HttpPolicy,
-    LocalSettings,
-    Policies,
-    Policy,
-    RedisSettings,
-    Section,
-    Settings,
-    dotted,
-)
+from cachesync.core.policies import Policies
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.rules import dotted
+from cachesync.core.section import Section
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings
 from cachesync.errors import KeyTemplateError, PolicyError
 
 SECTIONS: list[type[Section]] = [Policy, HttpPolicy, RedisSettings, CoordinationSettings, LocalSettings]

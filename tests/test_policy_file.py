@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachesync.coordination.policy_file import MAX_BYTES, Format, Positions, json_schema, load_settings, parse_settings
-from cachesync.core.policy import CoordinationSettings, HttpPolicy, LocalSettings, Policy, Section, Settings
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.section import Section
+from cachesync.core.settings import CoordinationSettings, LocalSettings, Settings
 from cachesync.errors import PolicyError
 
 ROOT = Path(__file__).resolve().parents[1]

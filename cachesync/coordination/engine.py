@@ -21,8 +21,9 @@ from cachesync.core.entry import Dependency, Held
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
 from cachesync.core.ledger import Ledger
-from cachesync.core.policy import Policy, Settings
+from cachesync.core.policy import Policy
 from cachesync.core.records import Targets
+from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, Stamp
 from cachesync.core.steps import (
     Admit,

@@ -21,28 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 from pydantic_core import ErrorDetails
 
 from cachesync.core.patterns import Pattern
-from cachesync.core.policy import (
-    DYNAMIC,
-    NAMESPACE,
-    TTL,
-    TTL_NAME,
-    CoordinationSettings,
-    HttpPolicy,
-    LocalSettings,
-    Policies,
-    Policy,
-    Problem,
-    RedisSettings,
-    Rule,
-    Section,
-    SettingPath,
-    Settings,
-    dotted,
-    nearest,
-    tie_text,
-    ties,
-    told,
-)
+from cachesync.core.policies import Policies, tie, ties
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.rules import DYNAMIC, Problem, Rule, SettingPath, dotted, nearest, told
+from cachesync.core.section import Section
+from cachesync.core.settings import NAMESPACE, TTL, TTL_NAME, CoordinationSettings, LocalSettings, RedisSettings, Settings
 from cachesync.core.units import DURATION_PATTERN, as_written, read_duration
 from cachesync.errors import PolicyError
 
@@ -347,7 +330,7 @@ def _policy_problems(raw: object, lines: Mapping[SettingPath, int]) -> list[Prob
             patterns[name] = Pattern.parse(str(values["match"]))
     for other, name in ties(patterns):
         where = f" (line {_line(('policy', other, 'match'), lines)})"
-        problems.append(Problem(("policy", name, "match"), tie_text(patterns[name], other, patterns[other], where)))
+        problems.append(tie(patterns[name], name, patterns[other], other, where))
     return problems
 
 

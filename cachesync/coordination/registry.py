@@ -9,7 +9,7 @@ from typing import Any
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.wrapper import Blueprint
 from cachesync.core.keys import overlap
-from cachesync.core.policy import Policies
+from cachesync.core.policies import Policies
 from cachesync.errors import KeyArgumentError, KeyTemplateError
 from cachesync.layers.codecs import AnyCodec
 from cachesync.protocols import LocalLayer

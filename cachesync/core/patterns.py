@@ -8,6 +8,7 @@ the empty one too, and `DIGITS` where a non-empty string over ``-0123456789`` st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -71,6 +72,21 @@ class Pattern:
                 return False
             at += len(piece)
         return True
+
+    def overlaps(self, other: Pattern) -> bool:
+        """Is there a key that both match? `intersects` for two patterns, at the price of a look at both ends.
+
+        Between its ends a pattern with a star admits anything, so the pieces of both can stand there one after the other.
+        """
+        if self.kind == "key":
+            return other.matches(self.text)
+        if other.kind == "key":
+            return self.matches(other.text)
+        return _fit(self.prefix, other.prefix, str.startswith) and _fit(self._suffix, other._suffix, str.endswith)
+
+
+def _fit(one: str, two: str, is_end: Callable[[str, str], bool]) -> bool:
+    return is_end(one, two) or is_end(two, one)
 
 
 def _kind(pieces: list[str]) -> PatternKind:

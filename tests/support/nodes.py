@@ -30,7 +30,7 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from cachesync import Cache, Policy, Stamp
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.operations import Operations
-from cachesync.core.policy import CoordinationSettings, Settings
+from cachesync.core.settings import CoordinationSettings, Settings
 from cachesync.core.steps import Reply, SharedStep
 from cachesync.protocols import AsyncSharedLayer, Clock, Shared, SharedLayer
 

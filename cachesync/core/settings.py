@@ -1,0 +1,122 @@
+"""A whole policy file as a value: Redis, coordination, local memory, named durations and policies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import ClassVar, Final, cast
+
+from cachesync.core.policies import Policies
+from cachesync.core.redis_url import read_redis_url
+from cachesync.core.rules import DYNAMIC, Rule, duration, flag, not_yet, size, whole
+from cachesync.core.section import Section
+from cachesync.core.units import as_written
+from cachesync.errors import PolicyError
+
+
+def _read_namespace(value: object) -> str:
+    if isinstance(value, str) and value.isprintable() and value.strip() == value != "" and len(value) <= 200:
+        return value
+    raise ValueError(f'{as_written(value)} is not a namespace; write 1 to 200 printable characters, such as "dashboard"')
+
+
+def _read_ttl_name(value: object) -> str:
+    if isinstance(value, str) and value != DYNAMIC and re.fullmatch(_TTL_NAME, value):
+        return value
+    raise ValueError(f'{as_written(value)} is not a name for a duration; write one such as "short" (a-z, 0-9, _ and -, a digit not first)')
+
+
+_TTL_NAME: Final = r"[a-z_-][a-z0-9_-]*"
+NAMESPACE: Final = Rule(_read_namespace, {"type": "string", "minLength": 1, "maxLength": 200}, "Begins the name of everything in Redis.")
+TTL_NAME: Final = Rule(_read_ttl_name, {"type": "string", "pattern": f"^{_TTL_NAME}$"}, "A name for a duration.")
+TTL: Final = duration("A duration that policies can name.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings(Section):
+    """Where Redis is. The URL may hold a password, so it is not shown by ``repr``."""
+
+    url: str = field(repr=False)
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "url": Rule(
+            read_redis_url,
+            {"type": "string", "pattern": "^(rediss?|unix)://", "examples": ["redis://localhost:6379/0"]},
+            "CACHESYNC_REDIS_URL wins.",
+        )
+    }
+
+    def __init__(self, url: str) -> None:
+        self._settle(("redis",), {"url": url})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinationSettings(Section):
+    """How processes keep in step. Durations in seconds."""
+
+    max_lag: float
+    budget: float
+    lease: float
+    durable: bool
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "max_lag": duration("Local copies are trusted this long without hearing the log."),
+        "budget": duration("What Redis may cost one call, all its steps together."),
+        "lease": duration("How long a computation holds its lease; extended while its holder lives."),
+        "durable": not_yet(flag("true: wait for a replica on every invalidation.")),
+    }
+
+    def __init__(self, *, max_lag: float | str = 2.0, budget: float | str = 0.25, lease: float | str = 10.0, durable: bool = False) -> None:
+        self._settle(("coordination",), {"max_lag": max_lag, "budget": budget, "lease": lease, "durable": durable})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings(Section):
+    """How much local memory may hold, over all functions of one process."""
+
+    max_entries: int
+    max_bytes: int
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "max_entries": whole("Entries in one process.", 1, 10**9),
+        "max_bytes": size("Bytes in one process.", least=1),
+    }
+
+    def __init__(self, *, max_entries: int = 100_000, max_bytes: int | str = 268_435_456) -> None:
+        self._settle(("local",), {"max_entries": max_entries, "max_bytes": max_bytes})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A whole policy file. ``redis=None``: one process, and everything still works. ``enabled=False``: every layer is bypassed.
+
+    ``ttl`` holds the named durations in seconds; ``file`` is where it was read from.
+    """
+
+    namespace: str = "cachesync"
+    redis: RedisSettings | None = None
+    coordination: CoordinationSettings = field(default_factory=CoordinationSettings)
+    local: LocalSettings = field(default_factory=LocalSettings)
+    ttl: Mapping[str, float] = field(default_factory=dict[str, float])
+    policies: Policies = field(default_factory=Policies)
+    file: str | None = None
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        _, problems = NAMESPACE.examine(self.namespace, ("namespace",))
+        named: dict[str, float] = {}
+        for name, given in self.ttl.items():
+            _, misnamed = TTL_NAME.examine(name, ("ttl", name))
+            seconds, wrong = TTL.examine(given, ("ttl", name))
+            problems += misnamed or wrong
+            named[name] = cast(float, seconds)
+        if problems:
+            raise PolicyError(*map(str, problems))
+        object.__setattr__(self, "ttl", MappingProxyType(named))
+
+    def without_effect(self) -> tuple[str, ...]:
+        """The full names of all settings that were given and have no effect in this version."""
+        found = [f"coordination.{name}" for name in self.coordination.without_effect()]
+        return (*found, *(f"policy.{policy.name}.{name}" for policy in self.policies for name in policy.without_effect()))
