@@ -385,10 +385,13 @@ def _quoted(text: str) -> str:
 # --- printing -------------------------------------------------------------------------------------------------------------------
 
 
+def wants_colour(stream: TextIO) -> bool:
+    """Whether to write in colour: to a terminal that can show it, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def _paint(text: str, colour: str, stream: TextIO | None = None) -> str:
-    """The text in colour, on a terminal that can show it and unless NO_COLOR is set (no-color.org)."""
-    wanted = (stream or sys.stdout).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if wanted else text
+    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if wants_colour(stream or sys.stdout) else text
 
 
 def _print_json(value: object) -> None:

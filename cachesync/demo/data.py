@@ -119,14 +119,21 @@ class Chain:
     def __init__(self, database: str | Path) -> None:
         self._database = database
         self._local = threading.local()
+        self._connections: list[sqlite3.Connection] = []
 
     @property
     def _db(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = sqlite3.connect(self._database)
+            connection = self._local.connection = sqlite3.connect(self._database, check_same_thread=False)
+            self._connections.append(connection)
             connection.create_function("km", 4, distance, deterministic=True)
         return connection
+
+    def close(self) -> None:
+        """End the connections of all threads. None of them may be in the middle of a question."""
+        for connection in self._connections:
+            connection.close()
 
     def page(self, code: str) -> StorePage | None:
         """A store and its surroundings; ``None`` for a code that is none."""

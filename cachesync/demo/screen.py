@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from typing import Final, TextIO
 
+from cachesync.cli import wants_colour
 from cachesync.demo.story import Asked, Changed, Crowd, Scene, Spread, Traffic, Verdict
 from cachesync.demo.traffic import ZIPF
 
@@ -26,11 +26,6 @@ SLOWEST: Final = 1000.0
 """The ends of the bars in ms; their scale is logarithmic."""
 
 
-def has_colours(stream: TextIO) -> bool:
-    """Whether colours are wanted: on a terminal that can show them, unless NO_COLOR is set (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
 def took(ms: float) -> str:
     """A time with the unit that suits it, nine characters wide."""
     if ms < 1:
@@ -43,7 +38,7 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._coloured = has_colours(stream)
+        self._coloured = wants_colour(stream)
         encoding = (stream.encoding or "ascii").replace("-", "").casefold()
         self._block, self._rest = ("█", "·") if encoding.startswith("utf") else ("#", ".")
 

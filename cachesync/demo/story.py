@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -227,7 +228,7 @@ class _Watch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def until(self, change: Change, *, patience: float = 10.0) -> list[Answer]:
+    def until(self, change: Change, *, patience: float = 2 * MAX_LAG) -> list[Answer]:
         """Every answer up to the first that shows the change, and that one; all of them when none does in time."""
         self._change = change
         self._thread.join(patience)
@@ -273,7 +274,7 @@ def _traffic(found: Burst, counts: Counter[str]) -> Traffic:
 def spread(times: Sequence[float]) -> Spread:
     """The middle and the slow end of some times (nearest rank)."""
     ordered = sorted(times) or [0.0]
-    return Spread(len(times), *(ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99)))
+    return Spread(len(times), *(ordered[max(0, math.ceil(len(times) * share) - 1)] for share in (0.5, 0.99)))
 
 
 __all__ = ["Asked", "Changed", "Crowd", "Scene", "Spread", "Story", "Traffic", "Verdict", "spread"]
