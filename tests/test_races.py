@@ -18,7 +18,7 @@ from cachesync import Cache, MemoryShared, Policy, RedisShared, Stamp
 from cachesync.core.bans import BanIndex
 from cachesync.core.entry import Dependency
 from cachesync.core.names import Names
-from cachesync.core.steps import Announce, Fetch, Lease, ReadLog, Snapshot, Store
+from cachesync.core.steps import Announce, Fetch, Lease, ReadLog, Release, Snapshot, Store
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, KEY_KINDS, KINDS, LONG, Colour, HoldingShared, LoopThread, Node, Origin, engine_of, read_log, until
@@ -479,6 +479,29 @@ def test_a_holder_that_raises_lets_the_other_compute(cluster_of: MakeCluster, la
     assert isinstance(first.exception(LONG), LookupError)
     assert second.result(LONG) == 1
     assert cluster.origin.computations == 2
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+@pytest.mark.parametrize("refreshing", [False, True], ids=["read", "refresh"])
+def test_the_time_a_function_takes_is_not_the_layers(cluster_of: MakeCluster, refreshing: bool, fails: bool) -> None:
+    """However long it took, and however it ended: what is asked of the layer afterwards has a budget left."""
+    cluster = cluster_of("memory")
+    clock = cluster.use_fake_clock()
+    holding = cluster.holding()
+    node = cluster.node(holding, lease=1000)
+    gate = cluster.origin.hold()
+    reading = node.start_refresh() if refreshing else node.start_read()
+    gate.wait()
+    before = len(holding.steps)
+    clock.advance(500)
+    if fails:
+        cluster.origin.fail(LookupError("late"))
+    gate.open()
+    assert isinstance(reading.exception(LONG), LookupError if fails else type(None))
+    after = holding.steps[before:]
+    assert type(after[-1]) is (Release if fails else Store)
+    assert all(step.deadline > clock.monotonic() for step in after)
+    assert engine_of(node.cache).leases == {}
 
 
 def _asks_again(holding: HoldingShared, before: int) -> bool:
