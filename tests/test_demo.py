@@ -26,7 +26,7 @@ from cachesync.demo.freshness import CHAIN, Change, Seen, judge
 from cachesync.demo.processes import DemoError, scratch_folder, valkey, worker
 from cachesync.demo.run import run
 from cachesync.demo.screen import Screen, took
-from cachesync.demo.story import spread
+from cachesync.demo.story import Asked, spread
 from cachesync.demo.traffic import KINDS, plan, revisions_in
 from cachesync.demo.worker import POLICIES, Dashboard, Worker
 
@@ -397,9 +397,9 @@ def test_a_stream_without_unicode_is_shown_plain_bars() -> None:
     """Bars are drawn with # where the stream's encoding has no block."""
     plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     screen = Screen(plain)
-    screen.say(screen.paint("#", "good"))
+    screen.show(Asked("Nobody has asked before", "A", "/", "local hit", "local hit", 0.01, 1.5))
     plain.seek(0)
-    assert plain.read() == "#\n"
+    assert plain.read() == "\nNobody has asked before: GET / at A\n  local hit  in the function   10.0 us  client    1.5 ms  #####\n"
 
 
 def test_a_worker_ends_with_who_started_it(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ class Screen:
         self._stream = stream
         self._coloured = wants_colour(stream)
         encoding = (stream.encoding or "ascii").replace("-", "").casefold()
-        self._block, self._rest = ("█", "·") if encoding.startswith("utf") else ("#", ".")
+        self._block, self._rest, self._micro = ("█", "·", "µ") if encoding.startswith("utf") else ("#", ".", "u")
 
     def say(self, *lines: str) -> None:
         """Write lines, at once."""
-        self._stream.writelines(f"{line}\n" for line in lines)
+        self._stream.writelines(line.replace("µ", self._micro) + "\n" for line in lines)
         self._stream.flush()
 
     def paint(self, text: str, colour: str) -> str:
@@ -108,7 +108,7 @@ class Screen:
             filled = round(WIDTH * share)
             bar = self.paint(self._block * filled, label) + self.paint(self._rest * (WIDTH - filled), "dim")
             self.say(f"  {self.paint(f'{label:10}', label)} {scene.sources[name]:7,}  {share:6.1%}  {bar}")
-        saved = f"{scene.computing_ms / 1000:.1f} s in SQLite instead of {scene.uncached_ms / 1000:.1f} s"
+        saved = f"{scene.computing_ms / 1000:.0f} s waited for SQLite instead of about {scene.uncached_ms / 1000:.0f} s"
         self.say(f"  hit rate   {self.paint(f'{scene.hit_rate:.1%}', 'good')}, {per_second:,.0f} requests/s, {saved}")
         self.say(self.paint(f"  {'':22}{'p50':>9}   {'p99':>9}", "dim"), *self._spreads(scene))
 

@@ -174,7 +174,7 @@ class Story:
 
     def _changed(self, client: Client, page: str) -> Changed:
         old_name: str = self._get(client, "B", page).body["store"]["name"]
-        new_name = f"{old_name} (renamed)"
+        new_name = "Jakarta Flagship Store"
         watch = _Watch(self.nodes, "B", page)
         watch.has_begun.wait(10)
         change, told = client.change("A", STORE, new_name)
