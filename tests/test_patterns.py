@@ -99,6 +99,13 @@ def test_intersecting_agrees_with_trying_all_keys(a: str, b: str) -> None:
         assert not found
 
 
+@settings(max_examples=500)
+@given(SMALL, SMALL)
+def test_a_look_at_both_ends_tells_whether_patterns_overlap(a: str, b: str) -> None:
+    """The quick answer for two patterns is the one of the automata, from both sides."""
+    assert Pattern.parse(a).overlaps(Pattern.parse(b)) == Pattern.parse(b).overlaps(Pattern.parse(a)) == intersects(a, b)
+
+
 @given(SMALL, SHAPES)
 def test_a_covered_shape_has_only_matching_keys(text: str, shape: str) -> None:
     """Filling the holes of a covered shape gives keys that the pattern matches, and some filling of another does not."""

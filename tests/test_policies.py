@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesync.core.patterns import DIGITS, HOLE
-from cachesync.core.policies import Policies
+from cachesync.core.patterns import DIGITS, HOLE, Pattern, intersects
+from cachesync.core.policies import MOST_TIES, Policies, ties
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.rules import dotted
 from cachesync.core.section import Section
@@ -79,6 +79,7 @@ def test_a_policy_can_not_be_changed_but_replaced_copied_and_pickled() -> None:
         ("version", 1.0, "1.0 is not a whole number"),
         ("version", True, "true is not a whole number"),
         ("tags", "stores", 'policy.stores.tags: "stores" is not a list of texts; write one, such as ["stores"]'),
+        ("tags", "", 'policy.stores.tags: "" is not a list of texts; write one, such as ["stores"]'),
         ("tags", ["a", "", 3], 'policy.stores.tags[1]: "" is not a text for this list'),
         ("mask", {"phone"}, "policy.stores.mask: a value of type set is not a list of texts"),
         ("consistency", "strickt", 'is not one of "bounded", "strict"; write "strict"'),
@@ -278,6 +279,36 @@ def test_two_equally_specific_policies_for_one_key_are_refused() -> None:
     assert told[0].startswith('policy.two.match: "a:*x" ties with "a*:x" of policy.one: ')
     assert problems(lambda: Policies([policy("stores*", "one"), policy("stores", "two")]))
     assert len(Policies([policy("a*", "one"), policy("b*", "two"), policy("*", "three")])) == 3
+
+
+@given(st.lists(st.text("ab:*", min_size=1, max_size=4), max_size=6))
+def test_every_tie_is_told_in_the_order_of_the_policies(texts: list[str]) -> None:
+    """The ones that a comparison of all with all finds, whatever is skipped on the way."""
+    patterns = {f"p{index}": Pattern.parse(text) for index, text in enumerate(texts)}
+    pairs = [(one, two) for two in patterns for one in patterns if int(one[1:]) < int(two[1:])]
+    alike = [(one, two) for one, two in pairs if patterns[one].literals == patterns[two].literals]
+    assert ties(patterns) == [(one, two) for one, two in alike if intersects(patterns[one].text, patterns[two].text)]
+
+
+def test_patterns_with_different_prefixes_are_never_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of policies of the usual form are looked through once, not each beside each other."""
+    compared: list[str] = []
+
+    def counted(one: Pattern, other: Pattern) -> bool:
+        compared.append(one.text)
+        return False
+
+    monkeypatch.setattr(Pattern, "overlaps", counted)
+    kinds = [f"kind-{number:04}" for number in range(3000)]
+    assert ties({name: Pattern.parse(f"{name}:*") for name in kinds}) == []
+    assert compared == []
+    assert ties({f"{name}-{rest}": Pattern.parse(f"{name}:{rest}") for name in kinds for rest in ("*x", "y*")}) == []
+    assert len(compared) == len(kinds)
+
+
+def test_so_many_ties_are_told_that_one_can_read_them() -> None:
+    """A file of a thousand equal patterns does not fill the memory with their pairs."""
+    assert len(ties({f"p{number}": Pattern.parse("a:*") for number in range(1000)})) == MOST_TIES
 
 
 def test_a_name_stands_once() -> None:

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesync.coordination.policy_file import MAX_BYTES, Format, Positions, json_schema, load_settings, parse_settings
+from cachesync.coordination.policy_file import MAX_BYTES, load_settings, parse_settings
+from cachesync.coordination.policy_model import json_schema
+from cachesync.coordination.positions import Format, Positions
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, Settings

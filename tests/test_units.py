@@ -119,12 +119,19 @@ def test_any_text_is_a_duration_or_a_value_error(text: str) -> None:
     assert not says or "; write " in says
 
 
-@given(st.from_regex(r"[0-9]{1,3}[.,]?[0-9]{1,2} ?(mins|Minutes|HOURS|sec|days|msec|weeks|S)", fullmatch=True))
+@given(
+    st.text(max_size=12)
+    | st.from_regex(r"[0-9]{1,3}[.,]?[0-9]{1,2} ?(mins|Minutes|HOURS|sec|days|msec|weeks|S)", fullmatch=True)
+    | st.from_regex(r"([0-9]{1,7}([.,][0-9]{1,70})? ?(w|d|Hours|mins|m|s|ms)( and )?){1,3}", fullmatch=True)
+)
 def test_the_spelling_that_is_suggested_is_right(text: str) -> None:
-    """Who follows the advice gets no second error."""
-    with pytest.raises(ValueError, match="; write ") as refused:
-        parse_duration(text)
-    assert parse_duration(re.findall('"([^"]*)"', str(refused.value))[-1]) >= 0
+    """Who follows the advice gets no second error; what it does not say exactly, it gives examples of."""
+    try:
+        assert 0 <= parse_duration(text) <= LONGEST_DURATION
+    except ValueError as refused:
+        advised = re.findall('"([^"]*)"', str(refused).rpartition("; write ")[2])
+        assert advised
+        assert all(parse_duration(spelling) >= 0 for spelling in advised)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +169,35 @@ def test_a_number_that_python_would_not_print_is_refused() -> None:
     for read in (read_size, read_duration):
         with pytest.raises(ValueError, match="a number of more than 60 digits is l"):
             read(10**5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "spelling"),
+    [
+        ("0.3 b", '"1B"'),
+        ("0.3B", '"1B"'),
+        ("1.0001 kib", '"1025B"'),
+        ("2 pib", '"1PiB"'),
+        ("9" * 500, '"1PiB"'),
+        (f"1.{'0' * 70} kib", '"1KiB"'),
+    ],
+)
+def test_a_size_that_can_not_be_is_answered_with_the_next_that_can(text: str, spelling: str) -> None:
+    """Part of a byte becomes a byte, too many become as many as are allowed, and the advice is never cut short."""
+    with pytest.raises(ValueError, match="; write ") as refused:
+        parse_size(text)
+    assert str(refused.value).endswith(spelling)
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9]{0,20}([.,][0-9]{1,70})? ?([kKmMgGtTpP]?(i?[bB])?|bytes?|Byte)\n?", fullmatch=True))
+def test_the_size_that_is_suggested_is_right(text: str) -> None:
+    """Who follows the advice gets no second error; what it does not say exactly, it gives examples of."""
+    try:
+        assert 0 <= parse_size(text) <= LARGEST_SIZE
+    except ValueError as refused:
+        advised = re.findall('"([^"]*)"', str(refused).rpartition("; write ")[2])
+        assert advised
+        assert all(parse_size(spelling) >= 0 for spelling in advised)
 
 
 @given(st.integers(min_value=0, max_value=LARGEST_SIZE))

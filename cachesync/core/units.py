@@ -119,7 +119,10 @@ def _nearest_duration(text: str) -> str:
         return 'at most "3650d"'
     order = list(_UNITS)
     spelled = "".join(f"{number}{unit}" for unit, number in sorted(parts, key=lambda part: order.index(part[0] or "s")))
-    return as_written(spelled if _DURATION.fullmatch(spelled) else format_duration(float(exact)))
+    for advised in (spelled, format_duration(float(exact))):
+        if _DURATION.fullmatch(advised) and len(advised) <= _SHOWN:
+            return as_written(advised)
+    return 'a shorter number, such as "250ms", "5m" or "1h30m"'
 
 
 def parse_size(text: str) -> int:
@@ -129,9 +132,7 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{as_written(text)} is not a size; write {_nearest_size(text)}")
     exact = Fraction(found[1]) * _SIZES["kB" if found[2] == "KB" else found[2]]
     if exact.denominator != 1:
-        raise ValueError(
-            f"{as_written(text)} is not a whole number of bytes; write {as_written(format_size(min(math.ceil(exact), LARGEST_SIZE)))}"
-        )
+        raise ValueError(f"{as_written(text)} is not a whole number of bytes; write {_at_least(exact)}")
     return _bounded_size(exact.numerator, text)
 
 
@@ -161,7 +162,15 @@ def _nearest_size(text: str) -> str:
     unit = found and _SIZE_WORDS.get(found[2])
     if not found or not unit:
         return 'a number and a unit, such as "512B", "16KiB" or "256MiB"'
-    return as_written(f"{found[1].replace(',', '.')}{unit}")
+    number = found[1].replace(",", ".")
+    exact = Fraction(number) * _SIZES[unit]
+    is_right = exact.denominator == 1 and exact <= LARGEST_SIZE and len(number) + len(unit) <= _SHOWN
+    return as_written(f"{number}{unit}") if is_right else _at_least(exact)
+
+
+def _at_least(exact: Fraction) -> str:
+    """The next whole number of bytes that is allowed, as advice."""
+    return as_written(format_size(min(math.ceil(exact), LARGEST_SIZE)))
 
 
 def as_written(value: object) -> str:

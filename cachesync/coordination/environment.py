@@ -1,0 +1,40 @@
+"""What the environment says over the head of the policy file: two switches, and where Redis is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from cachesync.core.settings import RedisSettings
+from cachesync.core.units import as_written
+
+_WORDS: Final = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
+
+
+class Environment(NamedTuple):
+    """The two switches, on unless thrown; the Redis that the environment names, if any; and what is wrong with the three."""
+
+    enabled: bool
+    redis_enabled: bool
+    redis: RedisSettings | None
+    problems: tuple[str, ...]
+
+
+def read_environment(environ: Mapping[str, str]) -> Environment:
+    """What the variables say. An empty one is wrong too: it would silently mean something."""
+    problems: list[str] = []
+
+    def switch(name: str) -> bool:
+        value = environ.get(name, "true")
+        if value.casefold() not in _WORDS:
+            problems.append(f"environment: {name}: {as_written(value)} is not a switch; write true or false")
+        return _WORDS.get(value.casefold(), True)
+
+    enabled, redis_enabled = switch("CACHESYNC_ENABLED"), switch("CACHESYNC_REDIS_ENABLED")
+    redis = None
+    if "CACHESYNC_REDIS_URL" in environ:
+        url = environ["CACHESYNC_REDIS_URL"]
+        _, wrong = RedisSettings.examine({"url": url})
+        problems += [f"environment: CACHESYNC_REDIS_URL: {problem.says}" for problem in wrong]
+        redis = None if wrong else RedisSettings(url)
+    return Environment(enabled, redis_enabled, redis, tuple(problems))
