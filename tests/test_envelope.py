@@ -25,7 +25,7 @@ from cachesync.core.envelope import (
     unseal,
 )
 from cachesync.core.names import Names
-from cachesync.core.policy import CoordinationSettings, RedisSettings
+from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.stamps import Stamp
 from support.servers import Server
 
