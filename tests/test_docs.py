@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
@@ -34,10 +35,16 @@ import cachesync
 from cachesync import errors
 from cachesync.coordination.events import CATALOGUE
 from cachesync.coordination.policy_file import parse_settings
+from cachesync.core.names import Names
 from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.records import Targets
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
+from cachesync.core.stamps import Stamp
+from cachesync.core.steps import Announce, Extend, Fetch, Lease, ReadLog, Release, Seize, SharedStep, Snapshot, Store
 from cachesync.core.units import format_duration, format_size
+from cachesync.layers import scripts
+from cachesync.layers.redis_wire import commands_of as commands_of_step
 from support.servers import Server
 
 ROOT = Path(__file__).parents[1]
@@ -360,3 +367,26 @@ def test_a_command_is_told_from_its_output() -> None:
     """A console block is commands, their output, and the exit code where one is shown."""
     text = "$ cachesync check\n2 mistakes\n$ echo $?\n1\n$ python a.py &\n"
     assert list(commands_of(text)) == [Command("cachesync check", "2 mistakes\n", 1), Command("python a.py &", "")]
+
+
+def test_the_reference_shows_every_command_that_redis_is_asked() -> None:
+    """An ACL that allows the listed commands allows everything that is sent, and nothing is listed for no reason."""
+    _, _, rest = (DOCS / "reference" / "redis.md").read_text(encoding="utf-8").partition("## Rights")
+    listed = set(rest.partition("```text\n")[2].partition("```")[0].split())
+    names = Names.of("ns")
+    steps: list[SharedStep] = [
+        Fetch(("k",)),
+        Lease("k", "t", 1, None),
+        Seize("k", "t", 1, unlink=True),
+        Extend("k", "t", 1),
+        Release("k", "t"),
+        Store("k", "t", b"", 1),
+        Announce((Targets("k", ("k",)),), ("c",), "o", ("k",)),
+        ReadLog(Stamp("e", 0)),
+        ReadLog(Stamp("e", 0), 1.0),
+        Snapshot(),
+    ]
+    assert {type(step) for step in steps} == set(get_args(SharedStep))
+    sent = {str(command[0], "ascii") for step in steps for command in commands_of_step(step, names) if isinstance(command[0], bytes)}
+    inside = {str(name, "ascii") for script in scripts.ALL for name in re.findall(rb"redis\.p?call\('(\w+)'", script.text)}
+    assert listed == sent | inside | {"SCRIPT"}
