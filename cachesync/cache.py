@@ -32,6 +32,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, targets_of
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
+from cachesync.core.steps import Called
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
 from cachesync.layers.codecs import codec_for, return_annotation
@@ -200,14 +201,14 @@ class Cache:
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key."""
         ask = self._ask(key)
-        verdict = self._operations.run(self._operations.looking(ask))
-        return own_copy(ask.policy, verdict.value) if verdict.served else default
+        found = self._operations.run(self._operations.looking(ask))
+        return own_copy(ask.policy, found.value) if isinstance(found, Called) else default
 
     async def aget(self, key: str, default: Any = MISSING) -> Any:
         """As `get`."""
         ask = self._ask(key)
-        verdict = await self._operations.arun(self._operations.looking(ask))
-        return own_copy(ask.policy, verdict.value) if verdict.served else default
+        found = await self._operations.arun(self._operations.looking(ask))
+        return own_copy(ask.policy, found.value) if isinstance(found, Called) else default
 
     def set(self, key: str, value: Any) -> Stamp:
         """Store a value under a key and let the other processes drop their copies. Returns the position in the log.
@@ -223,12 +224,12 @@ class Cache:
     def get_or_compute(self, key: str, compute: Callable[[], T]) -> T:
         """The cached value of a key, or what ``compute`` returns, stored for the next caller; computed once, whoever asks."""
         ask = self._ask(key, compute)
-        return cast("T", value_of(ask.policy, self._operations.run(self._operations.obtaining(ask))))
+        return cast("T", value_of(ask.policy, self._operations.obtain(ask)))
 
     async def aget_or_compute(self, key: str, compute: Callable[[], Awaitable[T]]) -> T:
         """As `get_or_compute`, for a coroutine function."""
         ask = self._ask(key, compute)
-        return cast("T", value_of(ask.policy, await self._operations.arun(self._operations.obtaining(ask))))
+        return cast("T", value_of(ask.policy, await self._operations.aobtain(ask)))
 
     def peek(self, key: str) -> Entry[Any] | None:
         """What is cached under a key, without computing; ``None`` where nothing is."""

@@ -149,10 +149,7 @@ class _Both:
         return [self._ask(self._bind(*call)) for call in calls]
 
     def _value(self, result: Any) -> Any:
-        try:
-            return value_of(self._site.policy, result)
-        finally:
-            del result
+        return value_of(self._site.policy, result)
 
     def _targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Targets, ...]:
         return (Targets(KEY, (self.key(*args, **kwargs),)),)
@@ -165,7 +162,7 @@ class _Face(_Both):
     """The attributes of a cached ``def``, and what its wrapper calls where there is no copy that can be served as it is."""
 
     def slow(self, values: tuple[Any, ...]) -> Any:
-        return self._value(self._operations.run(self._operations.obtaining(self._ask(values))))
+        return self._value(self._operations.obtain(self._ask(values)))
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", self._operations.run(self._operations.invalidating(self._targets(args, kwargs))))
@@ -191,7 +188,7 @@ class _AsyncFace(_Both):
     """The same for a cached ``async def``."""
 
     async def slow(self, values: tuple[Any, ...]) -> Any:
-        return self._value(await self._operations.arun(self._operations.obtaining(self._ask(values))))
+        return self._value(await self._operations.aobtain(self._ask(values)))
 
     async def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", await self._operations.arun(self._operations.invalidating(self._targets(args, kwargs))))

@@ -38,10 +38,10 @@ from cachesync.core.steps import (
     Keep,
     Pend,
     Position,
+    Refused,
     Rejoin,
     Settle,
     Ticket,
-    Verdict,
 )
 from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
@@ -49,8 +49,7 @@ from cachesync.layers.compression import compress, decompress
 from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
-MISS: Final = Verdict(served=False)
-BEHIND: Final = Verdict(served=False, behind=True)
+BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
 ALWAYS: Final = math.inf
@@ -103,6 +102,14 @@ class Engine:
         budget = self.budget
         return Ask(key, site.policy, dependencies, site, raw, values, self.now() + budget, budget, self.lease)
 
+    def at_hand(self, ask: Ask) -> Called | None:
+        """The answer that a local copy gives."""
+        held = self.held(ask)
+        if held is None:
+            return None
+        held.hits += 1
+        return Called(held.value)
+
     def uses_shared(self) -> bool:
         """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
         return self.shared is not None and self.now() >= self.resting_until
@@ -148,16 +155,17 @@ class Engine:
 
     def heard(self, asked: float, head: Stamp | None) -> None:
         """The shared layer answered a question sent at ``asked``. If its head is applied here, the log is known to be heard."""
-        if head is not None and head == self.ledger.position and asked > self.ledger.contact:
-            self.ledger.contact = asked
+        ledger = self.ledger
+        if asked > ledger.contact and head is not None and (head is ledger.position or head == ledger.position):
+            ledger.contact = asked
 
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
-    def admit(self, step: Admit) -> Verdict:
+    def admit(self, step: Admit) -> Called | Refused:
+        return self.judge(*step)
+
+    def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
-        ask, blob, head, server_now = step
-        if blob is None:
-            return MISS
         position = self.ledger.position
         if head is None or position is None or head.epoch != position.epoch or head.number > position.number:
             return BEHIND
@@ -168,24 +176,28 @@ class Engine:
             return self._unreadable(ask, blob, error)
         age, fresh = (server_now - header.made) / 1000, header.fresh / 1000
         if age >= fresh or age < -CLOCK_SLACK or header.schema != ask.policy.version or header.epoch.hex() != position.epoch:
-            return Verdict(served=False, dead=blob[:IDENTITY])
+            return Refused(dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
         except CodecError as error:
             return self._unreadable(ask, blob, error)
-        fresh = min(fresh, _longest_freshness(ask.policy, value))
+        policy = ask.policy
+        fresh = min(fresh, _longest_freshness(policy, value))
         if age >= fresh:
-            return Verdict(served=False, dead=blob[:IDENTITY])
+            return Refused(dead=blob[:IDENTITY])
         now = self.now()
         deadline = now - age + fresh
-        if ask.policy.local_ttl is not None:
-            deadline = min(deadline, now + ask.policy.local_ttl)
-        dependencies = _union(header.dependencies, ask.dependencies)
+        if policy.local_ttl is not None:
+            deadline = min(deadline, now + policy.local_ttl)
+        dependencies = header.dependencies
+        if dependencies != ask.dependencies:  # a tag that the program declares since then counts too
+            dependencies = tuple(dict.fromkeys((*dependencies, *ask.dependencies)))
         stamp = position if header.number == position.number else header.stamp
-        if not self._hold(ask, value, stamp, own=header.own, dependencies=dependencies, made=now - age, deadline=deadline):
-            return Verdict(served=False, dead=blob[:IDENTITY])
+        size = site.gauge.units(value, len(payload))
+        if not self._hold(ask, value, stamp, size, own=header.own, dependencies=dependencies, made=now - age, deadline=deadline):
+            return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return Verdict(served=True, value=value)
+        return Called(value)
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -195,32 +207,23 @@ class Engine:
             raise CodecError("the payload does not match its content hash")
         return site.codec.decode(plain)
 
-    def _unreadable(self, ask: Ask, blob: bytes, error: Exception) -> Verdict:
+    def _unreadable(self, ask: Ask, blob: bytes, error: Exception) -> Refused:
         self.events.send("unreadable", ask.site.name, key=ask.key, policy=ask.policy.name, error=str(error))
-        return Verdict(served=False, dead=blob[:IDENTITY])
+        return Refused(dead=blob[:IDENTITY])
 
     def _hold(
-        self, ask: Ask, value: Any, stamp: Stamp, *, own: int, dependencies: tuple[Dependency, ...], made: float, deadline: float
+        self, ask: Ask, value: Any, stamp: Stamp, size: int, *, own: int, dependencies: tuple[Dependency, ...], made: float, deadline: float
     ) -> bool:
         """Judge a value and hold it here, in one piece against applying the log. False if an invalidation came after its stamp."""
-        size = OVERHEAD + measure(value)
         with self.lock:
             ledger = self.ledger
             position = ledger.position
             if position is None or position.epoch != stamp.epoch or ledger.refuses(ask.key, dependencies, stamp.number, own=own):
                 return False
-            held = Held(
-                value,
-                until=min(deadline, self._trusted_until(ask.policy)),
-                mark=ledger.mark,
-                made=made,
-                deadline=deadline,
-                stamp=stamp,
-                checked=position.number,
-                dependencies=dependencies,
-                size=size,
+            until = min(deadline, self._trusted_until(ask.policy))
+            ask.site.shelf.put(
+                ask.raw, Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size)
             )
-            ask.site.shelf.put(ask.raw, held)
         return True
 
     def position(self, _step: Position) -> Stamp | None:
@@ -231,6 +234,8 @@ class Engine:
             records = self.ledger.apply(step.log)
             if records:
                 self._detach([record.targets for record in records])
+        if records is not None:
+            self.heard(step.log.asked, step.log.head)
         return Done(records is not None)
 
     def _detach(self, targets: Sequence[Targets]) -> None:
@@ -245,6 +250,7 @@ class Engine:
             self.flights.clear()
             if other:
                 self.local.clear()
+        self.heard(step.joined.asked, step.joined.head)
         if other and not first:
             self.events.send("log_rejoined", stamp=str(step.joined.head), reason="another epoch: the log was lost or begun anew")
         return Done(done=True)
@@ -298,7 +304,8 @@ class Engine:
         if position is None or own > position.number:
             return Done(done=False)  # what others announced before it is not known here yet
         deadline = begun.made + lifetime
-        done = self._hold(ask, called.value, begun.stamp, own=own, dependencies=ask.dependencies, made=begun.made, deadline=deadline)
+        size = measure(called.value)
+        done = self._hold(ask, called.value, begun.stamp, size, own=own, dependencies=ask.dependencies, made=begun.made, deadline=deadline)
         ask.site.counts.stored += done
         return Done(done)
 
@@ -385,11 +392,6 @@ def _is_used_up(value: object) -> bool:
     """Whether only one caller could read it: iterators, coroutines and other awaitables."""
     cls = type(value)
     return hasattr(cls, "__next__") or hasattr(cls, "__await__") or hasattr(cls, "__anext__")
-
-
-def _union(stored: tuple[Dependency, ...], declared: tuple[Dependency, ...]) -> tuple[Dependency, ...]:
-    """What an entry was stored with, and what the program declares today: a tag added since then counts too."""
-    return stored if stored == declared else tuple(dict.fromkeys((*stored, *declared)))
 
 
 def _seconds(ttl: object) -> float:

@@ -71,11 +71,8 @@ class Listener:
         if not self.flush():
             return False
         asked = engine.now()
-        if not world.run(listen(engine.ledger.position, block=self._block, patience=PATIENCE, now=asked)):
-            return False
-        with engine.lock:
-            engine.ledger.contact = max(engine.ledger.contact, asked)
-        return True
+        heard: bool = world.run(listen(engine.ledger.position, block=self._block, patience=PATIENCE, now=asked))
+        return heard
 
     def try_turn(self) -> bool:
         """The same; a mistake of ours ends no reader, but is told and tried again."""

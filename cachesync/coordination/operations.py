@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Final, cast
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.listener import Listener
@@ -17,7 +17,10 @@ from cachesync.core.flows import Ask, Result, invalidate, look, obtain, obtain_m
 from cachesync.core.policy import Policy
 from cachesync.core.records import Targets
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Call, Called, Each, Failed, Step, Verdict
+from cachesync.core.steps import Call, Called, Each, Failed, Fetch, Fetched, Refused, Step
+
+NOWHERE: Final = Stamp("0", 0)
+"""The position of a process that has joined no log."""
 
 
 class Operations:
@@ -25,22 +28,43 @@ class Operations:
 
     def __init__(self, engine: Engine, *, listen: bool) -> None:
         self.engine = engine
-        self.run = ThreadWorld(engine).run
-        self.arun = LoopWorld(engine).run
+        self._threads = ThreadWorld(engine)
+        self._loops = LoopWorld(engine)
+        self.run = self._threads.run
+        self.arun = self._loops.run
         self.reader = Listener(engine)
         self._listens = listen and engine.shared is not None
         _survive_forks(self)
 
-    def obtaining(self, ask: Ask) -> Generator[Step, Any, Result]:
+    def obtain(self, ask: Ask) -> Result:
         """The local copy, the shared entry, or a computation."""
-        if not self.engine.settings.enabled:
-            result: Result = yield Call(ask)
-            return result
-        held = self.engine.held(ask)
-        if held is not None:
-            held.hits += 1
-            return Called(held.value)
-        return (yield from obtain(ask, shared=self._shares()))
+        engine = self.engine
+        if not engine.settings.enabled:
+            return cast("Result", self.run(_calling(ask)))
+        at_hand = engine.at_hand(ask)
+        if at_hand is not None:
+            return at_hand
+        fetched: Any = self._threads.ask_shared(Fetch((ask.key,), ask.deadline)) if self._shares() else None
+        judged = self._judge(ask, fetched)
+        return judged if isinstance(judged, Called) else cast("Result", self.run(obtain(ask, fetched, judged)))
+
+    async def aobtain(self, ask: Ask) -> Result:
+        """As `obtain`."""
+        engine = self.engine
+        if not engine.settings.enabled:
+            return cast("Result", await self.arun(_calling(ask)))
+        at_hand = engine.at_hand(ask)
+        if at_hand is not None:
+            return at_hand
+        fetched: Any = await self._loops.ask_shared(Fetch((ask.key,), ask.deadline)) if self._shares() else None
+        judged = self._judge(ask, fetched)
+        return judged if isinstance(judged, Called) else cast("Result", await self.arun(obtain(ask, fetched, judged)))
+
+    def _judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
+        """What the shared layer's reply is worth. A hit ends here, without a flow."""
+        if fetched.__class__ is Fetched and fetched.blobs[0] is not None:
+            return self.engine.judge(ask, fetched.blobs[0], fetched.head, fetched.now)
+        return None
 
     def obtaining_many(self, asks: Sequence[Ask]) -> Generator[Step, Any, list[Result]]:
         """The same for several questions. Equal ones are asked once."""
@@ -50,26 +74,24 @@ class Operations:
         answers: dict[str, Result] = {}
         missing: dict[str, Ask] = {}
         for ask in asks:
-            held = self.engine.held(ask)
-            if held is None:
+            answer = self.engine.at_hand(ask)
+            if answer is None:
                 missing[ask.key] = ask
             else:
-                held.hits += 1
-                answers[ask.key] = Called(held.value)
+                answers[ask.key] = answer
         obtained = yield from obtain_many(tuple(missing.values()), shared=self._shares())
         answers.update(zip(missing, obtained, strict=True))
         return [answers[ask.key] for ask in asks]
 
-    def looking(self, ask: Ask) -> Generator[Step, Any, Verdict]:
+    def looking(self, ask: Ask) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
         if not self.engine.settings.enabled:
-            return Verdict(served=False)
-        held = self.engine.held(ask)
-        if held is not None:
-            held.hits += 1
-            return Verdict(served=True, value=held.value)
+            return Refused()
+        answer = self.engine.at_hand(ask)
+        if answer is not None:
+            return answer
         if not self._shares():
-            return Verdict(served=False)
+            return Refused()
         return (yield from look(ask))
 
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
@@ -96,7 +118,7 @@ class Operations:
         """Set a value, or compute it anew. A given value that can not be stored raises ``CodecError`` before anything has changed."""
         engine = self.engine
         if not engine.settings.enabled:
-            return (yield Call(ask, given)), engine.ledger.position
+            return (yield Call(ask, given)), engine.ledger.position or NOWHERE
         if given is not None:
             if engine.shared is not None:
                 ask.site.codec.encode(given[0])
@@ -147,10 +169,7 @@ def _calling(ask: Ask) -> Generator[Step, Any, Result]:
 def value_of(policy: Policy, result: Result) -> Any:
     """The value of a result. What the user's function raised is raised as it was."""
     if isinstance(result, Failed):
-        try:
-            raise result.error
-        finally:
-            del result  # or this frame and the error's traceback would keep each other alive
+        raise result.error
     return own_copy(policy, result.value)
 
 

@@ -10,6 +10,7 @@ from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.keys import Template
 from cachesync.core.policy import Policy
 from cachesync.core.records import TAG
+from cachesync.layers.sizing import Gauge
 from cachesync.protocols import Codec, Shelf
 
 
@@ -59,6 +60,7 @@ class Site:
     function: Callable[[], Any] = lambda: None
     """The decorated function, as long as anybody has it: a weak reference."""
     counts: Counts = field(default_factory=Counts)
+    gauge: Gauge = field(default_factory=Gauge)
     _codec: Codec | None = field(default=None, init=False)
 
     @property

@@ -16,18 +16,21 @@ from typing import Any, Final, cast
 from cachesync.coordination.drivers import arun, run
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.flights import Flight
-from cachesync.core.flows import Result, fill
+from cachesync.core.flows import Ask, Result, fill
 from cachesync.core.steps import (
     Announced,
     Call,
+    Called,
     Each,
     Failed,
     Fetched,
     Flow,
     Join,
+    Joined,
     Later,
     Lease,
     Leased,
+    Log,
     Release,
     Reply,
     Seize,
@@ -55,28 +58,39 @@ class _World:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def note(self, step: SharedStep, asked: float, reply: Reply) -> None:
+    def note(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
+        """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
         engine = self.engine
         kind = reply.__class__
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
-            return
+            return reply
         if engine.failing:
             engine.answered()
         if kind is Fetched or kind is Leased:
             engine.heard(asked, cast("Fetched", reply).head)
         elif kind is Announced:
             engine.heard(asked, cast("Announced", reply).last)
+        elif isinstance(reply, Log | Joined):
+            return reply._replace(asked=asked)
         if isinstance(step, Lease | Seize) and cast("Leased", reply).granted:
             engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
+        return reply
 
     def filling(self, step: Join, flight: Flight) -> Flow:
         try:
             return (yield from fill(step.ask, token=flight.token, shared=step.shared, dead=step.dead))
         finally:
             self.engine.forsake(flight.token)
+
+    def computed_meanwhile(self, ask: Ask, flight: Flight) -> Called | None:
+        """The copy that an earlier flight brought between this caller's looking and its joining."""
+        called = self.engine.at_hand(ask)
+        if called is not None:
+            self.land(flight, called)
+        return called
 
     def land(self, flight: Flight, outcome: Result) -> None:
         """The computation is over: nobody joins it any more, and whoever waits is told."""
@@ -109,14 +123,12 @@ class ThreadWorld(_World):
 
     def perform(self, step: Step) -> Any:
         handler = self._handlers.get(step.__class__)
-        return self._ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
+        return self.ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
 
-    def _ask_shared(self, step: SharedStep) -> Reply:
+    def ask_shared(self, step: SharedStep) -> Reply:
         asked = self.engine.now()
         assert self.engine.shared is not None
-        reply = self.engine.shared.sync.perform(step)
-        self.note(step, asked, reply)
-        return reply
+        return self.note(step, asked, self.engine.shared.sync.perform(step))
 
     def _later(self, step: Later) -> Waited:
         time.sleep(step.seconds)
@@ -132,7 +144,7 @@ class ThreadWorld(_World):
             value = ask.site.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
-            return Failed(error)
+            return Failed(error, self.engine.now() - began)
         return self.engine.called(ask, value, self.engine.now() - began)
 
     def _join(self, step: Join) -> Result:
@@ -141,7 +153,7 @@ class ThreadWorld(_World):
             with engine.lock:
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
-                return self._lead(step, flight)
+                return self.computed_meanwhile(ask, flight) or self._lead(step, flight)
             if flight.thread == threading.get_ident() or flight in _computing.get():
                 self.leave(flight)
                 return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
@@ -179,16 +191,14 @@ class LoopWorld(_World):
     def run(self, flow: Flow) -> Coroutine[Any, Any, Any]:
         return arun(flow, self._here, self.perform)
 
-    async def perform(self, step: Step) -> Any:
+    def perform(self, step: Step) -> Awaitable[Any]:
         """Answer a step that waits."""
         waiting = self._waiting.get(step.__class__)
-        if waiting is not None:
-            return await waiting(step)
-        shared_step = cast("SharedStep", step)
+        return self.ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step)
+
+    async def ask_shared(self, step: SharedStep) -> Reply:
         asked = self.engine.now()
-        reply = await self._layer().perform(shared_step)
-        self.note(shared_step, asked, reply)
-        return reply
+        return self.note(step, asked, await self._layer().perform(step))
 
     def _layer(self) -> AsyncSharedLayer:
         assert self.engine.shared is not None
@@ -211,7 +221,7 @@ class LoopWorld(_World):
             value = await ask.site.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
-            return Failed(error)
+            return Failed(error, self.engine.now() - began)
         return self.engine.called(ask, value, self.engine.now() - began)
 
     async def _join(self, step: Join) -> Result:
@@ -220,6 +230,9 @@ class LoopWorld(_World):
             with engine.lock:
                 flight, leading = engine.flights.join(ask.key, ask.dependencies)
             if leading:
+                called = self.computed_meanwhile(ask, flight)
+                if called is not None:
+                    return called
                 flight.task = asyncio.create_task(self._lead(step, flight))
                 flight.task.add_done_callback(partial(self._land_if_left, flight))
             elif flight in _computing.get():

@@ -193,7 +193,8 @@ def decode(text: str, plain: type[Any], *, typed: bool) -> Any:
     if plain is str and has_unsafe(text) is None:
         return text  # by far the most: a text that stands for itself
     if text.startswith("~"):
-        return UNKNOWN if typed else _decode_marked(text[1:])
+        marked = UNKNOWN if typed else _decode_marked(text[1:])
+        return marked if marked is UNKNOWN or encode(marked, plain) == text else UNKNOWN
     if not typed and plain not in _LOOSE_TYPES:
         return UNKNOWN
     try:

@@ -44,7 +44,6 @@ class Held:
     def __init__(
         self,
         value: Any,
-        *,
         until: float,
         mark: object,
         made: float,

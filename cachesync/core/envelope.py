@@ -34,7 +34,7 @@ from typing import Final, NamedTuple
 import xxhash
 
 from cachesync.core.entry import NO_DEPENDENCIES, Dependency
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import EPOCH_BYTES, Stamp
 
 MAGIC: Final = b"cS"
 FORMAT: Final = 1
@@ -43,6 +43,7 @@ ENCRYPTED: Final = 2
 KNOWN_FLAGS: Final = COMPRESSED | ENCRYPTED
 IDENTITY: Final = 88
 """The first bytes, up to and with the content hash, tell one fill of a key from another."""
+DIGEST_BYTES: Final = 16
 MAX_DEPENDENCIES: Final = 256
 
 _FIXED: Final = struct.Struct(">2sBBI8sQQQQQQII16sH")
@@ -91,6 +92,8 @@ def check_dependencies(dependencies: Sequence[Dependency]) -> None:
 def seal(header: Header, payload: bytes) -> bytes:
     """The bytes to store. Raises ``ValueError`` where a number or a text does not fit its field."""
     check_dependencies(header.dependencies)
+    if len(header.epoch) != EPOCH_BYTES or len(header.digest) != DIGEST_BYTES:
+        raise ValueError(f"an epoch has {EPOCH_BYTES} bytes and a content hash {DIGEST_BYTES}")
     tail = b""
     for kind, text in header.dependencies:
         encoded = text.encode("utf-8", "surrogatepass")

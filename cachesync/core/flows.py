@@ -29,6 +29,7 @@ from cachesync.core.steps import (
     Encoded,
     Failed,
     Fetch,
+    Fetched,
     Join,
     Joined,
     Keep,
@@ -39,6 +40,7 @@ from cachesync.core.steps import (
     Pend,
     Position,
     ReadLog,
+    Refused,
     Rejoin,
     Release,
     Seize,
@@ -47,7 +49,6 @@ from cachesync.core.steps import (
     Step,
     Store,
     Ticket,
-    Verdict,
     Waited,
 )
 
@@ -76,18 +77,18 @@ class Ask(NamedTuple):
     """How long a lease lives unless it is extended, milliseconds."""
 
 
-def obtain(ask: Ask, *, shared: bool) -> Generator[Step, Any, Result]:
-    """Answer from the shared layer, or compute once in this process and, through a lease, once among all."""
-    dead: bytes | None = None
-    if shared:
-        fetched = yield Fetch((ask.key,), ask.deadline)
-        shared = not isinstance(fetched, Failed)
-        if shared:
-            verdict = yield from admit(ask, fetched.blobs[0], fetched.head, fetched.now, ask.deadline)
-            if verdict.served:
-                return Called(verdict.value)
-            dead = verdict.dead
-    result: Result = yield Join(ask, shared, dead)
+def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) -> Generator[Step, Any, Result]:
+    """Go on where there was no hit: catch up and judge again, or compute once in this process and, through a lease, among all.
+
+    Every question begins with a `Fetch` that is sent before there is a flow, because a hit of the shared layer never needs one.
+    ``fetched`` is its reply (``None`` without a shared layer), ``refused`` what judging the stored bytes has said.
+    """
+    if refused is not None and refused.behind and isinstance(fetched, Fetched) and fetched.blobs[0] is not None:
+        admitted = yield from _admit_again(ask, fetched.blobs[0], fetched.head, fetched.now, ask.deadline)
+        if isinstance(admitted, Called):
+            return admitted
+        refused = admitted
+    result: Result = yield Join(ask, isinstance(fetched, Fetched), None if refused is None else refused.dead)
     return result
 
 
@@ -100,8 +101,11 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, li
         shared = not isinstance(fetched, Failed)
         if shared:
             for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
-                verdict = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
-                results[i], dead[i] = (Called(verdict.value) if verdict.served else None), verdict.dead
+                admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
+                if isinstance(admitted, Called):
+                    results[i] = admitted
+                else:
+                    dead[i] = admitted.dead
     missing = [i for i, result in enumerate(results) if result is None]
     if missing:
         computed: tuple[Result, ...] = yield Each(tuple(_join(asks[i], shared, dead[i]) for i in missing))
@@ -115,22 +119,30 @@ def _join(ask: Ask, shared: bool, dead: bytes | None) -> Generator[Step, Any, Re
     return result
 
 
-def look(ask: Ask) -> Generator[Step, Any, Verdict]:
+def look(ask: Ask) -> Generator[Step, Any, Called | Refused]:
     """Look in the shared layer without computing."""
     fetched = yield Fetch((ask.key,), ask.deadline)
     if isinstance(fetched, Failed):
-        return Verdict(served=False)
+        return Refused()
     return (yield from admit(ask, fetched.blobs[0], fetched.head, fetched.now, ask.deadline))
 
 
-def admit(ask: Ask, blob: bytes | None, head: Stamp | None, now: int, deadline: float) -> Generator[Step, Any, Verdict]:
+def admit(ask: Ask, blob: bytes | None, head: Stamp | None, now: int, deadline: float) -> Generator[Step, Any, Called | Refused]:
     """Judge stored bytes at a position that is not older than the log was when they were read."""
     if blob is None:
-        return Verdict(served=False)
-    verdict: Verdict = yield Admit(ask, blob, head, now)
-    if verdict.behind and (yield from catch_up(head, deadline)):
-        verdict = yield Admit(ask, blob, head, now)
-    return verdict
+        return Refused()
+    admitted: Called | Refused = yield Admit(ask, blob, head, now)
+    if isinstance(admitted, Refused) and admitted.behind:
+        return (yield from _admit_again(ask, blob, head, now, deadline))
+    return admitted
+
+
+def _admit_again(ask: Ask, blob: bytes, head: Stamp | None, now: int, deadline: float) -> Generator[Step, Any, Called | Refused]:
+    """Catch up with the log, then judge. What can not be judged may not be served."""
+    if not (yield from catch_up(head, deadline)):
+        return Refused()
+    admitted: Called | Refused = yield Admit(ask, blob, head, now)
+    return admitted
 
 
 def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
@@ -142,12 +154,12 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
         if isinstance(reply, Failed):
             shared = False
         elif reply.blob is not None:
-            verdict = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
-            if verdict.served:
-                return Called(verdict.value)
-            if verdict.dead is None:  # it could not be judged: the log can not be read
+            admitted = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
+            if isinstance(admitted, Called):
+                return admitted
+            if admitted.dead is None:  # it could not be judged: the log can not be read
                 shared = False
-            dead = verdict.dead
+            dead = admitted.dead
         elif reply.granted:
             leased = reply
         else:  # somebody else computes
@@ -159,7 +171,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
     called: Result = yield Call(ask)
     if isinstance(called, Failed) or called.fresh is None:
         if leased is not None:
-            yield Release(ask.key, token, deadline + (0.0 if isinstance(called, Failed) else called.seconds))
+            yield Release(ask.key, token, deadline + called.seconds)
         return called
     if leased is None or (yield from _store(ask, token, called, begun, deadline + called.seconds, own=0)):
         yield Keep(ask, called, begun)
@@ -183,7 +195,7 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
     called: Result = yield Call(ask, given)
     if isinstance(called, Failed):
         if leased:
-            yield Release(ask.key, token, deadline)
+            yield Release(ask.key, token, deadline + called.seconds)
         return called, None
     deadline += called.seconds
     ticket: Ticket = yield Pend((Targets(KEY, (ask.key,), "v"),))

@@ -46,7 +46,7 @@ def escape(key: str) -> bytes:
     """A key's text inside a name: injective, free of braces, at most 512 bytes and never empty."""
     if "%" in key or "{" in key or "}" in key:
         key = key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-    encoded = key.encode("utf-8", "surrogatepass")
+    encoded = key.encode() if key.isascii() else key.encode("utf-8", "surrogatepass")
     if len(encoded) > MAX_KEY_BYTES:
         return HASHED + hashlib.blake2b(encoded, digest_size=20).hexdigest().encode("ascii")
     return encoded or EMPTY

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from cachesync.core.flows import Ask
 
 NO_DEADLINE: Final = float("inf")
+NEVER: Final = float("-inf")
 
 
 class Failed(NamedTuple):
-    """Any step may be answered by this: what was tried did not happen, or nobody knows whether it did."""
+    """Any step may be answered by this: what was tried did not happen, or nobody knows whether it did. ``seconds`` is for `Call`."""
 
     error: BaseException
+    seconds: float = 0.0
 
 
 # --- what a shared layer is asked -------------------------------------------------------------------------------------------------
@@ -148,6 +150,8 @@ class Log(NamedTuple):
     records: tuple[Record, ...]
     head: Stamp | None
     gap: bool
+    asked: float = NEVER
+    """When the question was sent: seconds, monotonic clock. Filled in by whoever sent it."""
 
 
 class Snapshot(NamedTuple):
@@ -162,6 +166,8 @@ class Joined(NamedTuple):
     head: Stamp
     floor: int
     bans: tuple[tuple[Targets, int], ...]
+    asked: float = NEVER
+    """As in `Log`."""
 
 
 SharedStep: TypeAlias = Fetch | Lease | Seize | Extend | Release | Store | Announce | ReadLog | Snapshot
@@ -173,19 +179,17 @@ Reply: TypeAlias = SharedReply | Failed
 
 
 class Admit(NamedTuple):
-    """Judge stored bytes and hold them here if they are fresh, in one piece against the log. Answered by `Verdict`."""
+    """Judge stored bytes and hold them here if they are fresh, in one piece against the log. Answered by `Called`, or `Refused`."""
 
     ask: Ask
-    blob: bytes | None
+    blob: bytes
     head: Stamp | None
     now: int
 
 
-class Verdict(NamedTuple):
-    """``served``: ``value`` may be answered. ``behind``: judge again after catching up. Else a miss; ``dead`` names what was refused."""
+class Refused(NamedTuple):
+    """Nothing that may be served. ``behind``: judge again after catching up. ``dead`` names an entry that was met and refused."""
 
-    served: bool
-    value: Any = None
     behind: bool = False
     dead: bytes | None = None
 

@@ -11,7 +11,6 @@ import asyncio
 import socket
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -47,16 +46,20 @@ class RedisShared:
         self._max_connections = max_connections
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, max_connections)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopRedis] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, LoopRedis] = {}  # those of closed loops go when another loop comes
+        self._latest: LoopRedis | None = None
 
     def of_loop(self) -> LoopRedis:
         loop = asyncio.get_running_loop()
-        layer = self._loops.get(loop)
+        layer = self._latest
+        if layer is not None and layer.loop is loop:
+            return layer
+        layer = self._latest = self._loops.get(loop)
         if layer is None:
             with self._lock:
                 for other in [loop for loop in self._loops if loop.is_closed()]:
                     self._loops.pop(other).abandon()
-                layer = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop))
+                layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop))
         return layer
 
     def wake(self) -> None:
@@ -69,6 +72,7 @@ class RedisShared:
 
     async def aclose(self) -> None:
         self.sync.close()
+        self._latest = None
         layer = self._loops.pop(asyncio.get_running_loop(), None)
         if layer is not None:
             await layer.aclose()
@@ -78,7 +82,7 @@ class RedisShared:
         """The child opens connections of its own; redis-py closes the copies of the parent's without ending them."""
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, self._max_connections)
-        self._loops = weakref.WeakKeyDictionary()
+        self._loops, self._latest = {}, None
 
 
 def _failed(step: SharedStep, error: BaseException) -> Failed:
@@ -249,25 +253,25 @@ class LoopRedis:
     def __init__(self, names: Names, make_connection: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
         self._names = names
         self._make_connection = make_connection
-        self._loop = loop
+        self.loop = loop
         self._idle: list[AsyncLine] = []
         self._waiting: list[tuple[SharedStep, asyncio.Future[Reply]]] = []
         self._scheduled = False
         self._trips: set[asyncio.Task[None]] = set()
 
     def perform(self, step: SharedStep, /) -> asyncio.Future[Reply]:
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[Reply] = self.loop.create_future()
         self._waiting.append((step, future))
         if not self._scheduled and len(self._trips) < LOOP_CONNECTIONS:
             self._scheduled = True
-            self._loop.call_soon(self._depart)
+            self.loop.call_soon(self._depart)
         return future
 
     def _depart(self) -> None:
         self._scheduled = False
         batch, self._waiting = self._waiting, []
         if batch:
-            trip = self._loop.create_task(self._travel(batch))
+            trip = self.loop.create_task(self._travel(batch))
             self._trips.add(trip)
             trip.add_done_callback(self._arrived)
 
@@ -275,7 +279,7 @@ class LoopRedis:
         self._trips.discard(trip)
         if self._waiting and not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._depart)
+            self.loop.call_soon(self._depart)
 
     async def _travel(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
         expiry = self._expire(batch)
@@ -294,8 +298,9 @@ class LoopRedis:
 
     def _expire(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> asyncio.TimerHandle | None:
         """Give every step its own deadline, with one timer: needed only where the deadlines of a batch differ by much."""
-        first = min(step.deadline for step, _ in batch)
-        if max(step.deadline for step, _ in batch) - first < 0.005:
+        deadlines = [step.deadline for step, _ in batch]
+        first = min(deadlines)
+        if max(deadlines) - first < 0.005:
             return None
 
         def expire() -> None:
@@ -305,9 +310,9 @@ class LoopRedis:
                     future.set_result(_failed(step, TimeoutError()))
             left = [step.deadline for step, future in batch if not future.done()]
             if left:
-                self._loop.call_later(max(0.0, min(left) - now), expire)
+                self.loop.call_later(max(0.0, min(left) - now), expire)
 
-        return self._loop.call_later(max(0.0, first - time.monotonic()), expire)
+        return self.loop.call_later(max(0.0, first - time.monotonic()), expire)
 
     async def _trip(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
         fetches = [(step, future) for step, future in batch if isinstance(step, Fetch)]
@@ -330,11 +335,11 @@ class LoopRedis:
         except (ResponseError, WireError) as error:
             _answer_all(fetches, error)
             return
-        at = 0
+        at, blobs, head, now = 0, all_.blobs, all_.head, all_.now
         for step, future in fetches:
             end = at + len(step.keys)
             if not future.done():
-                future.set_result(Fetched(all_.blobs[at:end], all_.head, all_.now))
+                future.set_result(Fetched(blobs[at:end], head, now))
             at = end
 
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:
