@@ -280,13 +280,14 @@ class Node:
         lease: float = 10.0,
         max_lag: float = 60.0,
         ttl: float = 3600.0,
+        listen: bool = False,
     ) -> None:
         self.origin = origin
         self.colour: Colour = colour
         self.loop = loop
         policy = Policy(name="items", match="item:*", ttl=ttl, tags=["items"])
         coordination = CoordinationSettings(max_lag=max_lag, budget=LONG, lease=lease)
-        self.cache = Cache(Settings(coordination=coordination), policies=[policy], shared=shared, clock=clock, listen=False)
+        self.cache = Cache(Settings(coordination=coordination), policies=[policy], shared=shared, clock=clock, listen=listen)
         self.item: Any
 
         if colour == "def":

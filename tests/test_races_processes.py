@@ -1,0 +1,161 @@
+"""The races once more with real processes and a real server: what one process computes, another invalidates, a third believes.
+
+Two workers live through the whole file; each test has a namespace of its own, and a new process where one is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from cachesync.core.names import Names
+from support.nodes import COLOURS, KINDS, LONG, Colour, until
+from support.servers import Server
+from support.worker import Worker, WorkerError
+
+SHORT_LEASE = 1.0
+
+
+@pytest.fixture(scope="module")
+def workers(server: Server) -> Iterator[tuple[Worker, Worker]]:
+    with Worker(server.url) as one, Worker(server.url) as other:
+        yield one, other
+
+
+@pytest.fixture(params=COLOURS)
+def colour(request: pytest.FixtureRequest) -> Colour:
+    chosen: Colour = request.param
+    return chosen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_serves_what_was_computed_before_an_invalidation(
+    workers: tuple[Worker, Worker], server: Server, namespace: str, kind: str
+) -> None:
+    """B computes, A invalidates, B ends: neither A nor B, nor a process whose very first call this is, serves the old value."""
+    a, b = workers
+    with Worker(server.url) as fresh:
+        for colour in COLOURS:
+            own = f"{namespace}-{colour.replace(' ', '-')}"
+            assert a.do("read", own, colour, 2) == 1
+            b.do("hold", own, colour)
+            reading = b.order("read", own, colour, 1)
+            b.do("wait", own, colour)
+            for worker in (a, b, fresh):
+                worker.order("version", own, colour, 2)
+            stamp = a.do("invalidate", own, colour, kind, 1)
+            b.do("open", own, colour)
+            assert reading.result(LONG) == 1
+            assert fresh.do("valid", own, colour, 1) is None
+            b.do("apply", own, colour, stamp)
+            assert b.do("read", own, colour, 1) == 2
+            assert (a.do("read", own, colour, 1), fresh.do("read", own, colour, 1)) == (2, 2)
+            assert b.do("computations", own, colour) == 2
+            assert fresh.do("computations", own, colour) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_invalidation_reaches_copies_in_another_process(workers: tuple[Worker, Worker], namespace: str, kind: str) -> None:
+    """And an entry that it killed is refused, though it is still stored."""
+    a, b = workers
+    for colour in COLOURS:
+        own = f"{namespace}-{colour.replace(' ', '-')}"
+        for _ in range(2):
+            assert (a.do("read", own, colour, 1), b.do("read", own, colour, 1)) == (1, 1)
+        a.order("version", own, colour, 2)
+        b.do("version", own, colour, 2)
+        b.do("apply", own, colour, a.do("invalidate", own, colour, kind, 1))
+        assert (b.do("read", own, colour, 1), a.do("read", own, colour, 1)) == (2, 2)
+        assert a.do("computations", own, colour) + b.do("computations", own, colour) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_invalidation_by_another_process_wins_over_a_refresh(workers: tuple[Worker, Worker], namespace: str, kind: str) -> None:
+    a, b = workers
+    for colour in COLOURS:
+        own = f"{namespace}-{colour.replace(' ', '-')}"
+        assert (a.do("read", own, colour, 1), b.do("read", own, colour, 1)) == (1, 1)
+        b.do("hold", own, colour)
+        refreshing = b.order("refresh", own, colour, 1)
+        b.do("wait", own, colour)
+        a.order("version", own, colour, 2)
+        b.do("version", own, colour, 2)
+        stamp = a.do("invalidate", own, colour, kind, 1)
+        b.do("open", own, colour)
+        assert refreshing.result(LONG) == 1
+        b.do("apply", own, colour, stamp)
+        assert (b.do("read", own, colour, 1), a.do("read", own, colour, 1)) == (2, 2)
+
+
+def test_one_computation_for_two_processes(workers: tuple[Worker, Worker], namespace: str, colour: Colour) -> None:
+    """The second process waits for the first one's result, and the third call finds it."""
+    a, b = workers
+    a.do("hold", namespace, colour)
+    first = a.order("read", namespace, colour, 1)
+    a.do("wait", namespace, colour)
+    second = b.order("read", namespace, colour, 1)
+    third = b.order("read", namespace, colour, 1)
+    a.do("open", namespace, colour)
+    assert (first.result(LONG), second.result(LONG), third.result(LONG)) == (1, 1, 1)
+    assert a.do("computations", namespace, colour) + b.do("computations", namespace, colour) == 1
+
+
+def test_a_holder_that_raises_lets_the_other_process_compute(workers: tuple[Worker, Worker], namespace: str, colour: Colour) -> None:
+    a, b = workers
+    a.do("hold", namespace, colour)
+    first = a.order("read", namespace, colour, 1)
+    a.do("wait", namespace, colour)
+    second = b.order("read", namespace, colour, 1)
+    a.do("fail", namespace, colour)
+    a.do("open", namespace, colour)
+    assert isinstance(first.exception(LONG), WorkerError)
+    assert second.result(LONG) == 1
+    assert b.do("computations", namespace, colour) == 1
+
+
+def test_a_killed_holder_is_waited_for_no_longer_than_its_lease(server: Server, namespace: str, colour: Colour) -> None:
+    """SIGKILL in the middle of a computation: nothing is given back, the lease lapses, another process computes."""
+    lease = Names.of(namespace).lease("item:1")
+    client = server.client()
+    with ExitStack() as stack:
+        holder, other = (stack.enter_context(Worker(server.url, lease=SHORT_LEASE)) for _ in range(2))
+        assert other.do("read", namespace, colour, 2) == 1
+        holder.do("hold", namespace, colour)
+        first = holder.order("read", namespace, colour, 1)
+        holder.do("wait", namespace, colour)
+        token = client.get(lease)
+        assert token is not None
+        second = other.order("read", namespace, colour, 1)
+        holder.kill()
+        assert isinstance(first.exception(LONG), WorkerError)
+        assert second.result(LONG) == 1
+        assert client.get(lease) != token
+        assert other.do("computations", namespace, colour) == 2
+
+
+def test_a_living_holder_keeps_its_lease_for_as_long_as_it_computes(server: Server, namespace: str, colour: Colour) -> None:
+    """The log's reader extends it: its life, seen on the server, goes up again and again, and the token stays."""
+    lease = Names.of(namespace).lease("item:1")
+    client = server.client()
+    with Worker(server.url, lease=SHORT_LEASE) as holder:
+        holder.do("hold", namespace, colour)
+        reading = holder.order("read", namespace, colour, 1)
+        holder.do("wait", namespace, colour)
+        token = client.get(lease)
+        lives = [SHORT_LEASE * 1000]
+        extended = 0
+
+        def is_extended_often() -> bool:
+            nonlocal extended
+            lives.append(float(client.pttl(lease)))
+            extended += lives[-1] > lives[-2]
+            return extended >= 4
+
+        until(is_extended_often, "extending the lease four times")
+        assert client.get(lease) == token
+        holder.do("open", namespace, colour)
+        assert reading.result(LONG) == 1
+        assert holder.do("valid", namespace, colour, 1) == 1
+        assert client.exists(lease) == 0
