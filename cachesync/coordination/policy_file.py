@@ -76,45 +76,52 @@ class _Parsed(NamedTuple):
 
 def _parse(text: str, format: Format) -> _Parsed:
     if _ENDLESS_NAME.search(text):
-        return _Parsed(None, {}, [Problem((), "a dotted name has hundreds of parts; a policy file needs four")])
+        return _unread("a dotted name has hundreds of parts; a policy file needs four")
     try:
         raw: object = json.loads(text) if format == "json" else tomllib.loads(text)
         json.dumps(raw, ensure_ascii=False, default=str).encode()  # what parses is not always fit to be shown
         positions = Positions(text, format)
     except json.JSONDecodeError as wrong:
-        return _Parsed(None, {(): wrong.lineno}, [Problem((), f"this is not JSON: {wrong.msg} (column {wrong.colno})")])
+        return _unread(f"this is not JSON: {wrong.msg} (column {wrong.colno})", wrong.lineno)
     except tomllib.TOMLDecodeError as wrong:
         found = re.search(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$", str(wrong))
         line = int(found[1]) if found and found[1] else text.count("\n") + 1
         where = f"column {found[2]}" if found and found[2] else "at the end of the file"
-        return _Parsed(None, {(): line}, [Problem((), f"this is not TOML: {str(wrong)[: found.start() if found else None]} ({where})")])
+        return _unread(f"this is not TOML: {str(wrong)[: found.start() if found else None]} ({where})", line)
     except RecursionError:
-        return _Parsed(None, {}, [Problem((), "tables or arrays are nested too deeply; a policy file needs three levels")])
+        return _unread("tables or arrays are nested too deeply; a policy file needs three levels")
     except UnicodeEncodeError:  # which JSON can spell
-        return _Parsed(None, {}, [Problem((), "a text holds half of a surrogate pair; write the whole character")])
+        return _unread("a text holds half of a surrogate pair; write the whole character")
     except ValueError:  # thousands of digits
-        return _Parsed(None, {}, [Problem((), "a number has too many digits to be read")])
+        return _unread("a number has too many digits to be read")
     return _Parsed(raw, positions.lines, positions.repeats, is_read=True)
+
+
+def _unread(says: str, line: int = 1) -> _Parsed:
+    return _Parsed(None, {(): line}, [Problem((), says)])
 
 
 _ENDLESS_NAME: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]++[ \t]*+\.[ \t]*+){200}""")
 """The parser of TOML takes time with the square of the number of parts."""
 
 
-def _built(document: Mapping[str, Any], name: str, environment: Environment) -> Settings:
+def _built(document: Mapping[str, Any], file: str, environment: Environment) -> Settings:
     """Settings from a document without mistakes."""
     redis = environment.redis or (RedisSettings(**document["redis"]) if document.get("redis") else None)
-    policies = [
-        Policy(**{**table, "name": policy, "http": HttpPolicy(**table["http"]) if "http" in table else None})
-        for policy, table in document["policy"].items()
-    ]
     return Settings(
         namespace=document.get("namespace", Settings().namespace),
         redis=redis if environment.redis_enabled else None,
         coordination=CoordinationSettings(**document.get("coordination", {})),
         local=LocalSettings(**document.get("local", {})),
         ttl={key: read_duration(value) for key, value in document.get("ttl", {}).items()},
-        policies=Policies(policies),
-        file=name,
+        policies=Policies(_policy(name, table) for name, table in document["policy"].items()),
+        file=file,
         enabled=environment.enabled,
     )
+
+
+def _policy(name: str, table: Mapping[str, Any]) -> Policy:
+    fields: dict[str, Any] = {**table, "name": name}
+    if "http" in table:
+        fields["http"] = HttpPolicy(**table["http"])
+    return Policy(**fields)

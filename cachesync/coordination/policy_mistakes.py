@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, cast
+from typing import Final, TypeGuard, cast
 
 from pydantic import ValidationError
 
@@ -31,7 +31,7 @@ def find_mistakes(raw: object, lines: Mapping[SettingPath, int], *, needs_url: b
     settled = {problem.path for problem in misnamed}
     others = [*_misshapen(raw), *_against_rules(raw), *_among_policies(raw, lines)]
     redis = _table(raw).get("redis")
-    if needs_url and isinstance(redis, dict) and "url" not in redis:
+    if needs_url and _is_table(redis) and "url" not in redis:
         others.append(Problem(("redis", "url"), 'missing; write url = "redis://localhost:6379/0", or set CACHESYNC_REDIS_URL'))
     return misnamed + [problem for problem in others if problem.path not in settled]
 
@@ -42,12 +42,16 @@ def _tables(raw: object) -> Iterator[tuple[SettingPath, type[Section], Table]]:
     places: list[tuple[SettingPath, type[Section], object]] = [((key,), section, document.get(key)) for key, section in _SECTIONS.items()]
     for name, policy in _table(document.get("policy")).items():
         places += [(("policy", name), Policy, policy), (("policy", name, "http"), HttpPolicy, _table(policy).get("http"))]
-    return ((path, section, _table(found)) for path, section, found in places if isinstance(found, dict))
+    return ((path, section, found) for path, section, found in places if _is_table(found))
 
 
 def _table(value: object) -> Table:
     """The table; an empty one for what is none."""
-    return cast(Table, value) if isinstance(value, dict) else {}
+    return value if _is_table(value) else {}
+
+
+def _is_table(value: object) -> TypeGuard[Table]:
+    return isinstance(value, dict)
 
 
 # --- what only a file can get wrong ---------------------------------------------------------------------------------------------

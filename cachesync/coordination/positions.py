@@ -89,18 +89,19 @@ class Positions:
         is_array = self._tokens[self._at + 1][0] == "["
         self._at += 1 + is_array
         names = self._names()
-        path: SettingPath = ()
+        parts: list[str | int] = []
         for count, name in enumerate(names, 1):
-            path = (*path, name)
+            parts.append(name)
+            path = tuple(parts)
             self.lines.setdefault(path, line)
             if is_array and count == len(names):
                 self._elements[path] = self._elements.get(path, 0) + 1
             if path in self._elements:
-                path = (*path, self._elements[path] - 1)
-                self.lines.setdefault(path, line)
-        self.lines[path] = line  # a table below it may have been first
+                parts.append(self._elements[path] - 1)
+                self.lines.setdefault(tuple(parts), line)
+        self.lines[tuple(parts)] = line  # a table below it may have been first
         self._at += 1 + is_array
-        return path
+        return tuple(parts)
 
     def _pair(self, table: SettingPath) -> None:
         """``name = value``, or ``"name": value`` in JSON."""

@@ -25,7 +25,8 @@ def _read_namespace(value: object) -> str:
 def _read_ttl_name(value: object) -> str:
     if isinstance(value, str) and value != DYNAMIC and re.fullmatch(_TTL_NAME, value):
         return value
-    raise ValueError(f'{as_written(value)} is not a name for a duration; write one such as "short" (a-z, 0-9, _ and -, a digit not first)')
+    hint = 'write one such as "short" (a-z, 0-9, _ and -; no digit first, and not "dynamic")'
+    raise ValueError(f"{as_written(value)} is not a name for a duration; {hint}")
 
 
 _TTL_NAME: Final = r"[a-z_-][a-z0-9_-]*"
