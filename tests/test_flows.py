@@ -110,67 +110,59 @@ ENCODED: Final = Encoded(b"bytes", 0, b"d" * 16)
 # --- obtain -----------------------------------------------------------------------------------------------------------------------
 
 
-OBTAIN: dict[str, tuple[Table, Any]] = {
-    "a hit is one trip": (
-        [(Fetch(("item:1",), 100.0), fetched()), (Admit(ASK, BLOB, at(5), NOW), SERVED)],
-        Called("stored"),
-    ),
-    "nothing there: compute": (
-        [(Fetch, fetched(None)), (Join(ASK, True, None), CALLED)],
-        CALLED,
-    ),
+OBTAIN: dict[str, tuple[Fetched | Failed | None, Refused | None, Table, Any]] = {
+    "nothing there: compute": (fetched(None), None, [(Join(ASK, True, None), CALLED)], CALLED),
     "what is refused is named, so that the lease does not return it": (
-        [(Fetch, fetched()), (Admit, REFUSED), (Join(ASK, True, b"its identity"), CALLED)],
+        fetched(),
+        REFUSED,
+        [(Join(ASK, True, b"its identity"), CALLED)],
         CALLED,
     ),
-    "the layer fails: compute without it": (
-        [(Fetch, DOWN), (Join(ASK, False, None), CALLED)],
-        CALLED,
-    ),
+    "the layer fails: compute without it": (DOWN, None, [(Join(ASK, False, None), CALLED)], CALLED),
+    "there is no layer: compute without it": (None, None, [(Join(ASK, False, None), CALLED)], CALLED),
     "behind: catch up, judge again": (
+        fetched(),
+        BEHIND,
         [
-            (Fetch, fetched()),
-            (Admit, BEHIND),
             (Position, at(4)),
             (ReadLog(at(4), 0.0, 100.0), Log((), at(5), gap=False)),
             (Apply, Done(True)),
             (Position, at(5)),
             (Admit(ASK, BLOB, at(5), NOW), SERVED),
         ],
-        Called("stored"),
+        SERVED,
+    ),
+    "behind, and dead when it is judged again: compute": (
+        fetched(),
+        BEHIND,
+        [(Position, at(5)), (Admit, REFUSED), (Join(ASK, True, b"its identity"), CALLED)],
+        CALLED,
     ),
     "behind, and the log can not be read: compute": (
-        [(Fetch, fetched()), (Admit, BEHIND), (Position, at(4)), (ReadLog, DOWN), (Join(ASK, True, None), CALLED)],
+        fetched(),
+        BEHIND,
+        [(Position, at(4)), (ReadLog, DOWN), (Join(ASK, True, None), CALLED)],
         CALLED,
     ),
     "a process that has never joined does so before it believes an entry": (
-        [
-            (Fetch, fetched()),
-            (Admit, BEHIND),
-            (Position, None),
-            (Snapshot(100.0), Joined(at(5), 0, ())),
-            (Rejoin, Done(True)),
-            (Admit, SERVED),
-        ],
-        Called("stored"),
+        fetched(),
+        BEHIND,
+        [(Position, None), (Snapshot(100.0), Joined(at(5), 0, ())), (Rejoin, Done(True)), (Admit, SERVED)],
+        SERVED,
     ),
 }
 
 
-@pytest.mark.parametrize(("table", "result"), OBTAIN.values(), ids=OBTAIN.keys())
-def test_obtain(table: Table, result: Any) -> None:
-    assert play(flows.obtain(ASK, shared=True), table)[0] == result
-
-
-def test_obtain_without_a_shared_layer_asks_none() -> None:
-    """One step: compute once in this process."""
-    assert play(flows.obtain(ASK, shared=False), [(Join(ASK, False, None), CALLED)])[0] == CALLED
+@pytest.mark.parametrize(("reply", "refused", "table", "result"), OBTAIN.values(), ids=OBTAIN.keys())
+def test_obtain(reply: Fetched | Failed | None, refused: Refused | None, table: Table, result: Any) -> None:
+    """What follows the first look into the shared layer, where that was no hit."""
+    assert play(flows.obtain(ASK, reply, refused), table)[0] == result
 
 
 def test_what_the_function_raised_is_a_reply() -> None:
     """A ``StopIteration`` of the user's travels as a value: thrown into the flow it would become a ``RuntimeError``."""
     for error in (StopIteration("the user's own"), GeneratorExit(), KeyboardInterrupt()):
-        result, _ = play(flows.obtain(ASK, shared=False), [(Join, Failed(error))])
+        result, _ = play(flows.obtain(ASK, None, None), [(Join, Failed(error))])
         assert result.error is error
         result, _ = play(
             flows.fill(ASK, token=TOKEN, shared=True, dead=None),
