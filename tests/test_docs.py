@@ -348,6 +348,14 @@ def test_every_page_can_be_reached_from_the_index() -> None:
             assert f"]({page.relative_to(index.parent).as_posix()}" in index.read_text(encoding="utf-8"), page
 
 
+def test_every_test_file_is_in_their_index() -> None:
+    """``tests/README.md`` names each file of tests, and none that is not there."""
+    tests = ROOT / "tests"
+    named = set(re.findall(r"`((?:support/|typing/)?\w+\.(?:py|toml))`", (tests / "README.md").read_text(encoding="utf-8")))
+    assert {name for name in named if not (tests / name).exists()} <= {"pyproject.toml"}
+    assert {path.name for path in tests.glob("test_*.py")} <= named
+
+
 @pytest.mark.parametrize(
     ("shown", "output", "same"),
     [
