@@ -301,6 +301,12 @@ class Cache:
         await self.aclose()
 
 
+class _NobodyReturnsThis:
+    """Tells functions that return Any from those that return something."""
+
+    _unlike: int
+
+
 @dataclass(frozen=True, slots=True)
 class Decorate:
     """The decorator that `Cache.cached` returns: it picks the colour once, from the function it is given."""
@@ -313,7 +319,10 @@ class Decorate:
     codec: Codec | None
     same_as: Callable[..., Any] | None
 
-    # A coroutine function is a function too, whose result is a coroutine: the first that fits is meant.
+    # The first that fits is meant. A function that returns Any would fit the one for coroutines; only Any fits a class that nobody
+    # returns. A coroutine function is a function too, whose result is a coroutine.
+    @overload
+    def __call__(self, function: Callable[P, _NobodyReturnsThis], /) -> CachedFunction[P, Any]: ...
     @overload
     def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[P, Coroutine[Any, Any, R]], /

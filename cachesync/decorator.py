@@ -7,7 +7,7 @@ carries the methods of a face; the faces stand at the end.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from cachesync.coordination.operations import Operations, value_of
 from cachesync.coordination.site import Site
@@ -25,6 +25,7 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
+RC = TypeVar("RC", covariant=True)
 
 _ATTRIBUTES: Final = ("invalidate", "refresh", "peek", "set", "many", "key")
 
@@ -77,12 +78,20 @@ class CachedFunction(Generic[P, R]):
         raise NotImplementedError
 
 
+class AsyncMethod(Protocol[Q, RC]):
+    """A cached ``async def`` method, bound to its instance."""
+
+    async def __call__(self, /, *args: Q.args, **kwargs: Q.kwargs) -> RC:
+        """The cached result, or the method's own, stored for the next caller."""
+        ...
+
+
 class AsyncCachedFunction(Generic[P, R]):
     """A cached ``async def``: await it as before. At run time it is a coroutine function with these attributes."""
 
     __wrapped__: Callable[P, Coroutine[Any, Any, R]]
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    async def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The cached result, or the function's own, stored for the next caller."""
         raise NotImplementedError
 
@@ -91,9 +100,7 @@ class AsyncCachedFunction(Generic[P, R]):
         @overload
         def __get__(self, instance: None, owner: type, /) -> Self: ...
         @overload
-        def __get__(
-            self: AsyncCachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /
-        ) -> Callable[Q, Coroutine[Any, Any, R]]: ...
+        def __get__(self: AsyncCachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> AsyncMethod[Q, R]: ...
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
 
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -104,6 +104,7 @@ class ThreadRedis:
         self._waiting = 0
         self._idle_readers: deque[Line] = deque()  # a reader of the log blocks, so it has connections of its own
         self._readers: set[Line] = set()  # those that wait at this moment
+        self._wakes = 0
         self._closed = False
 
     def perform(self, step: SharedStep, /) -> Reply:
@@ -206,7 +207,20 @@ class ThreadRedis:
             raise outcome[0]
         return Line(connection)
 
-    def _read_log(self, step: SharedStep) -> SharedReply:
+    def _read_log(self, step: ReadLog) -> SharedReply:
+        """Wait for the log, on a connection of its own. One that was closed meanwhile, as idle ones are, is replaced once."""
+        wakes = self._wakes
+        for attempt in (1, 2):
+            try:
+                return self._wait_for_log(step)
+            except BROKEN:
+                if self._wakes != wakes:
+                    break
+                if attempt == 2:
+                    raise
+        return self._trip(step._replace(block=0.0))  # woken: what there is now
+
+    def _wait_for_log(self, step: ReadLog) -> SharedReply:
         packed, count = pack(step, self._names)
         try:
             line = self._idle_readers.pop()
@@ -229,7 +243,8 @@ class ThreadRedis:
         return reply
 
     def wake(self) -> None:
-        """End the connections on which readers of the log wait."""
+        """Let the readers of the log wait no longer."""
+        self._wakes += 1
         for line in tuple(self._readers):
             with suppress(OSError):
                 line.sock.shutdown(socket.SHUT_RDWR)
@@ -255,6 +270,7 @@ class LoopRedis:
         self._make_connection = make_connection
         self.loop = loop
         self._idle: list[AsyncLine] = []
+        self._keeper: AsyncGenerator[None, None] | None = None
         self._waiting: list[tuple[SharedStep, asyncio.Future[Reply]]] = []
         self._scheduled = False
         self._trips: set[asyncio.Task[None]] = set()
@@ -348,6 +364,7 @@ class LoopRedis:
             line = AsyncLine(self._make_connection()) if fresh else self._idle.pop()
             try:
                 if fresh:
+                    await self._end_with_loop()
                     await line.open()
                 replies = await line.say(packed, count)
             except BaseException as error:
@@ -358,12 +375,25 @@ class LoopRedis:
             self._idle.append(line)
             return replies
 
+    async def _end_with_loop(self) -> None:
+        """See to it that the connections are closed when the loop ends: ``asyncio.run`` and servers close its generators then."""
+        if self._keeper is None:
+            self._keeper = self._keep()
+            await anext(self._keeper)
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            while self._idle:
+                await self._idle.pop().close()
+
     async def aclose(self) -> None:
         for trip in list(self._trips):
             trip.cancel()
         await asyncio.gather(*self._trips, return_exceptions=True)
-        while self._idle:
-            await self._idle.pop().close()
+        if self._keeper is not None:
+            await self._keeper.aclose()
 
     def abandon(self) -> None:
         """The loop is closed already: let go of what it left."""

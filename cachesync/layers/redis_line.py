@@ -177,8 +177,9 @@ class AsyncLine:
 
     def abandon(self) -> None:
         """Close the socket of a loop that runs no more: it can not be asked to do it."""
-        sock = self._writer.transport.get_extra_info("socket")
+        transport: Any = self._writer.transport
+        sock = transport.get_extra_info("socket")
         self._connection._reader = self._connection._writer = None
-        if sock is not None:
-            with suppress(OSError):
-                sock._sock.close()  # asyncio's view of a socket can not close it
+        with suppress(OSError, AttributeError):  # another kind of loop may have other names for these
+            sock._sock.close()  # asyncio's view of a socket can not close it
+            transport._closing, transport._sock = True, None

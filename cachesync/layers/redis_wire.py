@@ -110,7 +110,7 @@ def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
     """What the replies mean. Raises `WireError` for replies of another shape."""
     try:
         return _reply_of(step, replies)
-    except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise WireError(f"the reply to {step.__class__.__name__} can not be read: {error!r}") from error
 
 
