@@ -170,7 +170,8 @@ def test_the_table_in_the_docstring_is_right() -> None:
     names |= {"stamp": "number"}
     for offset, (field, name) in enumerate(names.items()):
         at, size = table[field]
-        blob = seal(PLAIN._replace(**{name: 1_000 + offset}), b"")
+        number: Any = 1_000 + offset
+        blob = seal(PLAIN._replace(**{name: number}), b"")
         assert int.from_bytes(blob[at : at + size], "big") == 1_000 + offset, field
     at, size = table["epoch"]
     assert seal(PLAIN, b"")[at : at + size] == PLAIN.epoch

@@ -384,7 +384,7 @@ def test_the_protocol_is_pinned(fresh_server: Server, colour: Colour, query: str
 def test_a_database_and_a_user_of_the_url_are_used(namespace: str, colour: Colour) -> None:
     """As in ``redis://user:password@host:port/3``; what is special in a password is percent-encoded."""
     with Server() as own:
-        own.client().execute_command("ACL", "SETUSER", "dashboard", "on", ">p:a/s%s", "~*", "+@all")
+        own.client().acl_setuser("dashboard", enabled=True, passwords=["+p:a/s%s"], keys=["*"], categories=["+@all"])
         url = f"redis://dashboard:p%3Aa%2Fs%25s@127.0.0.1:{own.port}/3"
         with Node(url, namespace, colour) as node:
             assert node() == {"name": "Jakarta"}
@@ -439,11 +439,11 @@ def test_connections_that_were_closed_while_idle_are_replaced_in_silence(fresh_s
     with Node(fresh_server.url, "idle", colour) as node:
         node("JKT")
         for code in ("BDG", "SUB", "DPS"):
-            fresh_server.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            fresh_server.client().client_kill_filter(_type="normal", skipme=True)
             node.local.clear()
             assert node("JKT") == {"name": "Jakarta"}
             assert node(code) == {"name": "Jakarta"}
-            fresh_server.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            fresh_server.client().client_kill_filter(_type="normal", skipme=True)
             assert not node.invalidate("other:*").pending
         assert node.computed == ["JKT", "BDG", "SUB", "DPS"]
         assert set(node.names_of_events()) == {"invalidated"}
@@ -458,7 +458,7 @@ def test_several_idle_connections_may_be_dead(fresh_server: Server, colour: Colo
             run_together([partial(node, code) for code in codes])
         else:
             node.at_once(codes)
-        fresh_server.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        fresh_server.client().client_kill_filter(_type="normal", skipme=True)
         node.local.clear()
         assert node.many(*codes) == [{"name": "Jakarta"}] * 30
         assert len(node.computed) == 30
@@ -918,11 +918,12 @@ def is_well_formed(step: SharedStep, reply: Any) -> bool:
     """Whether the fields of a reply have the types that they are declared with."""
     match reply:
         case Fetched():
-            fits = isinstance(step, Fetch) and len(reply.blobs) == len(step.keys)
-            return fits and {type(blob) for blob in reply.blobs} <= {bytes, type(None)} and is_head(reply.head) and type(reply.now) is int
+            asked = len(step.keys) if isinstance(step, Fetch) else -1
+            kinds = {type(blob) for blob in reply.blobs}
+            return len(reply.blobs) == asked and kinds <= {bytes, type(None)} and is_head(reply.head) and type(reply.now) is int
         case Leased():
-            fits = type(reply.granted) is bool and type(reply.blob) in (bytes, type(None))
-            return fits and is_head(reply.head) and type(reply.now) is int
+            kinds = {type(reply.granted), type(reply.blob), type(reply.now)}
+            return {bool, int} <= kinds <= {bool, int, bytes, type(None)} and is_head(reply.head)
         case Done():
             return type(reply.done) is bool
         case Announced():
