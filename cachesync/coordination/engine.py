@@ -179,7 +179,7 @@ class Engine:
             return Refused(dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
-        except CodecError as error:
+        except Exception as error:  # also whatever a codec of the user's raises
             return self._unreadable(ask, blob, error)
         policy = ask.policy
         fresh = min(fresh, _longest_freshness(policy, value))
@@ -340,7 +340,7 @@ class Engine:
         """The content hash of a value as hexadecimal digits, empty for a value that has no bytes."""
         try:
             return digest_of(site.codec.encode(value)).hex()
-        except CodecError:
+        except Exception:  # also whatever a codec of the user's raises: a value without bytes has no validator
             return ""
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[T]):
-    """What ``peek`` shows of a value: the value, where it is and how old. Looking changes nothing and computes nothing."""
+    """What ``peek`` shows of a value: the value, where it is and how old. Looking computes nothing."""
 
     value: T
     age: float
