@@ -13,7 +13,6 @@ Run it: ``python -m benchmarks --only local_hit``.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import threading
 import time
@@ -80,7 +79,8 @@ def _ours(bench: Bench) -> Decorate:
 
 
 def _lru_cache(bench: Bench) -> Decorate:
-    return lambda function: functools.lru_cache(maxsize=CAPACITY)(function)
+    decorate: Decorate = peer("functools").lru_cache(maxsize=CAPACITY)
+    return decorate
 
 
 def _cachetools(bench: Bench) -> Decorate:
@@ -105,9 +105,9 @@ def _theine(bench: Bench) -> Decorate:
     memoize = peer("theine").Memoize
 
     def decorate(function: Any) -> Any:
-        memoized = memoize(CAPACITY, timedelta(hours=1))(function)
-        bench.close(memoized.cache.close)
-        return memoized
+        how = memoize(CAPACITY, timedelta(hours=1))
+        bench.close(how.cache.close)
+        return how(function)
 
     return decorate
 
