@@ -764,6 +764,20 @@ class SharedLayerContract:
                 assert not log.gap
                 assert [record.nonce for record in log.records] == ["nonce"]
 
+    def test_a_waiting_reader_can_be_woken(self) -> None:
+        """With whatever answer: a process that ends does not wait for news."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            reading = ReadLog(start, block=600.0)
+            reader = threading.Thread(target=talk.shared.sync.perform, args=(reading,), daemon=True)
+            reader.start()
+            ends = time.monotonic() + 60.0
+            while reader.is_alive() and time.monotonic() < ends:
+                talk.shared.wake()
+                reader.join(0.01)
+            assert not reader.is_alive()
+            assert talk.ask(ReadLog(start), Log) == Log((), start, gap=False)
+
     def test_a_reader_that_waits_in_vain_is_told_the_head(self) -> None:
         """Which proves that it is in contact."""
         with self.opened() as talk:

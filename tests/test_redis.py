@@ -739,9 +739,11 @@ def test_pickle_is_there_for_those_who_ask(server: Server, namespace: str, colou
 
 LOOPS = """
 import asyncio, sys, threading
-from cachesync import Cache, Policy
+from cachesync import Cache, Policy, Settings
+from cachesync.core.settings import CoordinationSettings
 
-cache = Cache(policies=[Policy(name="all", match="*", ttl="10m", local_ttl="1ms")], redis=sys.argv[1], namespace=sys.argv[2])
+wide = Settings(coordination=CoordinationSettings(budget="30s", lease="30s"))
+cache = Cache(wide, policies=[Policy(name="all", match="*", ttl="10m", local_ttl="1ms")], redis=sys.argv[1], namespace=sys.argv[2])
 computed = []
 
 @cache.cached("sync:{n}")
@@ -780,10 +782,12 @@ print("well")
 """
 
 FORK = """
-import os, sys, threading
-from cachesync import Cache, Policy
+import os, sys
+from cachesync import Cache, Policy, Settings
+from cachesync.core.settings import CoordinationSettings
 
-cache = Cache(policies=[Policy(name="all", match="*", ttl="10m")], redis=sys.argv[1], namespace=sys.argv[2])
+wide = Settings(coordination=CoordinationSettings(budget="30s", lease="30s"))
+cache = Cache(wide, policies=[Policy(name="all", match="*", ttl="10m")], redis=sys.argv[1], namespace=sys.argv[2])
 
 @cache.cached("n:{n}")
 def square(n: int) -> int:
@@ -819,7 +823,7 @@ print("well")
 
 
 def run_script(script: str, *arguments: str, warnings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-X", "dev", "-W", warnings, "-c", script, *arguments]
+    command = [sys.executable, "-W", warnings, "-c", script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
@@ -919,7 +923,7 @@ def is_well_formed(step: SharedStep, reply: Any) -> bool:
     match reply:
         case Fetched():
             asked = len(step.keys) if isinstance(step, Fetch) else -1
-            kinds = {type(blob) for blob in reply.blobs}
+            kinds: set[Any] = {type(blob) for blob in reply.blobs}
             return len(reply.blobs) == asked and kinds <= {bytes, type(None)} and is_head(reply.head) and type(reply.now) is int
         case Leased():
             kinds = {type(reply.granted), type(reply.blob), type(reply.now)}

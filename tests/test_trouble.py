@@ -43,7 +43,7 @@ class Node:
 
     def __init__(
         self, url: str, namespace: str = "trouble", colour: Colour = "def", *, annotation: Any = Any, codec: Codec | None = None,
-        listen: bool = False, budget: str = "250ms", tags: tuple[str, ...] = ("all",), **policy: Any,
+        listen: bool = False, budget: str = "30s", tags: tuple[str, ...] = ("all",), **policy: Any,
     ) -> None:  # fmt: skip
         self.events: list[Event] = []
         self.computed: list[str] = []
@@ -298,7 +298,7 @@ in_every_situation = pytest.mark.parametrize("situation", SITUATIONS)
 @contextmanager
 def node_in(situation: str, colour: Colour, **options: Any) -> Generator[Node, None, None]:
     with SITUATIONS[situation]() as found:
-        with Node(getattr(found, "url", found), colour=colour, **options) as node:
+        with Node(getattr(found, "url", found), colour=colour, budget="250ms", **options) as node:
             yield node
 
 
@@ -371,6 +371,7 @@ def test_a_layer_that_failed_is_left_alone_for_a_moment(proxy: Proxy, namespace:
         node("JKT")
         proxy.hold()
         node.local.clear()
+        engine_of(node.cache).budget = 0.25
         assert node("JKT") == {"name": "Jakarta"}
         assert len(node.told("layer_failed")) == 1
         engine_of(node.cache).resting_until = float("inf")
@@ -380,6 +381,7 @@ def test_a_layer_that_failed_is_left_alone_for_a_moment(proxy: Proxy, namespace:
         assert len(node.told("layer_failed")) == 1
         proxy.release()
         proxy.cut()
+        engine_of(node.cache).budget = 30.0
         node.rest_is_over()
         assert node("BDG") == {"name": "Jakarta"}
         assert [event.name for event in node.events] == ["layer_failed", "layer_recovered"]
@@ -423,7 +425,7 @@ def test_a_server_may_go_away_while_a_value_is_computed(
     fresh_server: Server, fresh_proxy: Proxy, colour: Colour, go_away: Callable[[Server, Proxy], None]
 ) -> None:
     """The result is delivered, with an event; and the process goes on without it."""
-    with Node(fresh_proxy.url, colour=colour) as node, in_time():
+    with Node(fresh_proxy.url, colour=colour, budget="250ms") as node, in_time():
         node("BDG")
         node.during = lambda: go_away(fresh_server, fresh_proxy)
         assert node("JKT") == {"name": "Jakarta"}
@@ -517,8 +519,11 @@ def test_a_queue_that_overflows_becomes_everything(server: Server, proxy: Proxy,
 
 
 @both_colours
-def test_closing_gives_queued_invalidations_a_last_chance(server: Server, proxy: Proxy, namespace: str, colour: Colour) -> None:
+def test_closing_gives_queued_invalidations_a_last_chance(
+    server: Server, proxy: Proxy, namespace: str, colour: Colour, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Redis is back, and the process ends before its reader has noticed."""
+    monkeypatch.setattr("cachesync.coordination.listener.PATIENCE", 30.0)  # a busy machine is no outage
     with Node(server.url, namespace) as other:
         with Node(proxy.url, namespace, colour) as node:
             node()
@@ -721,7 +726,7 @@ def test_what_an_entry_has_no_room_for_is_delivered_and_not_stored(
 def test_enormous_values_work(server: Server, namespace: str, colour: Colour, compress_over: str | None) -> None:
     """Twenty megabytes, to Redis and back into another process."""
     value = os.urandom(1_000_000) * 20
-    options: dict[str, Any] = {"annotation": bytes, "budget": "60s", "compress_over": compress_over}
+    options: dict[str, Any] = {"annotation": bytes, "compress_over": compress_over}
     with Node(server.url, namespace, colour, **options) as node, Node(server.url, namespace, colour, **options) as other:
         node.value = value
         assert node() == value
@@ -734,8 +739,8 @@ def test_enormous_values_work(server: Server, namespace: str, colour: Colour, co
 def test_an_enormous_value_that_takes_too_long_is_computed(server: Server, proxy: Proxy, namespace: str, colour: Colour) -> None:
     """Reading it costs more than the budget, so the call does not wait for the rest of it."""
     with (
-        Node(server.url, namespace, colour, annotation=bytes, budget="60s") as writer,
-        Node(proxy.url, namespace, colour, annotation=bytes) as reader,
+        Node(server.url, namespace, colour, annotation=bytes) as writer,
+        Node(proxy.url, namespace, colour, annotation=bytes, budget="250ms") as reader,
     ):
         writer.value = reader.value = bytes(5_000_000)
         reader("BDG")
