@@ -102,7 +102,7 @@ class Cache:
         if shared is None and settings.redis is not None and settings.enabled:
             shared = RedisShared(settings.redis.url, namespace=settings.namespace)
         if clock is not None and isinstance(shared, RedisShared):
-            raise PolicyError("clock: Redis is waited for by the system's clock; with another clock give shared=MemoryShared(clock.monotonic)")
+            raise PolicyError("clock: Redis is waited for by the system's clock; beside another give shared=MemoryShared(clock.monotonic)")
         bounds = settings.local
         ticking = clock or SystemClock()
         if local is None:
