@@ -39,7 +39,7 @@ class Proxy:
         self._delay = 0.0
         self._accepted = 0
         self._links: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._requests_pass = asyncio.Event()
         self._replies_pass = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -110,13 +110,32 @@ class Proxy:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._link, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            self.port = self._listener.getsockname()[1]
+            # Not asyncio's server: what that has accepted when it is closed is neither served nor closed.
+            self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _stop_listening(self) -> None:
         if self._listener is not None:
-            self._listener.close()
+            self._loop.remove_reader(self._listener)
+            self._listener.close()  # the kernel resets whoever was not accepted yet
             self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            client, _ = listener.accept()
+            client.setblocking(False)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._accepted += 1
+            link = self._loop.create_task(self._link(client))
+            self._links.add(link)
+            link.add_done_callback(lambda done: self._ended(done, client))
+
+    def _ended(self, link: asyncio.Task[None], client: socket.socket) -> None:
+        """Also for one that was cancelled before it began."""
+        client.close()
+        self._links.discard(link)
 
     async def _set_gates(self, *, requests: bool, replies: bool) -> None:
         for gate, is_open in ((self._requests_pass, requests), (self._replies_pass, replies)):
@@ -131,14 +150,12 @@ class Proxy:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
 
-    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _link(self, client: socket.socket) -> None:
         """One connection, from accepting it to the end of either side."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        self._accepted += 1
-        sides = [writer]
+        sides: list[asyncio.StreamWriter] = []
         try:
+            reader, writer = await asyncio.open_connection(sock=client)
+            sides.append(writer)
             await self._requests_pass.wait()
             up_reader, up_writer = await asyncio.open_connection(*self._target)
             sides.append(up_writer)
@@ -162,7 +179,6 @@ class Proxy:
                         held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 side.transport.abort()
             await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
-            self._links.discard(task)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         """Carry pieces one way, as long as the gate is open."""
