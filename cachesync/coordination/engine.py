@@ -68,7 +68,7 @@ class Engine:
         self.now = clock.monotonic
         self.events = events
         self.origin = os.urandom(6).hex()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a finalizer may run anywhere, and ask this cache in the same thread
         self.flights = Flights()
         self.ledger = self._new_ledger()
         self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
@@ -364,7 +364,7 @@ class Engine:
 
     def after_fork(self) -> None:
         """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.flights = Flights()
         self.leases, self.forsaken = {}, []
         self.origin = os.urandom(6).hex()
