@@ -52,7 +52,7 @@ from cachesync.core.steps import (
 from cachesync.layers.memory import MemoryShared
 from cachesync.layers.redis_wire import WireError, commands_of, pack, pack_all, reply_of
 from cachesync.protocols import Codec, Shared
-from cachesync.testing import FakeClock, SharedLayerContract, run_together
+from cachesync.testing import FakeClock, SharedLayerContract, SharedTalk, run_together
 from support.nodes import engine_of, until
 from support.proxy import Proxy
 from support.servers import Server
@@ -543,6 +543,83 @@ def test_a_refused_command_leaves_the_connection_usable(every_server: Server, na
         assert node("JKT") == {"name": "Jakarta"}
         assert node.computed == ["JKT", "BDG"]
         assert node.names_of_events()[-1] == "layer_recovered"
+
+
+# --- one of our own keys is lost --------------------------------------------------------------------------------------------------
+
+
+def announced(talk: SharedTalk, *targets: Targets) -> Stamp:
+    return talk.ask(Announce(targets, tuple(os.urandom(8).hex() for _ in targets), "test", ()), Announced).last
+
+
+@both_colours
+def test_a_lost_position_begins_another_log(every_server: Server, namespace: str, colour: Colour) -> None:
+    """Without its number the old log is worth nothing: records and bans of before are gone with it, and the first number is free again."""
+    with SharedTalk(RedisShared(every_server.url, namespace=namespace), colour) as talk:
+        before = announced(talk, Targets("t", ("old",)), Targets("*", ("*",)))
+        every_server.client().delete(Names.of(namespace).meta)
+        assert talk.ask(Fetch(("a",)), Fetched).head is None
+        assert talk.ask(ReadLog(before), Log).gap
+        joined = talk.ask(Snapshot(), Joined)
+        assert joined.head.epoch != before.epoch
+        assert (joined.head.number, joined.floor, joined.bans) == (0, 0, ())
+        assert announced(talk, Targets("t", ("new",))).number == 1
+        log = talk.ask(ReadLog(joined.head), Log)
+        assert not log.gap
+        assert [(record.number, record.previous, record.targets.texts) for record in log.records] == [(1, "", ("new",))]
+
+
+@both_colours
+def test_lost_records_are_a_gap_and_numbers_go_on(every_server: Server, namespace: str, colour: Colour) -> None:
+    """Who had not read them rejoins; who had goes on."""
+    with SharedTalk(RedisShared(every_server.url, namespace=namespace), colour) as talk:
+        start = talk.ask(Snapshot(), Joined).head
+        head = announced(talk, Targets("t", ("a",)), Targets("t", ("b",)))
+        every_server.client().delete(Names.of(namespace).log)
+        assert talk.ask(ReadLog(start), Log) == Log((), head, gap=True)
+        assert talk.ask(ReadLog(head), Log) == Log((), head, gap=False)
+        last = announced(talk, Targets("t", ("c",)))
+        assert last == Stamp(head.epoch, 3)
+        assert talk.ask(ReadLog(start), Log).gap
+        assert [record.number for record in talk.ask(ReadLog(head), Log).records] == [3]
+        assert talk.read_log(ReadLog(start, block=0.02)).gap
+
+
+@both_colours
+def test_lost_bans_raise_the_floor(every_server: Server, namespace: str, colour: Colour) -> None:
+    """Nobody knows what they were, so everything stamped before is dead to a process that starts: misses, never hits."""
+    with SharedTalk(RedisShared(every_server.url, namespace=namespace), colour) as talk:
+        announced(talk, Targets("t", ("a",)))
+        head = announced(talk, Targets("p", ("b:",)))
+        assert talk.ask(Snapshot(), Joined).floor == 0
+        every_server.client().delete(Names.of(namespace).bans)
+        joined = talk.ask(Snapshot(), Joined)
+        assert (joined.head, joined.floor, joined.bans) == (head, 2, ())
+        announced(talk, Targets("t", ("c",)))
+        joined = talk.ask(Snapshot(), Joined)
+        assert (joined.floor, [(targets.texts, number) for targets, number in joined.bans]) == (2, [(("c",), 3)])
+
+
+@both_colours
+def test_an_announcement_notices_lost_bans_too(every_server: Server, namespace: str, colour: Colour) -> None:
+    """Whoever comes first."""
+    with SharedTalk(RedisShared(every_server.url, namespace=namespace), colour) as talk:
+        announced(talk, Targets("t", ("a",)))
+        every_server.client().delete(Names.of(namespace).bans)
+        announced(talk, Targets("t", ("b",)))
+        joined = talk.ask(Snapshot(), Joined)
+        assert (joined.floor, [(targets.texts, number) for targets, number in joined.bans]) == (1, [(("b",), 2)])
+
+
+def test_too_many_bans_become_the_floor(every_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest of them: more than was asked for is dead to a process that starts, never less."""
+    monkeypatch.setattr("cachesync.layers.redis_wire.MAX_BANS", 5)
+    with SharedTalk(RedisShared(every_server.url, namespace=namespace), "def") as talk:
+        for number in range(1, 9):
+            assert announced(talk, Targets("t", (f"tag{number}",))).number == number
+        joined = talk.ask(Snapshot(), Joined)
+        assert joined.floor == 3
+        assert sorted(number for _, number in joined.bans) == [4, 5, 6, 7, 8]
 
 
 # --- namespaces, schema, compression ----------------------------------------------------------------------------------------------
