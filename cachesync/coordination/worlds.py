@@ -80,8 +80,11 @@ class _World:
         return reply
 
     def filling(self, step: Join, flight: Flight) -> Flow:
+        engine, ask = self.engine, step.ask
+        if step.late:
+            ask = ask._replace(deadline=engine.now() + ask.budget)
         try:
-            return (yield from fill(step.ask, token=flight.token, shared=step.shared, dead=step.dead))
+            return (yield from fill(ask, token=flight.token, shared=step.shared and engine.uses_shared(), dead=step.dead))
         finally:
             self.engine.forsake(flight.token)
 
@@ -161,7 +164,7 @@ class ThreadWorld(_World):
             outcome = flight.outcome.result()
             if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)):
                 return outcome
-            # whoever computed was interrupted or cancelled, which was not meant for this caller
+            step = step._replace(late=True)  # whoever computed was interrupted, which was not meant for this caller
 
     def _lead(self, step: Join, flight: Flight) -> Result:
         inside = _computing.set(_computing.get() | {flight})
@@ -243,7 +246,7 @@ class LoopWorld(_World):
             outcome = await self._wait(flight)
             if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)) or leading:
                 return outcome
-            # whoever computed was interrupted or cancelled, which was not meant for this caller
+            step = step._replace(late=True)  # whoever computed was interrupted, which was not meant for this caller
 
     async def _wait(self, flight: Flight) -> Result:
         try:

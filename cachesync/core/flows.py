@@ -115,7 +115,7 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, li
 
 
 def _join(ask: Ask, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
-    result: Result = yield Join(ask, shared, dead)
+    result: Result = yield Join(ask, shared, dead, late=True)  # in def, after the computations of the keys before it
     return result
 
 

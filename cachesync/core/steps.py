@@ -270,11 +270,16 @@ class Keep(NamedTuple):
 
 
 class Join(NamedTuple):
-    """Compute once in this process: run the fill, or wait for whoever runs it already. Answered by `Called` or `Failed`."""
+    """Compute once in this process: run the fill, or wait for whoever runs it already. Answered by `Called` or `Failed`.
+
+    ``late`` says that time has passed since the question was asked that was not spent on the shared layer, but on other
+    computations: its budget begins anew.
+    """
 
     ask: Ask
     shared: bool
     dead: bytes | None
+    late: bool = False
 
 
 class Each(NamedTuple):
