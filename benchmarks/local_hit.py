@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from benchmarks.measure import JAKARTA, OURS, Bench, Contestant, Field, Figures, Pace, Store, computed, only_hits, peer, scaled
 from cachesync import Cache, Policy
@@ -73,7 +73,8 @@ def _ours(bench: Bench) -> Decorate:
 
     def decorate(function: Any) -> Any:
         arguments = ":".join(f"{{{name}}}" for name in inspect.signature(function).parameters)
-        return cache.cached(f"{function.__name__}:{arguments}")(function)
+        cached: Any = cast("Any", cache.cached(f"{function.__name__}:{arguments}"))(function)
+        return cached
 
     return decorate
 
