@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesync.core.bans import MAX_WILD_GLOBS, BanIndex
+from cachesync.core.bans import MAX_GLOBS_OF_A_PREFIX, BanIndex
 from cachesync.core.entry import Dependency
 from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Kind, Targets
 
@@ -51,6 +51,19 @@ def index_of(*known: Ban, limit: int = 1_000) -> BanIndex:
     for ban in known:
         index.add(*ban)
     return index
+
+
+class Watched(str):
+    """A key that notes which parts of it are looked at."""
+
+    __slots__ = ("looked",)
+
+    def __init__(self, text: str) -> None:
+        self.looked: list[object] = []
+
+    def __getitem__(self, at: object) -> str:
+        self.looked.append(at)
+        return super().__getitem__(at)  # type: ignore[index]  # a str takes what a str takes
 
 
 @settings(max_examples=300)
@@ -162,10 +175,54 @@ def test_the_oldest_ban_makes_room_and_raises_the_floor(kind: Kind) -> None:
 
 def test_globs_that_begin_with_a_star_are_few() -> None:
     """They have to be tried one by one, so the oldest of them become the floor."""
-    index = index_of(*(Ban(GLOB, f"*:{number}", number) for number in range(1, MAX_WILD_GLOBS + 11)))
-    assert (len(index), index.floor) == (MAX_WILD_GLOBS, 10)
+    index = index_of(*(Ban(GLOB, f"*:{number}", number) for number in range(1, MAX_GLOBS_OF_A_PREFIX + 11)))
+    assert (len(index), index.floor) == (MAX_GLOBS_OF_A_PREFIX, 10)
     assert index.newest("x:11", ()) == 11
     assert index.newest("x:3", ()) == 10
+
+
+def test_globs_with_one_literal_prefix_are_few() -> None:
+    """They too are tried one by one. Those with another prefix are counted apart."""
+    index = index_of(Ban(GLOB, "a*z", 1), *(Ban(GLOB, f"b*{number}", number) for number in range(2, MAX_GLOBS_OF_A_PREFIX + 3)))
+    assert (len(index), index.floor) == (MAX_GLOBS_OF_A_PREFIX + 1, 2)
+    assert index.newest("bx3", ()) == 3
+
+
+def test_globs_of_many_prefixes_are_bounded_like_all_bans() -> None:
+    """The oldest of all goes, whatever its prefix; one that was renewed meanwhile is young again."""
+    index = index_of(*(Ban(GLOB, f"a{number}*z", number) for number in range(1, 11)), Ban(GLOB, "a1*z", 11), limit=10)
+    assert (len(index), index.floor) == (10, 0)
+    index.add(GLOB, "b*z", 12)
+    assert (len(index), index.floor) == (10, 2)
+    assert [index.newest(key, ()) for key in ("a1z", "a2z", "a3z", "bz", "c")] == [11, 2, 3, 12, 2]
+
+
+@settings(max_examples=300)
+@given(st.lists(bans, max_size=40), st.integers(1, 4))
+def test_an_index_stays_within_its_bound(known: list[Ban], limit: int) -> None:
+    """So many bans of each kind and no more, and the floor stands for whatever had to go."""
+    index = BanIndex(limit)
+    for ban in known:
+        index.add(*ban)
+        assert len(index) <= 4 * limit
+        assert index.highest >= index.floor
+    for kind in (KEY, TAG, PREFIX, GLOB):
+        own = {ban for ban in known if ban.kind == kind}
+        assert len(index_of(*own, limit=limit)) <= limit
+    for ban in known:
+        key = ban.text.replace("*", "")
+        on = (Dependency(TAG, ban.text),) if ban.kind == TAG else ()
+        assert index.newest(key, on) >= ban.number
+
+
+@pytest.mark.parametrize("star", ["", "*z"])
+def test_a_length_that_no_prefix_has_any_more_is_not_looked_up(star: str) -> None:
+    """A question looks once for each length: those of forgotten prefixes do not slow it for ever."""
+    kind: Kind = GLOB if star else PREFIX
+    index = index_of(*(Ban(kind, "a" * number + star, number) for number in range(1, 101)), limit=3)
+    key = Watched("b" * 100)
+    assert index.newest(key, ()) == 97
+    assert len(key.looked) <= 3
 
 
 def test_a_record_bans_all_its_texts_under_one_number() -> None:
@@ -182,14 +239,6 @@ def test_a_hundred_thousand_bans_leave_a_question_small() -> None:
     for number in range(1, 100_001):
         index.add(TAG, f"tag:{number}", number)
         index.add(PREFIX, f"p{number:05}:", number)
-    seen: list[str] = []
-
-    class Watched(str):
-        __slots__ = ()
-
-        def __getitem__(self, at: object) -> str:
-            seen.append(str(at))
-            return super().__getitem__(at)  # type: ignore[index]  # a str takes what a str takes
-
-    assert index.newest(Watched("p00017:x"), (Dependency("t", "tag:40000"),)) == 40_000
-    assert len(seen) <= 2
+    key = Watched("p00017:x")
+    assert index.newest(key, (Dependency("t", "tag:40000"),)) == 40_000
+    assert len(key.looked) <= 2

@@ -9,7 +9,7 @@ invalidates more than was asked for, never less.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from cachesync.core.entry import Dependency
@@ -18,22 +18,24 @@ from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Kind, Tar
 
 MAX_BANS: Final = 100_000
 """Bans of one kind that are remembered one by one."""
-MAX_WILD_GLOBS: Final = 64
-"""Globs without a literal prefix are tried one after the other, so only so many are kept."""
+MAX_GLOBS_OF_A_PREFIX: Final = 64
+"""Globs with the same literal prefix, as those with none, are tried one after the other, so only so many are kept."""
 
-_NEVER: Final = (0, 0)
+_NO_GLOBS: Final[Mapping[str, Pattern]] = {}
 
 
 class BanIndex:
-    """The bans one process knows. Not thread-safe: its owner holds a lock."""
+    """The bans one process knows, at most ``limit`` of each kind. Not thread-safe: its owner holds a lock."""
 
-    __slots__ = ("_globs", "_keys", "_limit", "_named", "_prefix_lengths", "floor", "highest")
+    __slots__ = ("_bans", "_before", "_globs", "_length_counts", "_limit", "_prefix_lengths", "floor", "highest")
 
     def __init__(self, limit: int = MAX_BANS) -> None:
         self._limit = limit
-        self._keys: dict[str, tuple[int, int]] = {}  # the newest number and the one before it
-        self._named: dict[str, dict[str, int]] = {TAG: {}, PREFIX: {}}
-        self._globs: dict[str, dict[str, tuple[Pattern, int]]] = {}  # by literal prefix, then by pattern
+        # Text to number. The newest stand last: dictionaries keep the order of insertion, and what is renewed is inserted again.
+        self._bans: dict[Kind, dict[str, int]] = {KEY: {}, TAG: {}, PREFIX: {}, GLOB: {}}
+        self._before: dict[str, int] = {}  # of keys that were banned more than once: the number before the newest
+        self._globs: dict[str, dict[str, Pattern]] = {}  # by literal prefix, then by text, the newest last
+        self._length_counts: dict[int, int] = {}  # how many prefixes and globs have a literal prefix of this length
         self._prefix_lengths: tuple[int, ...] = ()
         self.floor = 0
         """Everything stamped below it is dead."""
@@ -41,25 +43,31 @@ class BanIndex:
         """The highest number of any ban that was ever added: nothing stamped with it or above is dead."""
 
     def __len__(self) -> int:
-        return len(self._keys) + sum(map(len, self._named.values())) + sum(map(len, self._globs.values()))
+        return sum(map(len, self._bans.values()))
 
     def add(self, kind: Kind, text: str, number: int) -> None:
         """Ban what matches ``text``. A lower number than the one known changes nothing."""
-        self.highest = max(self.highest, number)
         if kind == EVERYTHING:
             self.raise_floor(number)
-        elif kind == KEY:
-            self._add_key(text, number)
-        elif kind == GLOB:
-            self._add_glob(Pattern.parse(text), number)
-        else:
-            self._add_named(kind, text, number)
+            return
+        self.highest = max(self.highest, number)
+        if kind == GLOB:
+            text = self._file_glob(Pattern(text))
+        bans = self._bans[kind]
+        known = bans.pop(text, 0)
+        bans[text] = max(known, number)
+        if kind == KEY and known and known != number:
+            self._before[text] = max(self._before.get(text, 0), min(known, number))
+        if kind == PREFIX and not known:
+            self._count_length(len(text), 1)
+        if len(bans) > self._limit:
+            self._drop_oldest(kind, bans)
 
     def add_all(self, targets: Targets, number: int) -> None:
-        for text in targets.texts:
+        """Ban what ``targets`` name, under one number."""
+        texts = ("*",) if targets.kind == EVERYTHING else targets.texts  # everything is everything, whatever texts it comes with
+        for text in texts:
             self.add(targets.kind, text, number)
-        if targets.kind == EVERYTHING:
-            self.raise_floor(number)
 
     def raise_floor(self, number: int) -> None:
         """Everything stamped below ``number`` is dead."""
@@ -71,54 +79,57 @@ class BanIndex:
 
         ``own`` is the number of the record that announced the entry itself (an explicit ``set``): it does not refuse its own entry.
         """
-        found = self.floor
-        if self._keys:
-            newest, before = self._keys.get(key, _NEVER)
-            found = max(found, before if newest == own else newest)
+        keys, tags = self._bans[KEY], self._bans[TAG]
+        newest = keys.get(key, 0)
+        found = max(self.floor, self._before.get(key, 0) if newest == own else newest)
         for kind, text in dependencies:
-            found = max(found, self._keys.get(text, _NEVER)[0] if kind == KEY else self._named[TAG].get(text, 0))
+            found = max(found, keys.get(text, 0) if kind == KEY else tags.get(text, 0))
         if self._prefix_lengths:
             found = max(found, self._newest_pattern(key))
         return found
 
     def _newest_pattern(self, key: str) -> int:
-        found, prefixes, globs = 0, self._named[PREFIX], self._globs
+        found, prefixes, numbers = 0, self._bans[PREFIX], self._bans[GLOB]
         for length in self._prefix_lengths:
             if length > len(key):
                 break
             head = key[:length]
             found = max(found, prefixes.get(head, 0))
-            for pattern, number in globs.get(head, {}).values():
-                if number > found and pattern.matches(key):
-                    found = number
+            for text, pattern in self._globs.get(head, _NO_GLOBS).items():
+                if numbers[text] > found and pattern.matches(key):
+                    found = numbers[text]
         return found
 
-    def _add_key(self, text: str, number: int) -> None:
-        newest, before = self._keys.pop(text, _NEVER)
-        if number > newest:
-            newest, before = number, newest
-        elif number < newest:
-            before = max(before, number)
-        self._keys[text] = newest, before
-        if len(self._keys) > self._limit:
-            self.floor = max(self.floor, self._keys.pop(next(iter(self._keys)))[0])
+    def _file_glob(self, pattern: Pattern) -> str:
+        """Make room for a glob among those of its literal prefix. Returns its text in the shortest spelling."""
+        globs = self._globs.setdefault(pattern.prefix, {})
+        if globs.pop(pattern.text, None) is None:
+            self._count_length(len(pattern.prefix), 1)
+            if len(globs) == MAX_GLOBS_OF_A_PREFIX:
+                self._drop_oldest(GLOB, globs)
+        globs[pattern.text] = pattern
+        return pattern.text
 
-    def _add_named(self, kind: Kind, text: str, number: int) -> None:
-        bans = self._named[kind]
-        known = bans.pop(text, 0)
-        if kind == PREFIX and not known and len(text) not in self._prefix_lengths:
-            self._prefix_lengths = tuple(sorted((*self._prefix_lengths, len(text))))
-        bans[text] = max(known, number)  # the newest stand last: dictionaries keep the order of insertion
-        if len(bans) > self._limit:
-            oldest = next(iter(bans))
-            self.floor = max(self.floor, bans.pop(oldest))
+    def _drop_oldest(self, kind: Kind, bans: Mapping[str, object]) -> None:
+        """Forget the first of ``bans``. The floor remembers it, and more."""
+        text = next(iter(bans))
+        self.raise_floor(self._bans[kind].pop(text))
+        if kind == KEY:
+            self._before.pop(text, None)
+        elif kind == PREFIX:
+            self._count_length(len(text), -1)
+        elif kind == GLOB:
+            prefix = text.partition("*")[0]
+            globs = self._globs[prefix]
+            del globs[text]
+            if not globs:
+                del self._globs[prefix]
+            self._count_length(len(prefix), -1)
 
-    def _add_glob(self, pattern: Pattern, number: int) -> None:
-        bans = self._globs.setdefault(pattern.prefix, {})
-        known = bans.pop(pattern.text, (pattern, 0))[1]
-        bans[pattern.text] = (pattern, max(known, number))
-        if len(pattern.prefix) not in self._prefix_lengths:
-            self._prefix_lengths = tuple(sorted((*self._prefix_lengths, len(pattern.prefix))))
-        if len(bans) > MAX_WILD_GLOBS:
-            oldest = next(iter(bans))
-            self.floor = max(self.floor, bans.pop(oldest)[1])
+    def _count_length(self, length: int, change: int) -> None:
+        """One literal prefix of this length more, or one less."""
+        count = self._length_counts.pop(length, 0) + change
+        if count:
+            self._length_counts[length] = count
+        if len(self._length_counts) != len(self._prefix_lengths):
+            self._prefix_lengths = tuple(sorted(self._length_counts))
