@@ -7,11 +7,11 @@ same kind and subject are logged at level DEBUG, so that an outage is one line a
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Listener
 
 logger = logging.getLogger("cachesync")
@@ -47,7 +47,7 @@ class Events:
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
         self._told: set[tuple[str, object]] = set()
-        self._lock = threading.Lock()
+        self._lock = lock_across_forks()
 
     def add(self, listener: Listener) -> None:
         with self._lock:

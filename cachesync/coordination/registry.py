@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from cachesync.core.keys import overlap
 from cachesync.core.policies import Policies
 from cachesync.errors import KeyArgumentError, KeyTemplateError
 from cachesync.layers.codecs import AnyCodec
+from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import LocalLayer
 
 
@@ -21,7 +21,7 @@ class Registry:
     def __init__(self, policies: Policies, local: LocalLayer) -> None:
         self._policies = policies
         self._local = local
-        self._lock = threading.Lock()
+        self._lock = lock_across_forks()
         self._sites: tuple[Site, ...] = ()
         self._by_segments: dict[int, list[Site]] = {}
         self._by_policy: dict[str, Site] = {}

@@ -1,34 +1,58 @@
 """Locks that a forked child finds free.
 
-A thread that holds a lock while another one forks does not exist in the child: there the lock would never be released. So the
-process that forks takes these locks first and both sides release them after; what they guard is whole on both sides.
+A thread that holds a lock while another one forks does not exist in the child: there the lock would never be released, and what it
+guards could be half changed. So the thread that forks takes these locks first and both sides release them after; what they guard
+is whole on both sides.
+
+In which order other threads take them does not matter here: whoever forks waits for one of them only while it holds none.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from typing import Final
 from weakref import WeakSet
 
+_forking: Final = threading.RLock()
+"""Held from before a fork until after it: forks go one by one, and no lock comes to be in between."""
 _locks: Final[WeakSet[threading.RLock]] = WeakSet()
 _taken: Final[list[threading.RLock]] = []
 
 
 def lock_across_forks() -> threading.RLock:
-    """A new re-entrant lock. Nobody may wait for another such lock while holding it."""
+    """A new re-entrant lock."""
     lock = threading.RLock()
-    _locks.add(lock)
+    with _forking:
+        _locks.add(lock)
     return lock
 
 
 def _take() -> None:
-    for lock in tuple(_locks):
-        lock.acquire()
+    _forking.acquire()
+    locks = list(_locks)
+    while (busy := _take_all(locks)) is not None:
+        _release_taken()
+        locks.remove(busy)
+        locks.insert(0, busy)
+
+
+def _take_all(locks: Sequence[threading.RLock]) -> threading.RLock | None:
+    """Take the first when it is free, and the others if they are. Returns one that is not."""
+    for lock in locks:
+        if not lock.acquire(blocking=not _taken):
+            return lock
         _taken.append(lock)
+    return None
 
 
 def _release() -> None:
+    _release_taken()
+    _forking.release()
+
+
+def _release_taken() -> None:
     while _taken:
         _taken.pop().release()
 
