@@ -59,7 +59,7 @@ from cachesync.core.steps import (
 EPOCH: Final = "00112233445566ff"
 OTHER_EPOCH: Final = "ffeeddccbbaa9988"
 POLICY: Final = Policy(name="items", match="item:*", ttl=60, stale_while_revalidate=10, stale_if_error=20, version=3)
-ASK: Final = Ask("item:1", POLICY, (Dependency("t", "items"),), None, 1, (1,), deadline=100.0, budget=0.25, lease=10_000)
+ASK: Final = Ask("item:1", POLICY, (Dependency("t", "items"),), None, 1, str, (1,), deadline=100.0, budget=0.25, lease=10_000)
 BLOB: Final = b"a stored entry"
 DOWN: Final = Failed(OSError("the server is away"))
 NOW: Final = 5_000
@@ -179,6 +179,7 @@ def test_many_are_fetched_in_one_trip_and_each_missing_one_is_computed_once() ->
     blobs = (BLOB, None, BLOB, None)
     table: Table = [
         (Fetch(tuple(ask.key for ask in asks), 100.0), Fetched(blobs, at(5), NOW)),
+        (Position, at(5)),
         (Admit, SERVED),
         (Admit, REFUSED),
         (Each, (Called("1"), Called("2"), Called("3"))),
@@ -186,7 +187,8 @@ def test_many_are_fetched_in_one_trip_and_each_missing_one_is_computed_once() ->
     result, yielded = play(flows.obtain_many(asks, shared=True), table)
     assert result == [Called("stored"), Called("1"), Called("2"), Called("3")]
     joins = [flow.send(None) for flow in yielded[-1].flows]
-    assert joins == [Join(asks[1], True, None), Join(asks[2], True, b"its identity"), Join(asks[3], True, None)]
+    dead = [None, b"its identity", None]
+    assert joins == [Join(ask, True, refused, late=True) for ask, refused in zip(asks[1:], dead, strict=True)]
 
 
 def test_many_of_nothing_asks_nothing() -> None:
@@ -401,9 +403,10 @@ TICKET: Final = Ticket((ANNOUNCEMENT,), ("nonce",), "origin")
 GIVEN: Final = Called("given", seconds=0.0, fresh=60.0)
 
 PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
-    "set: seize, announce, store while the lease is one's own, keep": (
+    "set: encode, seize, announce, store while the lease is one's own, keep": (
         ("given",),
         [
+            (Encode(ASK, "given", given=True), ENCODED),
             (Seize("item:1", TOKEN, 10_000, True, 100.0), granted()),
             (Position, at(5)),
             (Begin(NOW), BEGUN),
@@ -412,11 +415,15 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
             (Announce((ANNOUNCEMENT,), ("nonce",), "origin", (), 100.0), Announced(at(6))),
             (Settle(TICKET, Announced(at(6))), at(6)),
             (Position, at(6)),
-            (Encode, ENCODED),
             (Store, Done(True)),
             (Keep(ASK, GIVEN, BEGUN, 6), Done(True)),
         ],
         (GIVEN, at(6)),
+    ),
+    "set: what can not be encoded is refused before anything has changed": (
+        ("given",),
+        [(Encode, DOWN)],
+        (DOWN, None),
     ),
     "refresh: the older entry stays until the new value is announced": (
         None,
@@ -479,6 +486,7 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
     "the layer is away from the first: pending, and not kept as if it were everywhere": (
         ("given",),
         [
+            (Encode, ENCODED),
             (Seize, DOWN),
             (Begin(0), BEGUN),
             (Call, GIVEN),
@@ -491,6 +499,7 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
     "the announcement fails: the lease goes back": (
         ("given",),
         [
+            (Encode, ENCODED),
             (Seize, granted()),
             (Position, at(5)),
             (Begin, BEGUN),
@@ -524,7 +533,7 @@ def test_put_without_a_shared_layer() -> None:
 
 def test_a_value_that_was_set_carries_the_number_of_its_own_record() -> None:
     """So that this record, and no other, does not refuse it."""
-    _, table, _ = PUT["set: seize, announce, store while the lease is one's own, keep"]
+    _, table, _ = PUT["set: encode, seize, announce, store while the lease is one's own, keep"]
     store = play(flows.put(ASK, token=TOKEN, shared=True, given=("given",)), table)[1][-2]
     header, _ = unseal(store.blob)
     assert (header.stamp, header.own) == (at(5), 6)

@@ -30,6 +30,7 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 from cachesync import Cache, Policy, Stamp
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.operations import Operations
+from cachesync.coordination.site import Site
 from cachesync.core.settings import CoordinationSettings, Settings
 from cachesync.core.steps import Reply, SharedStep
 from cachesync.protocols import AsyncSharedLayer, Clock, Shared, SharedLayer
@@ -69,6 +70,11 @@ def operations_of(cache: Cache) -> Operations:
 
 def engine_of(cache: Cache) -> Engine:
     return operations_of(cache).engine
+
+
+def sites_of(cache: Cache) -> tuple[Site, ...]:
+    """The functions of a cache, in the order of their decoration."""
+    return cache._registry.sites()  # pyright: ignore[reportPrivateUsage] - there is no public way to them, on purpose
 
 
 def read_log(cache: Cache) -> bool:
