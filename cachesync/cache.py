@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
@@ -50,6 +50,10 @@ class Missing(Enum):
 
     MISSING = "nothing is cached"
 
+    def __bool__(self) -> Literal[False]:
+        """It is false in a condition."""
+        return False
+
     def __repr__(self) -> str:
         return "MISSING"
 
@@ -59,7 +63,7 @@ MISSING: Final = Missing.MISSING
 
 
 class SystemClock:
-    """The clock of the process: ``time.monotonic``, which also goes on while the machine sleeps where the system offers that."""
+    """The clock of the process: ``time.monotonic``. Where it stops while the machine sleeps, local copies live longer by that."""
 
     monotonic = staticmethod(time.monotonic)
 
@@ -68,9 +72,13 @@ class Cache:
     """Local memory and Redis as one cache, under the lifetimes of one policy file.
 
     Made from a file with `from_file`, or from objects: ``Cache(policies=[Policy(name="stores", match="stores:*", ttl="5m")])``.
+    What is given besides ``settings`` takes the place of what they say.
 
-    ``redis`` is a url; left out, and without ``shared``, everything works in one process. ``shared`` is another shared layer,
-    ``local`` another local one (any cachetools cache through ``CachetoolsMemory``). Raises ``PolicyError``.
+    ``redis`` is a url; left out, and without ``shared``, everything works in one process. ``namespace`` keeps caches that use one
+    Redis apart. ``shared`` is another shared layer, ``local`` another local one (any cachetools cache through ``CachetoolsMemory``),
+    ``clock`` another clock (seconds; for tests). ``on_event`` is told of every event. With ``listen=False`` no thread reads the log
+    of invalidations: those of other processes are learned of with each trip to the shared layer only. Raises ``PolicyError`` for
+    settings that are wrong or do not go together.
     """
 
     def __init__(
@@ -198,7 +206,7 @@ class Cache:
     def _ask(self, key: str, compute: Callable[[], Any] | None = None) -> Ask:
         """The question for a key that was written as text: that of the function it belongs to, or of its policy."""
         site, address = self._registry.find(check_key(key))
-        return self._engine.ask(site if compute is None else replace(site, call=compute), address, ())
+        return self._engine.ask(site, address, (), compute)
 
     def get(self, key: str, default: Any = MISSING) -> Any:
         """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key."""

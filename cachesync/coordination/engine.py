@@ -7,12 +7,13 @@ the placing of copies, so that judging a value and holding it is one piece again
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flights
@@ -22,11 +23,12 @@ from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeErr
 from cachesync.core.flows import Ask
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets
+from cachesync.core.records import Targets, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, Stamp
 from cachesync.core.steps import (
     Admit,
+    Announced,
     Apply,
     Begin,
     Begun,
@@ -40,6 +42,7 @@ from cachesync.core.steps import (
     Position,
     Refused,
     Rejoin,
+    Release,
     Settle,
     Ticket,
 )
@@ -47,12 +50,14 @@ from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
 from cachesync.layers.sizing import OVERHEAD, measure
-from cachesync.protocols import Clock, LocalLayer, Shared
+from cachesync.protocols import Clock, LocalLayer, Shared, Shelf
 
 BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
 ALWAYS: Final = math.inf
+NOWHERE: Final = Stamp("0", 0)
+"""The position of a process that has joined no log."""
 CLOCK_SLACK: Final = 1.0
 """Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
 
@@ -97,10 +102,11 @@ class Engine:
 
     # --- questions ----------------------------------------------------------------------------------------------------------------
 
-    def ask(self, site: Site, address: Address, values: tuple[Any, ...]) -> Ask:
+    def ask(self, site: Site, address: Address, values: tuple[Any, ...], call: Callable[..., Any] | None = None) -> Ask:
+        """The question for one call; ``call`` computes the answer where that is not the site's function."""
         key, raw, dependencies = address
         budget = self.budget
-        return Ask(key, site.policy, dependencies, site, raw, values, self.now() + budget, budget, self.lease)
+        return Ask(key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease)
 
     def at_hand(self, ask: Ask) -> Called | None:
         """The answer that a local copy gives."""
@@ -108,7 +114,12 @@ class Engine:
         if held is None:
             return None
         held.hits += 1
-        return Called(held.value)
+        return Called(held.value, 0.0, None, held.stamp, held.made)
+
+    def is_busy_here(self) -> bool:
+        """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
+        owned: bool = cast("Any", self.lock)._is_owned()  # as threading.Condition asks
+        return owned
 
     def uses_shared(self) -> bool:
         """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
@@ -116,9 +127,17 @@ class Engine:
 
     def forsake(self, token: str) -> None:
         """A lease is of no more use: its computation was cancelled, or may not fill any more. The log's reader gives it back."""
-        lease = self.leases.pop(token, None)
-        if lease is not None:
-            self.forsaken.append((lease[0], token))
+        with self.lock:
+            lease = self.leases.pop(token, None)
+            if lease is not None:
+                self.forsaken.append((lease[0], token))
+
+    def take_forsaken(self, token: str | None = None) -> list[Release]:
+        """The steps that give forsaken leases back: that of ``token``, or all. Whoever takes them performs them."""
+        with self.lock:
+            taken = [lease for lease in self.forsaken if token is None or lease[1] == token]
+            self.forsaken = [lease for lease in self.forsaken if lease not in taken]
+        return [Release(key, held, self.now() + self.budget) for key, held in taken]
 
     # --- local copies -------------------------------------------------------------------------------------------------------------
 
@@ -153,6 +172,16 @@ class Engine:
             return ALWAYS
         return self.ledger.contact + self.settings.coordination.max_lag
 
+    def oldest_flight(self, policy: Policy) -> float:
+        """When a flight must have begun that a caller may join now: while the log is not heard, not long ago."""
+        now = self.now()
+        return -ALWAYS if now < self._trusted_until(policy) else now - self.settings.coordination.max_lag
+
+    def is_behind(self, head: Stamp | None) -> bool:
+        """Whether the log has a record that is not applied here, or this process has not joined it."""
+        position = self.ledger.position
+        return head is None or position is None or head.epoch != position.epoch or head.number > position.number
+
     def heard(self, asked: float, head: Stamp | None) -> None:
         """The shared layer answered a question sent at ``asked``. If its head is applied here, the log is known to be heard."""
         ledger = self.ledger
@@ -167,7 +196,7 @@ class Engine:
     def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
         position = self.ledger.position
-        if head is None or position is None or head.epoch != position.epoch or head.number > position.number:
+        if position is None or self.is_behind(head):
             return BEHIND
         site: Site = ask.site
         try:
@@ -197,7 +226,7 @@ class Engine:
         if not self._hold(ask, value, stamp, size, own=header.own, dependencies=dependencies, made=now - age, deadline=deadline):
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return Called(value)
+        return Called(value, 0.0, None, stamp, now - age)
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -215,15 +244,18 @@ class Engine:
         self, ask: Ask, value: Any, stamp: Stamp, size: int, *, own: int, dependencies: tuple[Dependency, ...], made: float, deadline: float
     ) -> bool:
         """Judge a value and hold it here, in one piece against applying the log. False if an invalidation came after its stamp."""
+        shelf: Shelf = ask.site.shelf
+        standing = shelf.copies.get(ask.raw)
+        displaced = None if standing is None else standing.value  # it is let go after the lock: a finalizer may ask this cache
         with self.lock:
             ledger = self.ledger
             position = ledger.position
             if position is None or position.epoch != stamp.epoch or ledger.refuses(ask.key, dependencies, stamp.number, own=own):
                 return False
             until = min(deadline, self._trusted_until(ask.policy))
-            ask.site.shelf.put(
-                ask.raw, Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size)
-            )
+            held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size)
+            shelf.put(ask.raw, held)
+        del displaced
         return True
 
     def position(self, _step: Position) -> Stamp | None:
@@ -247,12 +279,15 @@ class Engine:
         with self.lock:
             first = self.ledger.position is None
             other = self.ledger.rejoin(step.joined)
-            self.flights.clear()
+            # A process that joins for the first time computes after that, unless it began to when it heard of nothing.
+            for flight in self.flights.clear(self.now() - self.settings.coordination.max_lag if first else ALWAYS):
+                self.forsake(flight.token)
             if other:
                 self.local.clear()
         self.heard(step.joined.asked, step.joined.head)
-        if other and not first:
-            self.events.send("log_rejoined", stamp=str(step.joined.head), reason="another epoch: the log was lost or begun anew")
+        if not first:
+            reason = "another epoch: the log was lost or begun anew" if other else "a gap: records are gone that were not read yet"
+            self.events.send("log_rejoined", stamp=str(step.joined.head), reason=reason)
         return Done(done=True)
 
     def begin(self, step: Begin) -> Begun:
@@ -262,7 +297,7 @@ class Engine:
         """A result, with the lifetime its policy gives it. A lifetime that makes no sense means that it is not stored."""
         policy = ask.policy
         if _is_used_up(value):
-            self._not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
+            self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
             return Called(value, seconds, None)
         if value is None and policy.negative_ttl is not None:
             return Called(value, seconds, policy.negative_ttl * _spread(policy))
@@ -271,18 +306,22 @@ class Engine:
         try:
             wanted = _seconds(ask.site.lifetime(value))
         except Exception as error:  # the decorator's ttl function is the user's: its failure costs the storing, not the result
-            self._not_stored(ask, f"its ttl can not be told: {error!r}")
+            self.not_stored(ask, f"its ttl can not be told: {error!r}")
             return Called(value, seconds, None)
         return Called(value, seconds, policy.lifetime(policy.lifetime(wanted) * _spread(policy)))
 
     def encode(self, step: Encode) -> Encoded | Failed:
-        ask, value = step
+        ask, value, given = step
         try:
             check_dependencies(ask.dependencies)
             payload = ask.site.codec.encode(value)
         except Exception as error:  # also a codec of the user's: the result is delivered all the same
-            self._not_stored(ask, str(error))
-            return Failed(error)
+            if not given:
+                self.not_stored(ask, str(error))
+            problem = error if isinstance(error, CodecError) else CodecError(f"{ask.key}: {error}")
+            if problem is not error:
+                problem.__cause__ = error
+            return Failed(problem)
         digest, flags = digest_of(payload), 0
         threshold = ask.policy.compress_over
         if threshold is not None and len(payload) > threshold:
@@ -291,13 +330,17 @@ class Engine:
                 payload, flags = smaller, COMPRESSED
         return Encoded(payload, flags, digest)
 
-    def _not_stored(self, ask: Ask, reason: str) -> None:
+    def not_stored(self, ask: Ask, reason: str) -> None:
+        """A value is with its caller, and nowhere else."""
         ask.site.counts.not_stored += 1
         self.events.send("not_stored", ask.site.name, key=ask.key, policy=ask.policy.name, error=reason)
 
     def keep(self, step: Keep) -> Done:
         ask, called, begun, own = step
         if begun.stamp is None or called.fresh is None:
+            return Done(done=False)
+        if ask.policy.copy and not _can_be_copied(called.value):
+            self.not_stored(ask, "it can not be copied, which the policy asks for (copy = true)")
             return Done(done=False)
         lifetime = called.fresh if ask.policy.local_ttl is None else min(called.fresh, ask.policy.local_ttl)
         position = self.ledger.position
@@ -312,29 +355,42 @@ class Engine:
     # --- invalidation -------------------------------------------------------------------------------------------------------------
 
     def pend(self, step: Pend) -> Ticket:
-        ticket = Ticket(step.targets, tuple(os.urandom(8).hex() for _ in step.targets), self.origin)
+        targets = step.targets
         with self.lock:
-            self.ledger.pend(ticket)
-            self._detach(ticket.targets)
+            position = self.ledger.position
+            last = Stamp(position.epoch, position.number + len(targets)) if self.shared is None and position is not None else None
+            ticket = Ticket(targets, tuple(os.urandom(8).hex() for _ in targets), self.origin, last)
+            if last is None:
+                self.ledger.pend(ticket)
+            else:
+                self.ledger.settle(ticket, last)  # without a shared layer it is this process that gives the numbers
+            self._detach(targets)
         return ticket
 
     def settle(self, step: Settle) -> Stamp:
         ticket, reply = step
-        with self.lock:
-            position = self.ledger.position or Stamp("", 0)
-            if isinstance(reply, Failed):
-                stamp = Stamp(position.epoch, position.number, pending=True)
-                if ticket not in self.ledger.queued:
-                    self.ledger.queue(ticket)
-            else:
-                stamp = Stamp(position.epoch, position.number + len(ticket.targets)) if reply is None else reply.last
-                self.ledger.settle(ticket, stamp)
-        texts = [f"{targets.kind} {text}" for targets in ticket.targets for text in targets.texts]
-        if stamp.pending:
-            self.events.send("invalidation_queued", targets=texts)
+        if isinstance(reply, Announced):
+            with self.lock:
+                self.ledger.settle(ticket, reply.last)
+            stamp = reply.last
+        elif ticket.last is not None:
+            stamp = ticket.last
         else:
-            self.events.send("invalidated", targets=texts, stamp=str(stamp))
+            stamp = self.leave(ticket)
+        if not stamp.pending:
+            self.events.send("invalidated", stamp=str(stamp), **written(ticket.targets))
         return stamp
+
+    def leave(self, ticket: Ticket) -> Stamp:
+        """An invalidation could not be announced: it holds here, and the log's reader announces it when it can."""
+        with self.lock:
+            position = self.ledger.position or NOWHERE
+            waits = ticket in self.ledger.queued
+            if not waits and ticket in self.ledger.pending:
+                self.ledger.queue(ticket)
+        if not waits:
+            self.events.send("invalidation_queued", **written(ticket.targets))
+        return Stamp(position.epoch, position.number, pending=True)
 
     def etag(self, site: Site, value: Any) -> str:
         """The content hash of a value as hexadecimal digits, empty for a value that has no bytes."""
@@ -392,6 +448,14 @@ def _is_used_up(value: object) -> bool:
     """Whether only one caller could read it: iterators, coroutines and other awaitables."""
     cls = type(value)
     return hasattr(cls, "__next__") or hasattr(cls, "__await__") or hasattr(cls, "__anext__")
+
+
+def _can_be_copied(value: object) -> bool:
+    try:
+        copy.deepcopy(value)
+    except Exception:  # whatever its class raises
+        return False
+    return True
 
 
 def _seconds(ttl: object) -> float:

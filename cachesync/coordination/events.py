@@ -19,12 +19,12 @@ logger = logging.getLogger("cachesync")
 CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "layer_failed": (logging.WARNING, "a step of the shared layer failed; calls go on without it. layer, step, error"),
     "layer_recovered": (logging.INFO, "the shared layer answers again. layer"),
-    "log_rejoined": (logging.INFO, "the log could not be continued; local copies were dropped. stamp, reason"),
+    "log_rejoined": (logging.INFO, "the log could not be continued; in another epoch local copies were dropped. stamp, reason"),
     "unreadable": (logging.WARNING, "stored bytes could not be read and count as a miss. key, policy, error"),
     "not_stored": (logging.WARNING, "a result was delivered to its caller but not stored. key, policy, error"),
-    "invalidated": (logging.DEBUG, "an invalidation was announced. targets, stamp"),
-    "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. targets"),
-    "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. targets"),
+    "invalidated": (logging.DEBUG, "an invalidation was announced, or a value set. patterns, tags, stamp"),
+    "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. patterns, tags"),
+    "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. patterns, tags"),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
 }
 """Every event: its log level and what it says, with the names of its fields."""

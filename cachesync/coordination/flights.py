@@ -7,6 +7,7 @@ flight of their own, because what the old one brings may be from before the inva
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -19,12 +20,15 @@ from cachesync.core.records import Targets
 
 
 class Flight:
-    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's."""
+    """One computation. ``began`` is when, in seconds of the monotonic clock, ``thread`` where it runs, ``task`` the task that runs it
+    if it is ``async``, ``token`` its lease's.
+    """
 
-    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "token", "waiting")
+    __slots__ = ("began", "dependencies", "key", "outcome", "task", "thread", "token", "waiting")
 
-    def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
+    def __init__(self, key: str, dependencies: tuple[Dependency, ...], began: float) -> None:
         self.key = key
+        self.began = began
         self.dependencies = dependencies
         self.token = os.urandom(12).hex()
         self.thread = threading.get_ident()
@@ -43,16 +47,16 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, key: str, dependencies: tuple[Dependency, ...]) -> tuple[Flight, bool]:
-        """The flight of this key, and whether it is new: then the caller leads it."""
-        flight = self._flights.get(key)
-        new = flight is None
-        if flight is None:
-            flight = self._flights[key] = Flight(key, dependencies)
+    def join(self, mine: Flight, oldest: float = -math.inf) -> Flight:
+        """The flight of this key: ``mine`` if there was none that began at ``oldest`` or later, and then its maker leads it."""
+        flight = self._flights.setdefault(mine.key, mine)
+        if flight.began < oldest:
+            flight = self._flights[mine.key] = mine
         flight.waiting += 1
-        return flight, new
+        return flight
 
     def land(self, flight: Flight) -> None:
+        """Nobody joins this flight any more."""
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 
@@ -63,5 +67,9 @@ class Flights:
             del self._flights[flight.key]
         return detached
 
-    def clear(self) -> None:
-        self._flights.clear()
+    def clear(self, began_before: float = math.inf) -> list[Flight]:
+        """Nobody joins flights that began before a moment any more. Returns them."""
+        flights = [flight for flight in self._flights.values() if flight.began < began_before]
+        for flight in flights:
+            del self._flights[flight.key]
+        return flights

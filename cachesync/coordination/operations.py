@@ -7,20 +7,17 @@ import os
 import threading
 import weakref
 from collections.abc import Generator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Literal, cast
 
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import BEHIND, NOWHERE, Engine
 from cachesync.coordination.listener import Listener
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask, Result, invalidate, look, obtain, obtain_many, put
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets
+from cachesync.core.records import Targets, written
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Call, Called, Each, Failed, Fetch, Fetched, Refused, Step
-
-NOWHERE: Final = Stamp("0", 0)
-"""The position of a process that has joined no log."""
 
 
 class Operations:
@@ -39,7 +36,7 @@ class Operations:
     def obtain(self, ask: Ask) -> Result:
         """The local copy, the shared entry, or a computation."""
         engine = self.engine
-        if not engine.settings.enabled:
+        if not engine.settings.enabled or engine.is_busy_here():
             return cast("Result", self.run(_calling(ask)))
         at_hand = engine.at_hand(ask)
         if at_hand is not None:
@@ -62,9 +59,12 @@ class Operations:
 
     def _judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
         """What the shared layer's reply is worth. A hit ends here, without a flow."""
-        if fetched.__class__ is Fetched and fetched.blobs[0] is not None:
-            return self.engine.judge(ask, fetched.blobs[0], fetched.head, fetched.now)
-        return None
+        if fetched.__class__ is not Fetched:
+            return None
+        blob, engine = fetched.blobs[0], self.engine
+        if blob is not None:
+            return engine.judge(ask, blob, fetched.head, fetched.now)
+        return BEHIND if engine.is_behind(fetched.head) else None
 
     def obtaining_many(self, asks: Sequence[Ask]) -> Generator[Step, Any, list[Result]]:
         """The same for several questions. Equal ones are asked once."""
@@ -96,22 +96,25 @@ class Operations:
 
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
-        engine, layer = self.engine, "local"
+        engine = self.engine
         if not engine.settings.enabled:
             return None
+        found: Called | Refused | None = None
+        layer: Literal["local", "shared"] = "local"
         held = engine.held(ask)
-        if held is None and self._shares():
-            yield from look(ask)
-            held, layer = engine.held(ask), "shared"
-        if held is None:
+        if held is not None:
+            found = Called(held.value, stamp=held.stamp, made=held.made)  # looked at, and not counted as a hit
+        elif self._shares():
+            found, layer = (yield from look(ask)), "shared"
+        if not isinstance(found, Called) or found.stamp is None:
             return None
         return Entry(
-            value=own_copy(ask.policy, held.value),
-            age=engine.now() - held.made,
+            value=own_copy(ask.policy, found.value),
+            age=engine.now() - found.made,
             is_stale=False,
-            stamp=held.stamp,
-            etag=engine.etag(ask.site, held.value),
-            layer="local" if layer == "local" else "shared",
+            stamp=found.stamp,
+            etag=engine.etag(ask.site, found.value),
+            layer=layer,
         )
 
     def putting(self, ask: Ask, given: tuple[Any] | None) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
@@ -120,15 +123,16 @@ class Operations:
         if not engine.settings.enabled:
             return (yield Call(ask, given)), engine.ledger.position or NOWHERE
         if given is not None:
-            if engine.shared is not None:
-                ask.site.codec.encode(given[0])
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
         token = os.urandom(12).hex()
         try:
-            return (yield from put(ask, token=token, shared=engine.shared is not None, given=given))
+            result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
         finally:
             engine.forsake(token)
+        if stamp is not None and stamp.pending:
+            engine.not_stored(ask, "the shared layer is away: other copies of the key are invalidated, this one is with its caller only")
+        return result, stamp
 
     def invalidating(self, targets: tuple[Targets, ...]) -> Generator[Step, Any, Stamp]:
         """Apply an invalidation here and announce it."""
@@ -143,8 +147,7 @@ class Operations:
             self.reader.start()
 
     def _shares(self) -> bool:
-        if self._listens and not self.reader.is_running:
-            self.reader.start()
+        self.awake()
         return self.engine.uses_shared()
 
     def finish(self) -> None:
@@ -152,8 +155,8 @@ class Operations:
         self._listens = False
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
-            lost = [text for ticket in self.engine.ledger.queued for targets in ticket.targets for text in targets.texts]
-            self.engine.events.send("invalidation_lost", targets=lost)
+            lost = [targets for ticket in self.engine.ledger.queued for targets in ticket.targets]
+            self.engine.events.send("invalidation_lost", **written(lost))
 
     def after_fork(self) -> None:
         """In a forked child."""
@@ -174,8 +177,16 @@ def value_of(policy: Policy, result: Result) -> Any:
 
 
 def own_copy(policy: Policy, value: Any) -> Any:
-    """The value itself, or where the policy says ``copy = true`` a copy that its caller may change."""
-    return copy.deepcopy(value) if policy.copy else value
+    """The value itself, or where the policy says ``copy = true`` a copy that its caller may change.
+
+    A value that can not be copied is held by nobody, so its caller may have it.
+    """
+    if not policy.copy:
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # whatever its class raises
+        return value
 
 
 _alive: weakref.WeakSet[Operations] = weakref.WeakSet()

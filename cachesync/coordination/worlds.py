@@ -9,6 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, cast
@@ -16,11 +17,12 @@ from typing import Any, Final, cast
 from cachesync.coordination.drivers import arun, run
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.flights import Flight
-from cachesync.core.flows import Ask, Result, fill
+from cachesync.core.flows import Result, fill
 from cachesync.core.steps import (
+    NO_DEADLINE,
+    Announce,
     Announced,
     Call,
-    Called,
     Each,
     Failed,
     Fetched,
@@ -37,6 +39,7 @@ from cachesync.core.steps import (
     SharedStep,
     Step,
     Store,
+    Ticket,
     Waited,
 )
 from cachesync.protocols import AsyncSharedLayer
@@ -64,6 +67,8 @@ class _World:
         kind = reply.__class__
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
+            if isinstance(step, Lease | Seize):
+                engine.forsake(step.token)  # it may have been granted all the same
             return reply
         if engine.failing:
             engine.answered()
@@ -73,11 +78,20 @@ class _World:
             engine.heard(asked, cast("Announced", reply).last)
         elif isinstance(reply, Log | Joined):
             return reply._replace(asked=asked)
-        if isinstance(step, Lease | Seize) and cast("Leased", reply).granted:
-            engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
+        if isinstance(step, Lease | Seize):
+            if cast("Leased", reply).granted:
+                engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
+            else:
+                engine.leases.pop(step.token, None)
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
         return reply
+
+    def ask(self, step: SharedStep) -> float:
+        """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
+        if isinstance(step, Lease | Seize):
+            self.engine.leases[step.token] = (step.key, NO_DEADLINE)
+        return self.engine.now()
 
     def filling(self, step: Join, flight: Flight) -> Flow:
         engine, ask = self.engine, step.ask
@@ -88,24 +102,28 @@ class _World:
         finally:
             self.engine.forsake(flight.token)
 
-    def computed_meanwhile(self, ask: Ask, flight: Flight) -> Called | None:
-        """The copy that an earlier flight brought between this caller's looking and its joining."""
-        called = self.engine.at_hand(ask)
-        if called is not None:
-            self.land(flight, called)
-        return called
+    def interrupted(self, step: SharedStep) -> None:
+        """A step was interrupted, and nobody knows whether it happened: what it may have left behind is put in order later."""
+        if isinstance(step, Announce):
+            self.engine.leave(Ticket(step.targets, step.nonces, step.origin))
 
     def land(self, flight: Flight, outcome: Result) -> None:
-        """The computation is over: nobody joins it any more, and whoever waits is told."""
+        """The computation is over: whoever waits is told, and nobody joins it any more."""
         with self.engine.lock:
+            if not flight.outcome.done():
+                flight.outcome.set_result(outcome)
             self.engine.flights.land(flight)
-        flight.outcome.set_result(outcome)
 
     def leave(self, flight: Flight) -> bool:
         """Wait for a flight no longer. True if nobody does."""
         with self.engine.lock:
             flight.waiting -= 1
             return flight.waiting == 0
+
+
+def _was_meant(outcome: Result) -> bool:
+    """Whether an outcome is for whoever joined, too: not where the one who computed was interrupted or cancelled."""
+    return not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception))
 
 
 class ThreadWorld(_World):
@@ -129,9 +147,14 @@ class ThreadWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
 
     def ask_shared(self, step: SharedStep) -> Reply:
-        asked = self.engine.now()
+        asked = self.ask(step)
         assert self.engine.shared is not None
-        return self.note(step, asked, self.engine.shared.sync.perform(step))
+        try:
+            reply = self.engine.shared.sync.perform(step)
+        except BaseException:
+            self.interrupted(step)
+            raise
+        return self.note(step, asked, reply)
 
     def _later(self, step: Later) -> Waited:
         time.sleep(step.seconds)
@@ -144,7 +167,7 @@ class ThreadWorld(_World):
             return self.engine.called(ask, given[0], 0.0)
         ask.site.counts.computed += 1
         try:
-            value = ask.site.call(*ask.values)
+            value = ask.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)
@@ -153,25 +176,37 @@ class ThreadWorld(_World):
     def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
-            with engine.lock:
-                flight, leading = engine.flights.join(ask.key, ask.dependencies)
-            if leading:
-                return self.computed_meanwhile(ask, flight) or self._lead(step, flight)
+            mine = Flight(ask.key, ask.dependencies, engine.now())
+            try:
+                with engine.lock:
+                    flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
+                if flight is mine:
+                    return self._lead(step, mine)
+            except BaseException as error:  # interrupted here, where an exception may come at any moment
+                self.land(mine, Failed(error))
+                raise
             if flight.thread == threading.get_ident() or flight in _computing.get():
                 self.leave(flight)
                 return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
             ask.site.counts.joined += 1
-            outcome = flight.outcome.result()
-            if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)):
+            try:
+                outcome = flight.outcome.result()
+            except BaseException:
+                self.leave(flight)
+                raise
+            if _was_meant(outcome):
                 return outcome
-            step = step._replace(late=True)  # whoever computed was interrupted, which was not meant for this caller
+            step = step._replace(late=True)
 
     def _lead(self, step: Join, flight: Flight) -> Result:
         inside = _computing.set(_computing.get() | {flight})
         try:
-            outcome: Result = self.run(self.filling(step, flight))
+            # An earlier flight may have brought a copy between this caller's looking and its joining.
+            outcome: Result = self.engine.at_hand(step.ask) or self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: interrupted while waiting for a lease
             outcome = Failed(error)
+            for release in self.engine.take_forsaken(flight.token):
+                self.ask_shared(release)
         finally:
             _computing.reset(inside)
         self.land(flight, outcome)
@@ -200,8 +235,13 @@ class LoopWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step)
 
     async def ask_shared(self, step: SharedStep) -> Reply:
-        asked = self.engine.now()
-        return self.note(step, asked, await self._layer().perform(step))
+        asked = self.ask(step)
+        try:
+            reply = await self._layer().perform(step)
+        except BaseException:
+            self.interrupted(step)
+            raise
+        return self.note(step, asked, reply)
 
     def _layer(self) -> AsyncSharedLayer:
         assert self.engine.shared is not None
@@ -221,7 +261,7 @@ class LoopWorld(_World):
             return self.engine.called(ask, given[0], 0.0)
         ask.site.counts.computed += 1
         try:
-            value = await ask.site.call(*ask.values)
+            value = await ask.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)
@@ -230,23 +270,26 @@ class LoopWorld(_World):
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
+            mine = Flight(ask.key, ask.dependencies, engine.now())
             with engine.lock:
-                flight, leading = engine.flights.join(ask.key, ask.dependencies)
-            if leading:
-                called = self.computed_meanwhile(ask, flight)
+                flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
+            if flight is mine:
+                # An earlier flight may have brought a copy between this caller's looking and its joining.
+                called = engine.at_hand(ask)
                 if called is not None:
+                    self.land(mine, called)
                     return called
-                flight.task = asyncio.create_task(self._lead(step, flight))
-                flight.task.add_done_callback(partial(self._land_if_left, flight))
+                mine.task = asyncio.create_task(self._lead(step, mine))
+                mine.task.add_done_callback(partial(self._land_if_left, mine))
             elif flight in _computing.get():
                 self.leave(flight)
                 return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
             else:
                 ask.site.counts.joined += 1
             outcome = await self._wait(flight)
-            if not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception)) or leading:
+            if _was_meant(outcome) or flight is mine:
                 return outcome
-            step = step._replace(late=True)  # whoever computed was interrupted, which was not meant for this caller
+            step = step._replace(late=True)
 
     async def _wait(self, flight: Flight) -> Result:
         try:
@@ -263,12 +306,14 @@ class LoopWorld(_World):
             outcome: Result = await self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: cancelled while waiting for a lease
             outcome = Failed(error)
+            with suppress(asyncio.CancelledError):
+                for release in self.engine.take_forsaken(flight.token):
+                    await self.ask_shared(release)
         self.land(flight, outcome)
 
     def _land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of its body."""
-        if not flight.outcome.done():
-            self.land(flight, Failed(asyncio.CancelledError()))
+        self.land(flight, Failed(asyncio.CancelledError()))
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

@@ -163,8 +163,16 @@ def _compile_tools(
     )
     if quick:
         source += f"def quick({', '.join(names)}):\n    {quick}\n"
-    known = {"_cs_function": function, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len, **defaults}
-    scope = _execute(source, known, f"tools of {title}")
+    known = {
+        "_cs_function": function,
+        "_cs_class": type,
+        "_cs_unsafe": has_unsafe,
+        "_cs_str": str,
+        "_cs_int": int,
+        "_cs_len": len,
+        **defaults,
+    }
+    scope = _execute(source, {**known, **defaults}, f"tools of {title}")
     fields = scope["fields"]
 
     def checked_fields(*values: Any) -> Sequence[object]:
@@ -187,9 +195,9 @@ def _quick_source(template: Template) -> str:
         if field.attributes or field.plain not in (str, int):
             return ""
         if field.plain is str:
-            checks.append(f"{name}.__class__ is _cs_str and _cs_len({name}) < {QUICK_LENGTH} and _cs_unsafe({name}) is None")
+            checks.append(f"_cs_class({name}) is _cs_str and _cs_len({name}) < {QUICK_LENGTH} and _cs_unsafe({name}) is None")
         else:
-            checks.append(f"{name}.__class__ is _cs_int and -{QUICK_INTEGER} < {name} < {QUICK_INTEGER}")
+            checks.append(f"_cs_class({name}) is _cs_int and -{QUICK_INTEGER} < {name} < {QUICK_INTEGER}")
         raw += [name] if field.typed else [name, f"_cs_{field.plain.__name__}"]
     parts = [repr(s) if isinstance(s, str) else f"{s[0]!r} + {_text_source(template, s[1])} + {s[2]!r}" for s in template.segments]
     key = " + ':' + ".join(parts)
@@ -219,32 +227,43 @@ def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Calla
         "_cs_ledger": ledger,
         "_cs_slow": slow,
         "_cs_copy": copy.deepcopy,
+        "_cs_class": type,  # and not __class__, which may be a property that lies
         "_cs_Exception": Exception,
         **defaults,
     }
     for index, field in enumerate(template.fields):
         if field.typed:
             scope[f"_cs_type{index}"] = field.plain
-            checks.append(f"{field.path}.__class__ is _cs_type{index}")
+            checks.append(f"_cs_class({field.path}) is _cs_type{index}")
             raw.append(field.path)
         else:
-            raw += [field.path, f"{field.path}.__class__"]
+            raw += [field.path, f"_cs_class({field.path})"]
     found = raw[0] if len(raw) == 1 else _tuple(raw)
-    served = "_cs_copy(_cs_held.value)" if site.policy.copy else "_cs_held.value"
     name = getattr(function, "__name__", "cached")
     name = name if name.isidentifier() else "cached"
     indent = "            " if checks else "        "
-    lines = [
-        f"{'async ' if blueprint.is_async else ''}def {name}({declared}):",
+    waiting = "await " if blueprint.is_async else ""
+    look_up = [
         "    try:",
         *([f"        if {' and '.join(checks)}:"] if checks else []),
         f"{indent}_cs_held = _cs_copies[{found}]",
         f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark:",
         f"{indent}    _cs_held.hits += 1",
-        f"{indent}    return {served}",
-        "    except _cs_Exception:",  # a miss (KeyError), or arguments of which slow makes a clear error
-        "        pass",
-        f"    return {'await ' if blueprint.is_async else ''}_cs_slow({_tuple(signature.parameters)})",
     ]
+    rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error
+    slowly = f"    return {waiting}_cs_slow({_tuple(signature.parameters)})"
+    if site.policy.copy:  # a copy is made outside of the try: what it raises is not a miss
+        body = [
+            "    _cs_found = None",
+            *look_up,
+            f"{indent}    _cs_found = _cs_held",
+            *rescue,
+            "    if _cs_found is not None:",
+            "        return _cs_copy(_cs_found.value)",
+            slowly,
+        ]
+    else:
+        body = [*look_up, f"{indent}    return _cs_held.value", *rescue, slowly]
+    lines = [f"{'async ' if blueprint.is_async else ''}def {name}({declared}):", *body]
     wrapper = _execute("\n".join(lines) + "\n", scope, blueprint.name)[name]
     return functools.update_wrapper(wrapper, function)

@@ -36,13 +36,13 @@ has_unsafe: Final = re.compile("[%:*\x00-\x1f\x7f\ud800-\udfff]|^~").search
 
 def encode(value: object, plain: type = str) -> str:
     """A value as part of a key: plain if it is of the type ``plain``, marked otherwise. Raises `KeyArgumentError`."""
-    cls = value.__class__
+    cls = type(value)
     if cls is str and plain is str:
         return _escape(cast("str", value))
     if cls is int and plain is int:
         return _digits(cast("int", value))
     value = _canonical(value)
-    if value.__class__ is plain:
+    if type(value) is plain:
         return _plain(value)
     return "~" + _mark(value, 0)
 

@@ -6,7 +6,7 @@ Flows hold no clock, no lock and no connection, so that a test can play the worl
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from cachesync.core.entry import Dependency
@@ -59,9 +59,9 @@ LONGEST_WAIT: Final = 0.05
 
 
 class Ask(NamedTuple):
-    """One question: which key, under which policy, and where the answer comes from.
+    """One question: which key, under which policy, and where the answer comes from: ``call(*values)``.
 
-    ``site`` and ``raw`` mean nothing to the flows: they lead the engine to the function, the codec and the shelf.
+    ``site`` and ``raw`` mean nothing to the flows: they lead the engine to the codec and the shelf.
     """
 
     key: str
@@ -69,6 +69,7 @@ class Ask(NamedTuple):
     dependencies: tuple[Dependency, ...]
     site: Any
     raw: Any
+    call: Callable[..., Any]
     values: tuple[Any, ...]
     deadline: float
     """Until when the shared layer may be waited for: seconds, monotonic clock. Time spent in the user's function is added."""
@@ -83,11 +84,15 @@ def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) 
     Every question begins with a `Fetch` that is sent before there is a flow, because a hit of the shared layer never needs one.
     ``fetched`` is its reply (``None`` without a shared layer), ``refused`` what judging the stored bytes has said.
     """
-    if refused is not None and refused.behind and isinstance(fetched, Fetched) and fetched.blobs[0] is not None:
-        admitted = yield from _admit_again(ask, fetched.blobs[0], fetched.head, fetched.now, ask.deadline)
-        if isinstance(admitted, Called):
-            return admitted
-        refused = admitted
+    if refused is not None and refused.behind and isinstance(fetched, Fetched):
+        # Also where nothing was stored: a computation under way here may be from before what the log has by now.
+        caught_up = yield from catch_up(fetched.head, ask.deadline)
+        blob, refused = fetched.blobs[0], None
+        if caught_up and blob is not None:
+            admitted: Called | Refused = yield Admit(ask, blob, fetched.head, fetched.now)
+            if isinstance(admitted, Called):
+                return admitted
+            refused = admitted
     result: Result = yield Join(ask, isinstance(fetched, Fetched), None if refused is None else refused.dead)
     return result
 
@@ -100,6 +105,7 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, li
         fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline)
         shared = not isinstance(fetched, Failed)
         if shared:
+            yield from catch_up(fetched.head, asks[0].deadline)
             for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
                 admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
                 if isinstance(admitted, Called):
@@ -133,15 +139,9 @@ def admit(ask: Ask, blob: bytes | None, head: Stamp | None, now: int, deadline: 
         return Refused()
     admitted: Called | Refused = yield Admit(ask, blob, head, now)
     if isinstance(admitted, Refused) and admitted.behind:
-        return (yield from _admit_again(ask, blob, head, now, deadline))
-    return admitted
-
-
-def _admit_again(ask: Ask, blob: bytes, head: Stamp | None, now: int, deadline: float) -> Generator[Step, Any, Called | Refused]:
-    """Catch up with the log, then judge. What can not be judged may not be served."""
-    if not (yield from catch_up(head, deadline)):
-        return Refused()
-    admitted: Called | Refused = yield Admit(ask, blob, head, now)
+        if not (yield from catch_up(head, deadline)):
+            return Refused()  # what can not be judged may not be served
+        admitted = yield Admit(ask, blob, head, now)
     return admitted
 
 
@@ -184,8 +184,12 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
     The lease is seized before the value is obtained, and the value is stored only while the lease is still one's own: an
     invalidation that comes meanwhile wins. Returns the result and the stamp of the announcement.
     """
-    deadline, leased = ask.deadline, False
-    now = 0
+    deadline, leased, now = ask.deadline, False, 0
+    encoded: Encoded | Failed | None = None
+    if shared and given is not None:  # what can not be stored is refused before anything has changed
+        encoded = yield Encode(ask, given[0], given=True)
+        if isinstance(encoded, Failed):
+            return encoded, None
     if shared:
         reply: Leased | Failed = yield Seize(ask.key, token, ask.lease, given is not None, deadline)
         if isinstance(reply, Leased):
@@ -193,32 +197,35 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
             yield from catch_up(reply.head, deadline)
     begun: Begun = yield Begin(now)
     called: Result = yield Call(ask, given)
+    deadline += called.seconds
     if isinstance(called, Failed):
         if leased:
-            yield Release(ask.key, token, deadline + called.seconds)
+            yield Release(ask.key, token, deadline)
         return called, None
-    deadline += called.seconds
     ticket: Ticket = yield Pend((Targets(KEY, (ask.key,), "v"),))
     announced: Announced | Failed | None = None
     if shared:
         announced = yield Announce(ticket.targets, ticket.nonces, ticket.origin, (), deadline)
     stamp: Stamp = yield Settle(ticket, announced)
     own = 0 if stamp.pending else stamp.number
-    stored = not shared
+    keeps = not shared
     if leased and own:  # what others announced before it has to be known before the value is held here
         yield from catch_up(stamp, deadline)
     if leased and own and called.fresh is not None:
-        stored = yield from _store(ask, token, called, begun, deadline, own=own)
+        keeps = yield from _store(ask, token, called, begun, deadline, own=own, encoded=encoded)
     elif leased:
         yield Release(ask.key, token, deadline)
-    if stored and called.fresh is not None:
+    if keeps and called.fresh is not None:
         yield Keep(ask, called, begun, own)
     return called, stamp
 
 
-def _store(ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int) -> Generator[Step, Any, bool]:
-    """Fill under the lease. False when the lease was lost: then the value belongs to its caller only."""
-    encoded: Encoded | Failed = yield Encode(ask, called.value)
+def _store(
+    ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
+) -> Generator[Step, Any, bool]:
+    """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either."""
+    if encoded is None:
+        encoded = yield Encode(ask, called.value)
     if isinstance(encoded, Failed) or begun.stamp is None or called.fresh is None:
         yield Release(ask.key, token, deadline)
         return True

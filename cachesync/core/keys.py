@@ -198,8 +198,14 @@ def _field(path: str, parameters: Mapping[str, Any], wrong: typing.Callable[[str
     for attribute in attributes:
         annotation = _annotation_of(annotation, attribute)
     plain, only = _plain_type(annotation)
-    fast = plain in FAST_TYPES or (issubclass(plain, enum.Enum) and not issubclass(plain, enum.Flag))
+    fast = plain in FAST_TYPES or (issubclass(plain, enum.Enum) and not issubclass(plain, enum.Flag) and _is_told_by_identity(plain))
     return Field(path, parameter, tuple(attributes), plain, only and fast)
+
+
+def _is_told_by_identity(cls: type[Any]) -> bool:
+    """Whether equal members of an enumeration are the same member: it has no equality of its own."""
+    own: set[Any] = {cls.__eq__, cls.__hash__}
+    return own <= {object.__eq__, str.__eq__, int.__eq__, enum.Enum.__hash__, str.__hash__, int.__hash__}
 
 
 def _annotation_of(owner: Any, attribute: str) -> Any:

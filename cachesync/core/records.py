@@ -21,7 +21,7 @@ The stream's own id of a record is ``<number>-0``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -78,6 +78,12 @@ def targets_of(patterns: Iterable[str], tags: Iterable[str]) -> tuple[Targets, .
             raise ValueError("a tag can not be empty")
         texts.setdefault(TAG, {})[tag] = None
     return tuple(Targets(kind, tuple(texts[kind])) for kind in KINDS if kind in texts)
+
+
+def written(targets: Sequence[Targets]) -> dict[str, list[str]]:
+    """Targets as a caller writes them: ``patterns`` and ``tags``."""
+    patterns = [text + "*" if one.kind == PREFIX else text for one in targets if one.kind != TAG for text in one.texts]
+    return {"patterns": patterns, "tags": [text for one in targets if one.kind == TAG for text in one.texts]}
 
 
 def to_fields(targets: Targets, *, nonce: str, origin: str) -> tuple[str, ...]:

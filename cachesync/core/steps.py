@@ -205,7 +205,7 @@ class Apply(NamedTuple):
 
 
 class Rejoin(NamedTuple):
-    """Begin anew at a position: what was held before is dead. Answered by `Done`."""
+    """Take over a position and its bans. In another epoch what was held before is dead. Answered by `Done`."""
 
     joined: Joined
 
@@ -235,18 +235,27 @@ class Call(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A result; the seconds it took; how long it is fresh, in seconds (``None``: it may not be stored)."""
+    """A result; the seconds it took; how long it is fresh, in seconds (``None``: it may not be stored).
+
+    One that was cached has its ``stamp`` and when it was ``made`` (seconds, monotonic clock).
+    """
 
     value: Any
     seconds: float = 0.0
     fresh: float | None = None
+    stamp: Stamp | None = None
+    made: float = 0.0
 
 
 class Encode(NamedTuple):
-    """Make the bytes of a value. Answered by `Encoded`, or `Failed`."""
+    """Make the bytes of a value. Answered by `Encoded`, or `Failed` with a ``CodecError``.
+
+    ``given`` says that a caller of ``set`` is told of it; otherwise it is an event.
+    """
 
     ask: Ask
     value: Any
+    given: bool = False
 
 
 class Encoded(NamedTuple):
@@ -307,11 +316,15 @@ class Pend(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """A pending invalidation: what is announced, and under which nonces and origin."""
+    """An invalidation that holds in this process: what is announced, and under which nonces and origin.
+
+    Without a shared layer it has its numbers at once: ``last`` is the last of them.
+    """
 
     targets: tuple[Targets, ...]
     nonces: tuple[str, ...]
     origin: str
+    last: Stamp | None = None
 
 
 class Settle(NamedTuple):

@@ -137,7 +137,7 @@ class ThreadRedis:
             self._waiting += 1
             try:
                 while not self._room:
-                    if self._idle:
+                    with suppress(IndexError):
                         return self._idle.pop(), False
                     left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
                     if left <= 0 or not self._returned.wait(left):
@@ -285,7 +285,8 @@ class LoopRedis:
 
     def _depart(self) -> None:
         self._scheduled = False
-        batch, self._waiting = self._waiting, []
+        batch = [(step, future) for step, future in self._waiting if not future.done()]  # who was cancelled asks nothing
+        self._waiting = []
         if batch:
             trip = self.loop.create_task(self._travel(batch))
             self._trips.add(trip)
