@@ -87,7 +87,7 @@ def _bars(axis: Any, rows: _Rows) -> None:
             drawn = axis.bar(place, height, 0.8 / most, label=label or None, color=_colour(bar), hatch=_hatch(bar), edgecolor="white")
             axis.bar_label(drawn, labels=[_short(height)], fontsize=6.5, padding=1)
             shown.add(bar)
-    axis.set_xticks(range(len(rows)), list(rows))
+    axis.set_xticks(range(len(rows)), [row.replace(", 2 threads", "\n2 threads") for row in rows])
     axis.margins(x=0.01, y=0.1)
 
 
@@ -98,10 +98,10 @@ def _colour(bar: str) -> str:
 
 def _hatch(bar: str) -> str:
     """Tells the variants of one library apart."""
-    return "////" if "evicting" in bar or "LFU" in bar else "...." if "TTL" in bar else ""
+    return "////" if "evicting" in bar or bar.endswith(" LFU") else "...." if "TTL" in bar else ""
 
 
 def _short(height: float) -> str:
     if height < 1:
-        return f"{height:.2f}"
+        return f"{height:.3f}".lstrip("0")
     return f"{height:.0f}" if height < 1_000 else f"{height / 1_000:.3g}k"
