@@ -23,7 +23,7 @@ from cachesync.core import flows
 from cachesync.core.flows import Ask, Result
 from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Targets
 from cachesync.core.settings import CoordinationSettings, Settings
-from cachesync.core.steps import Announce, Announced, Begin, Called, Fetch, Fetched, Join, Later, Pend, Step, Waited
+from cachesync.core.steps import Announce, Announced, Begin, Called, Fetch, Join, Later, Pend, Refused, Step, Waited
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, KINDS, Colour, HoldingShared, LoopThread, Node, Origin, engine_of, operations_of, read_log, sites_of
 
@@ -114,10 +114,16 @@ class StoryNode:
         return finished(answering)
 
     def join(self, ask: Ask) -> tuple[Flight, bool]:
-        mine = Flight(ask.key, ask.dependencies)
-        with self.engine.lock:
-            flight = self.engine.flights.join(mine)
+        engine = self.engine
+        mine = Flight(ask.key, ask.dependencies, engine.now())
+        with engine.lock:
+            flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
         return flight, flight is mine
+
+    def judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
+        """What a reply of the layer is worth, as the operations judge it."""
+        judging: Callable[[Ask, Any], Called | Refused | None] = getattr(self.operations, "_judge")  # noqa: B009 - private
+        return judging(ask, fetched)
 
     def filling(self, step: Join, flight: Flight) -> Generator[Step, Any, Result]:
         return self._threads.filling(step, flight)
@@ -220,10 +226,8 @@ class Story(RuleBasedStateMachine):
         if result is None:
             fetched: Any = self.perform(who, Fetch((ask.key,), ask.deadline), colour) if node.engine.uses_shared() else None
             yield
-            judged: Any = None
-            if isinstance(fetched, Fetched) and fetched.blobs[0] is not None:
-                judged = node.engine.judge(ask, fetched.blobs[0], fetched.head, fetched.now)
-                yield
+            judged = node.judge(ask, fetched)
+            yield
             result = judged if isinstance(judged, Called) else (yield from self.follow(who, flows.obtain(ask, fetched, judged), colour))
         assert isinstance(result, Called)
         note(f"node {who} reads {ask.key}: {result.value}, owed {owed}")
