@@ -523,7 +523,7 @@ def test_closing_gives_queued_invalidations_a_last_chance(
     server: Server, proxy: Proxy, namespace: str, colour: Colour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is back, and the process ends before its reader has noticed."""
-    monkeypatch.setattr("cachesync.coordination.listener.PATIENCE", 30.0)  # a busy machine is no outage
+    monkeypatch.setattr("cachesync.coordination.log_reader.PATIENCE", 30.0)  # a busy machine is no outage
     with Node(server.url, namespace) as other:
         with Node(proxy.url, namespace, colour) as node:
             node()

@@ -19,6 +19,7 @@ logger = logging.getLogger("cachesync")
 CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "layer_failed": (logging.WARNING, "a step of the shared layer failed; calls go on without it. layer, step, error"),
     "layer_recovered": (logging.INFO, "the shared layer answers again. layer"),
+    "reader_failed": (logging.ERROR, "a mistake of ours in the log's reader; it goes on a moment later. error, traceback"),
     "log_rejoined": (logging.INFO, "the log could not be continued; in another epoch local copies were dropped. stamp, reason"),
     "unreadable": (logging.WARNING, "stored bytes could not be read and count as a miss. key, policy, error"),
     "not_stored": (logging.WARNING, "a result was delivered to its caller but not stored. key, policy, error"),

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Literal, cast
 
 from cachesync.coordination.engine import BEHIND, NOWHERE, Engine
-from cachesync.coordination.listener import Listener
+from cachesync.coordination.log_reader import LogReader
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask, Result, invalidate, look, obtain, obtain_many, put
@@ -29,7 +29,7 @@ class Operations:
         self._loops = LoopWorld(engine)
         self.run = self._threads.run
         self.arun = self._loops.run
-        self.reader = Listener(engine)
+        self.reader = LogReader(engine)
         self._listens = listen and engine.shared is not None
         _survive_forks(self)
 

@@ -8,13 +8,15 @@ computations that are still running here, and announces what could not be announ
 from __future__ import annotations
 
 import threading
+import traceback
 import weakref
 from typing import Final
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import Extend, Failed, Release
+from cachesync.core.steps import Extend, Failed
+from cachesync.layers.forks import lock_across_forks
 
 SHARE_OF_LAG: Final = 0.2
 """A question waits for at most this share of ``max_lag``, so that contact is proven several times within it."""
@@ -25,7 +27,7 @@ PATIENCE: Final = 1.0
 LONGEST_PAUSE: Final = 1.0
 
 
-class Listener:
+class LogReader:
     """Reads the log in a daemon thread while its cache lives."""
 
     def __init__(self, engine: Engine) -> None:
@@ -36,7 +38,7 @@ class Listener:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.is_running = False
-        self._lock = threading.Lock()
+        self._lock = lock_across_forks()
 
     def start(self) -> None:
         """Start reading, unless it has been started."""
@@ -59,7 +61,6 @@ class Listener:
 
     def after_fork(self) -> None:
         """The thread did not come along into the child: it starts again when it is needed."""
-        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = None
         self.is_running = False
@@ -75,12 +76,16 @@ class Listener:
         return heard
 
     def try_turn(self) -> bool:
-        """The same; a mistake of ours ends no reader, but is told and tried again."""
+        """The same; a mistake of ours ends no reader, but is told and tried again. It says nothing about the shared layer."""
+        events = self._engine.events
         try:
-            return self.turn()
+            heard = self.turn()
         except Exception as error:
-            self._engine.failed(None, Failed(error))
+            if not self._engine.closing:
+                events.send("reader_failed", error=repr(error), traceback="".join(traceback.format_exception(error)))
             return False
+        events.forget("reader_failed")
+        return heard
 
     def flush(self) -> bool:
         """Announce what could not be announced before, oldest first."""
@@ -93,9 +98,8 @@ class Listener:
 
     def _extend(self) -> None:
         engine = self._engine
-        while engine.forsaken:
-            key, token = engine.forsaken.pop()
-            self._world.perform(Release(key, token, engine.now() + PATIENCE))
+        for release in engine.take_forsaken():
+            self._world.perform(release)
         now, lease = engine.now(), engine.settings.coordination.lease
         for token, (key, due) in list(engine.leases.items()):
             if now < due:
@@ -107,14 +111,14 @@ class Listener:
                 engine.leases[token] = (key, now + lease / 3)
 
 
-def _read(reference: weakref.ref[Listener], stop: threading.Event) -> None:
+def _read(reference: weakref.ref[LogReader], stop: threading.Event) -> None:
     pause = 0.05
     while not stop.is_set():
-        listener = reference()
-        if listener is None:
+        reader = reference()
+        if reader is None:
             return
-        heard = listener.try_turn()
-        del listener  # a cache that nobody holds any more ends its reader
+        heard = reader.try_turn()
+        del reader  # a cache that nobody holds any more ends its reader
         if heard:
             pause = 0.05
         else:
