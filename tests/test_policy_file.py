@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cachesync.coordination.policy_file import MAX_BYTES, load_settings, parse_settings
+from cachesync.coordination.policy_lines import Format, Lines
 from cachesync.coordination.policy_model import json_schema
-from cachesync.coordination.positions import Format, Positions
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, Settings
@@ -398,7 +398,7 @@ def test_no_error_shows_a_password(text: str) -> None:
     assert refused.value.__context__ is None
 
 
-# --- positions ------------------------------------------------------------------------------------------------------------------
+# --- lines ----------------------------------------------------------------------------------------------------------------------
 
 
 def paths_of(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -451,7 +451,7 @@ def test_every_name_in_toml_has_its_line(pieces: list[str], end: str) -> None:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return
-    found = Positions(text, "toml").lines
+    found = Lines(text, "toml").lines
     assert set(found) == set(paths_of(document))
     for path, line in found.items():
         if path[-1] in starts:
@@ -471,7 +471,7 @@ def test_every_name_in_toml_has_its_line(pieces: list[str], end: str) -> None:
 def test_every_name_in_json_has_its_line(document: object, indent: int | None) -> None:
     """On one line or on many."""
     text = json.dumps(document, indent=indent)
-    found = Positions(text, "json")
+    found = Lines(text, "json")
     assert set(found.lines) == set(paths_of(document))
     assert found.repeats == []
     lines = text.split("\n")

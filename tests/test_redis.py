@@ -613,7 +613,7 @@ def test_an_announcement_notices_lost_bans_too(every_server: Server, namespace: 
 
 def test_too_many_bans_become_the_floor(every_server: Server, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest of them: more than was asked for is dead to a process that starts, never less."""
-    monkeypatch.setattr("cachesync.layers.redis_wire.MAX_BANS", 5)
+    monkeypatch.setattr("cachesync.layers.redis_wire.MAX_BANS_STORED", 5)
     with SharedTalk(RedisShared(every_server.url, namespace=namespace), "def") as talk:
         for number in range(1, 9):
             assert announced(talk, Targets("t", (f"tag{number}",))).number == number

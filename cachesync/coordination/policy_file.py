@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.environment import Environment, read_environment
+from cachesync.coordination.policy_lines import Format, Lines, line_of
 from cachesync.coordination.policy_mistakes import find_mistakes
-from cachesync.coordination.positions import Format, Positions, line_of
 from cachesync.core.policies import Policies
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.rules import Problem, SettingPath
@@ -80,7 +80,7 @@ def _parse(text: str, format: Format) -> _Parsed:
     try:
         raw: object = json.loads(text) if format == "json" else tomllib.loads(text)
         json.dumps(raw, ensure_ascii=False, default=str).encode()  # what parses is not always fit to be shown
-        positions = Positions(text, format)
+        read = Lines(text, format)
     except json.JSONDecodeError as wrong:
         return _unread(f"this is not JSON: {wrong.msg} (column {wrong.colno})", wrong.lineno)
     except tomllib.TOMLDecodeError as wrong:
@@ -94,7 +94,7 @@ def _parse(text: str, format: Format) -> _Parsed:
         return _unread("a text holds half of a surrogate pair; write the whole character")
     except ValueError:  # thousands of digits
         return _unread("a number has too many digits to be read")
-    return _Parsed(raw, positions.lines, positions.repeats, is_read=True)
+    return _Parsed(raw, read.lines, read.repeats, is_read=True)
 
 
 def _unread(says: str, line: int = 1) -> _Parsed:

@@ -7,8 +7,8 @@ from typing import Final, TypeGuard, cast
 
 from pydantic import ValidationError
 
+from cachesync.coordination.policy_lines import line_of
 from cachesync.coordination.policy_model import FILE
-from cachesync.coordination.positions import line_of
 from cachesync.core.patterns import Pattern
 from cachesync.core.policies import tie, ties
 from cachesync.core.policy import HttpPolicy, Policy

@@ -16,7 +16,7 @@ from cachesync.core.entry import Dependency
 from cachesync.core.patterns import Pattern
 from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Kind, Targets
 
-MAX_BANS: Final = 100_000
+MAX_BANS_OF_A_KIND: Final = 100_000
 """Bans of one kind that are remembered one by one."""
 MAX_GLOBS_OF_A_PREFIX: Final = 64
 """Globs with the same literal prefix, as those with none, are tried one after the other, so only so many are kept."""
@@ -29,7 +29,7 @@ class BanIndex:
 
     __slots__ = ("_bans", "_before", "_globs", "_length_counts", "_limit", "_prefix_lengths", "floor", "highest")
 
-    def __init__(self, limit: int = MAX_BANS) -> None:
+    def __init__(self, limit: int = MAX_BANS_OF_A_KIND) -> None:
         self._limit = limit
         # Text to number. The newest stand last: dictionaries keep the order of insertion, and what is renewed is inserted again.
         self._bans: dict[Kind, dict[str, int]] = {KEY: {}, TAG: {}, PREFIX: {}, GLOB: {}}

@@ -40,8 +40,8 @@ _pack_command: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_com
 
 LOG_LENGTH: Final = 10_000
 """About how many records the log remembers; a reader that was away for longer rejoins."""
-MAX_BANS: Final = 50_000
-"""How many bans the shared layer remembers for processes that start."""
+MAX_BANS_STORED: Final = 50_000
+"""Bans, of all kinds together, that the shared layer remembers for processes that start."""
 LOG_PAGE: Final = 1_000
 """Records read in one trip."""
 
@@ -76,7 +76,7 @@ def commands_of(step: SharedStep, names: Names) -> list[Command]:
             log = (names.meta, names.log, names.bans)
             return [
                 *((b"UNLINK", *_pair(names, key)) for key in unlink),
-                _call(scripts.APPEND, log, _new_epoch(), LOG_LENGTH, MAX_BANS, *fields),
+                _call(scripts.APPEND, log, _new_epoch(), LOG_LENGTH, MAX_BANS_STORED, *fields),
             ]
         case ReadLog(after, block):
             if block > 0:

@@ -1,4 +1,4 @@
-"""Where each name stands in a text of TOML or JSON. Their parsers tell no positions, so the text is read once more."""
+"""Where each name stands in a text of TOML or JSON. Their parsers tell no lines, so the text is read once more."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(
 )
 
 
-class Positions:
+class Lines:
     """The line of every name and array element in a text that its parser has accepted, so that little can be wrong with it.
 
     ``lines`` is by path: ``("policy", "stores", "tags", 0)``. ``repeats`` tells the names that an object of JSON has twice; its
