@@ -134,7 +134,7 @@ def test_another_epoch_begins_anew() -> None:
     ledger = ledger_at(9)
     ledger.apply(log_of(record(10, "a")))
     mark = ledger.mark
-    assert ledger.rejoin(Joined(Stamp(OTHER, 2), 1, ((B, 2),)))
+    assert ledger.rejoin(Joined(Stamp(OTHER, 2), 1, ((B, 2),))) == "first"
     assert ledger.position == Stamp(OTHER, 2)
     assert ledger.mark is not mark
     assert not ledger.refuses("a", (), 1)
@@ -146,7 +146,7 @@ def test_a_process_that_starts_takes_everything_over() -> None:
     """Position, floor and bans; pending invalidations stay pending."""
     ledger = Ledger(None, contact=-math.inf)
     ledger.pend(ticket_for(Targets(KEY, ("mine",))))
-    assert ledger.rejoin(Joined(Stamp(EPOCH, 7), 3, ((A, 5),)))
+    assert ledger.rejoin(Joined(Stamp(EPOCH, 7), 3, ((A, 5),))) == "epoch"
     assert ledger.position == Stamp(EPOCH, 7)
     assert ledger.refuses("a", (), 4)
     assert not ledger.refuses("a", (), 5)
@@ -159,7 +159,7 @@ def test_the_same_epoch_adds_to_what_is_known() -> None:
     ledger = ledger_at(3)
     ledger.apply(log_of(record(4, "a")))
     mark = ledger.mark
-    assert not ledger.rejoin(Joined(Stamp(EPOCH, 9), 0, ((B, 8),)))
+    assert ledger.rejoin(Joined(Stamp(EPOCH, 9), 0, ((B, 8),))) == "gap"
     assert ledger.position == Stamp(EPOCH, 9)
     assert ledger.mark is not mark
     assert ledger.refuses("a", (), 3)
@@ -170,7 +170,7 @@ def test_a_snapshot_that_is_late_takes_nothing_back() -> None:
     """The log's reader was faster."""
     ledger = ledger_at(3)
     ledger.apply(log_of(record(4, "a"), record(5, "b")))
-    assert not ledger.rejoin(Joined(Stamp(EPOCH, 4), 0, ()))
+    assert ledger.rejoin(Joined(Stamp(EPOCH, 4), 0, ())) is None
     assert ledger.position == Stamp(EPOCH, 5)
     assert ledger.refuses("b", (), 4)
 

@@ -56,6 +56,11 @@ BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
 ALWAYS: Final = math.inf
+REASONS: Final = {
+    "epoch": "another epoch: the log was lost or begun anew",
+    "gap": "a gap: records are gone that were not read yet",
+}
+"""Why a log is joined again."""
 NOWHERE: Final = Stamp("0", 0)
 """The position of a process that has joined no log."""
 CLOCK_SLACK: Final = 1.0
@@ -172,11 +177,6 @@ class Engine:
             return ALWAYS
         return self.ledger.contact + self.settings.coordination.max_lag
 
-    def oldest_flight(self, policy: Policy) -> float:
-        """When a flight must have begun that a caller may join now: while the log is not heard, not long ago."""
-        now = self.now()
-        return -ALWAYS if now < self._trusted_until(policy) else now - self.settings.coordination.max_lag
-
     def is_behind(self, head: Stamp | None) -> bool:
         """Whether the log has a record that is not applied here, or this process has not joined it."""
         position = self.ledger.position
@@ -277,17 +277,15 @@ class Engine:
 
     def rejoin(self, step: Rejoin) -> Done:
         with self.lock:
-            first = self.ledger.position is None
-            other = self.ledger.rejoin(step.joined)
-            # A process that joins for the first time computes after that, unless it began to when it heard of nothing.
-            for flight in self.flights.clear(self.now() - self.settings.coordination.max_lag if first else ALWAYS):
-                self.forsake(flight.token)
-            if other:
+            kind = self.ledger.rejoin(step.joined)
+            if kind is not None:  # who has heard nothing until now joins nobody who began before
+                for flight in self.flights.clear():
+                    self.forsake(flight.token)
+            if kind in {"first", "epoch"}:
                 self.local.clear()
         self.heard(step.joined.asked, step.joined.head)
-        if not first:
-            reason = "another epoch: the log was lost or begun anew" if other else "a gap: records are gone that were not read yet"
-            self.events.send("log_rejoined", stamp=str(step.joined.head), reason=reason)
+        if kind in REASONS:
+            self.events.send("log_rejoined", stamp=str(step.joined.head), reason=REASONS[kind])
         return Done(done=True)
 
     def begin(self, step: Begin) -> Begun:

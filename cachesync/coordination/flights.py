@@ -7,7 +7,6 @@ flight of their own, because what the old one brings may be from before the inva
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import threading
 from collections.abc import Sequence
@@ -20,15 +19,12 @@ from cachesync.core.records import Targets
 
 
 class Flight:
-    """One computation. ``began`` is when, in seconds of the monotonic clock, ``thread`` where it runs, ``task`` the task that runs it
-    if it is ``async``, ``token`` its lease's.
-    """
+    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's."""
 
-    __slots__ = ("began", "dependencies", "key", "outcome", "task", "thread", "token", "waiting")
+    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "token", "waiting")
 
-    def __init__(self, key: str, dependencies: tuple[Dependency, ...], began: float) -> None:
+    def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
         self.key = key
-        self.began = began
         self.dependencies = dependencies
         self.token = os.urandom(12).hex()
         self.thread = threading.get_ident()
@@ -47,11 +43,9 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, mine: Flight, oldest: float = -math.inf) -> Flight:
-        """The flight of this key: ``mine`` if there was none that began at ``oldest`` or later, and then its maker leads it."""
+    def join(self, mine: Flight) -> Flight:
+        """The flight of this key: ``mine`` if there was none, and then its maker leads it."""
         flight = self._flights.setdefault(mine.key, mine)
-        if flight.began < oldest:
-            flight = self._flights[mine.key] = mine
         flight.waiting += 1
         return flight
 
@@ -67,9 +61,8 @@ class Flights:
             del self._flights[flight.key]
         return detached
 
-    def clear(self, began_before: float = math.inf) -> list[Flight]:
-        """Nobody joins flights that began before a moment any more. Returns them."""
-        flights = [flight for flight in self._flights.values() if flight.began < began_before]
-        for flight in flights:
-            del self._flights[flight.key]
+    def clear(self) -> list[Flight]:
+        """Nobody joins any of today's flights. Returns them."""
+        flights = list(self._flights.values())
+        self._flights.clear()
         return flights

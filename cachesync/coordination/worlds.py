@@ -176,10 +176,10 @@ class ThreadWorld(_World):
     def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
-            mine = Flight(ask.key, ask.dependencies, engine.now())
+            mine = Flight(ask.key, ask.dependencies)
             try:
                 with engine.lock:
-                    flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
+                    flight = engine.flights.join(mine)
                 if flight is mine:
                     return self._lead(step, mine)
             except BaseException as error:  # interrupted here, where an exception may come at any moment
@@ -270,9 +270,9 @@ class LoopWorld(_World):
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
-            mine = Flight(ask.key, ask.dependencies, engine.now())
+            mine = Flight(ask.key, ask.dependencies)
             with engine.lock:
-                flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
+                flight = engine.flights.join(mine)
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.
                 called = engine.at_hand(ask)

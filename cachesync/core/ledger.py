@@ -8,7 +8,7 @@ Its owner holds a lock around everything but reading ``mark`` and ``contact``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from cachesync.core.bans import BanIndex
 from cachesync.core.entry import Dependency
@@ -63,19 +63,22 @@ class Ledger:
             self.turn()
         return new
 
-    def rejoin(self, joined: Joined) -> bool:
-        """Take over position and bans as the shared layer has them. True when the epoch is another one."""
+    def rejoin(self, joined: Joined) -> Literal["first", "gap", "epoch"] | None:
+        """Take over position and bans as the shared layer has them.
+
+        Says what it was: the first time, a gap in the log, or another epoch. ``None`` where somebody was faster: nothing was done.
+        """
         before = self.position
         other = before is None or before.epoch != joined.head.epoch
         if before is not None and not other and before.number >= joined.head.number:
-            return False  # the log's reader was faster
+            return None
         bans = BanIndex() if other else self.bans
         bans.raise_floor(joined.floor)
         for targets, number in joined.bans:
             bans.add_all(targets, number)
         self.bans, self.position = bans, joined.head
         self.turn()
-        return other
+        return "first" if before is None else "epoch" if other else "gap"
 
     def pend(self, ticket: Ticket) -> None:
         """Refuse what matches, until the ticket has a number."""
