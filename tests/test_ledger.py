@@ -134,7 +134,7 @@ def test_another_epoch_begins_anew() -> None:
     ledger = ledger_at(9)
     ledger.apply(log_of(record(10, "a")))
     mark = ledger.mark
-    assert ledger.rejoin(Joined(Stamp(OTHER, 2), 1, ((B, 2),))) == "first"
+    assert ledger.rejoin(Joined(Stamp(OTHER, 2), 1, ((B, 2),))) == "epoch"
     assert ledger.position == Stamp(OTHER, 2)
     assert ledger.mark is not mark
     assert not ledger.refuses("a", (), 1)
@@ -146,7 +146,7 @@ def test_a_process_that_starts_takes_everything_over() -> None:
     """Position, floor and bans; pending invalidations stay pending."""
     ledger = Ledger(None, contact=-math.inf)
     ledger.pend(ticket_for(Targets(KEY, ("mine",))))
-    assert ledger.rejoin(Joined(Stamp(EPOCH, 7), 3, ((A, 5),))) == "epoch"
+    assert ledger.rejoin(Joined(Stamp(EPOCH, 7), 3, ((A, 5),))) == "first"
     assert ledger.position == Stamp(EPOCH, 7)
     assert ledger.refuses("a", (), 4)
     assert not ledger.refuses("a", (), 5)
