@@ -99,8 +99,9 @@ def test_an_empty_value_is_told_from_nothing(way: Way, value: Any) -> None:
 
 
 def test_missing_has_a_name() -> None:
-    """It is one object, told from every value by ``is``, and readable in a log."""
+    """It is one object, told from every value by ``is``, false in a condition, and readable in a log."""
     assert repr(MISSING) == "MISSING"
+    assert not MISSING
     empty: list[object] = [None, "", 0, False]
     assert MISSING not in empty
 
