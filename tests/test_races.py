@@ -18,10 +18,24 @@ from cachesync import Cache, MemoryShared, Policy, RedisShared, Stamp
 from cachesync.core.bans import BanIndex
 from cachesync.core.entry import Dependency
 from cachesync.core.names import Names
-from cachesync.core.steps import Announce, Fetch, Lease, ReadLog, Release, Snapshot, Store
+from cachesync.core.steps import Announce, Begin, Called, Fetch, Keep, Lease, ReadLog, Release, Snapshot, Store
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, KEY_KINDS, KINDS, LONG, Colour, HoldingShared, LoopThread, Node, Origin, engine_of, read_log, until
+from support.nodes import (
+    COLOURS,
+    KEY_KINDS,
+    KINDS,
+    LONG,
+    Colour,
+    HoldingShared,
+    LoopThread,
+    Node,
+    Origin,
+    engine_of,
+    read_log,
+    sites_of,
+    until,
+)
 from support.servers import Server
 
 PLACES = [
@@ -217,6 +231,46 @@ def test_a_late_caller_does_not_join_the_older_flight(cluster_of: MakeCluster, l
     assert (early.result(LONG), late.result(LONG), node.read()) == (1, 2, 2)
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_late_caller_does_not_join_a_flight_of_an_epoch_that_is_over(cluster_of: MakeCluster, layer: str) -> None:
+    """The log was lost, and this process has joined the next one: what was computing before may be from before anything."""
+    cluster = cluster_of(layer)
+    node, other = cluster.node(), cluster.node()
+    node.read(9)
+    gate = cluster.origin.hold()
+    early = node.start_read()
+    gate.wait()
+    cluster.lose_everything()
+    cluster.origin.version = 2
+    applied(other.invalidate("key as text", 3), node)
+    assert node.read() == 2
+    gate.open()
+    assert early.result(LONG) == 1
+    assert node.read() == 2
+
+
+@pytest.mark.parametrize("layer", ["none", *LAYERS])
+def test_the_end_of_an_older_flight_leaves_the_newer_one_to_be_joined(cluster_of: MakeCluster, layer: str) -> None:
+    """Three callers, an invalidation after the first: the third joins the second, though the first one's flight has landed."""
+    cluster = cluster_of(layer)
+    node = cluster.node()
+    node.read(9)
+    older, newer = cluster.origin.hold(), cluster.origin.hold()
+    first = node.start_read()
+    older.wait()
+    cluster.origin.version = 2
+    node.invalidate("key as text")
+    second = node.start_read()
+    newer.wait()
+    older.open()
+    assert first.result(LONG) == 1
+    third = node.start_read()
+    until(lambda: node.cache.stats().total.joined == 1 or cluster.origin.computations > 3, "joining")
+    newer.open()
+    assert (second.result(LONG), third.result(LONG)) == (2, 2)
+    assert cluster.origin.computations == 3
+
+
 @pytest.mark.parametrize("layer", ["none", *LAYERS])
 def test_callers_share_a_flight_that_nothing_has_invalidated(cluster_of: MakeCluster, layer: str) -> None:
     """Ten callers of one key, one computation; an invalidation of another key changes nothing."""
@@ -297,6 +351,35 @@ def test_a_reply_from_before_an_invalidation_dies_when_the_log_says_so(cluster_o
     assert reading.result(LONG) in (1, 2)
     applied(stamp, node)
     assert node.read() == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_process_that_is_behind_catches_up_before_it_believes_an_entry(cluster_of: MakeCluster, layer: str, kind: str) -> None:
+    """Its reader has not heard of the invalidation; the trip that brings the entry brings the log's head too."""
+    cluster = cluster_of(layer)
+    node, other = cluster.node(), cluster.node()
+    assert (node.read(9), other.read()) == (1, 1)
+    cluster.origin.version = 2
+    other.invalidate(kind)
+    assert node.read() == 2
+    assert other.read() == 2
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_another_process_filled_meanwhile_is_not_computed_again(cluster_of: MakeCluster, layer: str) -> None:
+    """This process looked, the other one computed and stored, this one asks for the lease: it gets the entry."""
+    cluster = cluster_of(layer)
+    holding = cluster.holding()
+    node, other = cluster.node(holding), cluster.node()
+    node.read(9)
+    gate = holding.hold(Fetch)
+    reading = node.start_read()
+    gate.wait()
+    assert other.read() == 1
+    gate.open()
+    assert reading.result(LONG) == 1
+    assert cluster.origin.computations == 2
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -443,6 +526,39 @@ def test_a_set_value_does_not_hide_what_came_between(cluster_of: MakeCluster, la
     assert node.read() == 10
     applied(other.set(11), node)
     assert (node.read(), other.read(), cluster.node().read()) == (11, 11, 11)
+
+
+def test_a_value_is_not_held_under_a_number_that_is_not_applied_here(cluster_of: MakeCluster) -> None:
+    """A set or refresh was announced, and what others announced before it could not be read yet: the copy waits for that."""
+    cluster = cluster_of("memory")
+    node = cluster.node()
+    assert node.read() == 1
+    engine = engine_of(node.cache)
+    site = sites_of(node.cache)[0]
+    ask = engine.ask(site, site.address((5,)), (5,))
+    begun = engine.begin(Begin(0))
+    assert begun.stamp is not None
+    assert not engine.keep(Keep(ask, Called(7, 0.0, 60.0), begun, own=begun.stamp.number + 2)).done
+    assert engine.keep(Keep(ask, Called(7, 0.0, 60.0), begun, own=begun.stamp.number)).done
+
+
+def test_a_tag_that_was_declared_since_counts_too(cluster_of: MakeCluster) -> None:
+    """The entry was stored by an older program, which did not know the tag."""
+    cluster = cluster_of("memory")
+    policies = [Policy(name="items", match="item:*", ttl="1h")]
+    computed: list[int] = []
+
+    def item(number: int) -> int:
+        computed.append(number)
+        return len(computed)
+
+    with Cache(policies=policies, shared=cluster.shared(), listen=False) as older:
+        assert older.cached("item:{number}")(item)(1) == 1
+    with Cache(policies=policies, shared=cluster.shared(), listen=False) as newer:
+        newer_item = newer.cached("item:{number}", tags=["red"])(item)
+        assert newer_item(1) == 1
+        newer.invalidate(tags=["red"])
+        assert newer_item(1) == 2
 
 
 # --- leases -----------------------------------------------------------------------------------------------------------------------
@@ -674,6 +790,53 @@ def test_nothing_older_is_served_after_everything_was_lost(cluster_of: MakeClust
     assert node.read() == 2, "the invalidating process itself"
     applied(stamp, other)
     assert (other.read(), cluster.node().read()) == (2, 2)
+
+
+def test_an_entry_of_an_epoch_that_is_over_is_refused_whatever_its_number(cluster_of: MakeCluster) -> None:
+    """The numbers begin anew: that of the dead entry is today's head, and means nothing."""
+    cluster = cluster_of("redis")
+    node = cluster.node()
+    assert node.read() == 1
+    cluster.origin.version = 2
+    node.invalidate("tag of the policy")
+    cluster.lose("meta")
+    assert cluster.node().valid() is None
+    assert (cluster.node().read(), node.read()) == (2, 2)
+
+
+def test_a_value_of_an_epoch_that_is_over_is_not_held_either(cluster_of: MakeCluster) -> None:
+    """Its storing got no answer, so nobody has refused it; its number is higher than any of the new epoch."""
+    cluster = cluster_of("memory")
+    memory = cluster.shared()
+    assert isinstance(memory, MemoryShared)
+    node, other = cluster.node(), cluster.node()
+    for _ in range(3):
+        other.invalidate("key as text", 3)
+    node.read(9)
+    gate = cluster.origin.hold()
+    reading = node.start_read()
+    gate.wait()
+    memory.flush()
+    cluster.origin.version = 2
+    applied(other.invalidate("tag of the policy"), node)
+    with memory.outage():
+        gate.open()
+        assert reading.result(LONG) == 1
+    node.read_log()
+    assert node.read() == 2
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_copies_of_an_epoch_that_is_over_are_let_go(cluster_of: MakeCluster, layer: str) -> None:
+    """None of them can be served again."""
+    cluster = cluster_of(layer)
+    node, other = cluster.node(), cluster.node()
+    for number in range(5):
+        node.read(number)
+    assert node.cache.stats().local.entries == 5
+    cluster.lose_everything()
+    applied(other.invalidate("key as text", 9), node)
+    assert node.cache.stats().local.entries == 0
 
 
 @pytest.mark.parametrize("layer", LAYERS)
