@@ -258,6 +258,9 @@ class ThreadRedis:
             self._give_up(self._idle.pop())
 
 
+_Batch = list[tuple[Any, "asyncio.Future[Reply]"]]
+
+
 class LoopRedis:
     """The shared layer for ``async def``, one for each event loop: all steps of one tick travel together.
 
@@ -274,11 +277,14 @@ class LoopRedis:
         self._waiting: list[tuple[SharedStep, asyncio.Future[Reply]]] = []
         self._scheduled = False
         self._trips: set[asyncio.Task[None]] = set()
+        self._flights: dict[AsyncLine, _Batch] = {}  # trips without a task: reads on a connection that is open
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
 
     def perform(self, step: SharedStep, /) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = self.loop.create_future()
         self._waiting.append((step, future))
-        if not self._scheduled and len(self._trips) < LOOP_CONNECTIONS:
+        if not self._scheduled and len(self._trips) + len(self._flights) < LOOP_CONNECTIONS:
             self._scheduled = True
             self.loop.call_soon(self._depart)
         return future
@@ -287,16 +293,79 @@ class LoopRedis:
         self._scheduled = False
         batch = [(step, future) for step, future in self._waiting if not future.done()]  # who was cancelled asks nothing
         self._waiting = []
-        if batch:
-            trip = self.loop.create_task(self._travel(batch))
-            self._trips.add(trip)
-            trip.add_done_callback(self._arrived)
+        if batch and not self._fly(batch):
+            self._go(batch)
 
-    def _arrived(self, trip: asyncio.Task[None]) -> None:
-        self._trips.discard(trip)
+    def _fly(self, batch: _Batch) -> bool:
+        """Read without a task, on a connection that is open. False where that can not be done."""
+        while self._idle and not self._idle[-1].is_open:
+            self._idle.pop().drop()
+        if not self._idle:
+            return False
+        for step, _ in batch:
+            if step.__class__ is not Fetch:
+                return False
+        first = min([step[1] for step, _ in batch])
+        if first <= time.monotonic():
+            return False
+        line = self._idle.pop()
+        keys = [key for step, _ in batch for key in step[0]]
+        packed, count = pack(Fetch(tuple(keys)), self._names)
+        self._flights[line] = batch
+        if self._alarm is None or first < self._alarm_at:
+            self._set_alarm(first)
+        line.ask(packed, count, self._landed)
+        return True
+
+    def _landed(self, line: AsyncLine, outcome: list[Any] | Exception) -> None:
+        batch = self._flights.pop(line)
+        if not isinstance(outcome, Exception):
+            self._idle.append(line)
+            self._answer_fetches(batch, outcome)
+        else:
+            line.drop()
+            if isinstance(outcome, BROKEN):
+                self._go(batch)  # it had been closed while it was idle; every step may be said twice
+            else:
+                _answer_all(batch, outcome)
+        self._depart_again()
+
+    def _set_alarm(self, first: float) -> None:
+        """One timer for all flights: deadlines mostly come in order, and mostly nobody needs them."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        if first < float("inf"):
+            self._alarm, self._alarm_at = self.loop.call_later(max(0.0, first - time.monotonic()), self._ring), first
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        for line, batch in list(self._flights.items()):
+            for step, future in batch:
+                if step.deadline <= now and not future.done():
+                    future.set_result(_failed(step, TimeoutError()))
+            if all(future.done() for _, future in batch):
+                del self._flights[line]
+                line.drop()  # replies may still be under way
+        left = [step.deadline for batch in self._flights.values() for step, future in batch if not future.done()]
+        self._set_alarm(min(left, default=float("inf")))
+        self._depart_again()
+
+    def _depart_again(self) -> None:
+        """A connection became free: whoever waits may go."""
         if self._waiting and not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._depart)
+
+    def _go(self, batch: _Batch) -> None:
+        """Travel in a task, which may open a connection, load scripts, and say everything twice."""
+        trip = self.loop.create_task(self._travel(batch))
+        self._trips.add(trip)
+        trip.add_done_callback(self._arrived)
+
+    def _arrived(self, trip: asyncio.Task[None]) -> None:
+        self._trips.discard(trip)
+        self._depart_again()
 
     async def _travel(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
         expiry = self._expire(batch)
@@ -340,21 +409,23 @@ class LoopRedis:
         at = 0
         if fetch:
             at = parts.pop(0)[1]
-            self._answer_fetches(fetch, fetches, replies[:at])
+            self._answer_fetches(fetches, replies[:at])
         for (step, future), (_, count) in zip(others, parts, strict=True):
             _answer(step, future, replies[at : at + count])
             at += count
 
-    def _answer_fetches(self, fetch: Fetch, fetches: Sequence[tuple[Fetch, asyncio.Future[Reply]]], replies: list[Any]) -> None:
+    def _answer_fetches(self, fetches: _Batch, replies: list[Any]) -> None:
+        fetch = Fetch(tuple([key for step, _ in fetches for key in step[0]]))
         try:
             refused(replies)
             all_ = cast("Fetched", reply_of(fetch, replies))
         except (ResponseError, WireError) as error:
             _answer_all(fetches, error)
             return
-        at, blobs, head, now = 0, all_.blobs, all_.head, all_.now
+        at = 0
+        blobs, head, now = all_
         for step, future in fetches:
-            end = at + len(step.keys)
+            end = at + len(step[0])
             if not future.done():
                 future.set_result(Fetched(blobs[at:end], head, now))
             at = end
@@ -393,6 +464,12 @@ class LoopRedis:
         for trip in list(self._trips):
             trip.cancel()
         await asyncio.gather(*self._trips, return_exceptions=True)
+        while self._flights:
+            line, batch = self._flights.popitem()
+            line.drop()
+            _answer_all(batch, RedisConnectionError("the trip was cancelled"))
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._keeper is not None:
             await self._keeper.aclose()
 

@@ -130,20 +130,34 @@ class Line:
             self._connection.disconnect()
 
 
-class AsyncLine:
-    """As `Line`, for an event loop."""
+class AsyncLine(asyncio.Protocol):
+    """As `Line`, for an event loop. It listens to the transport itself: a stream would cost two more turns of the loop for each trip."""
 
-    __slots__ = ("_connection", "_reader", "_stream", "_writer")
+    __slots__ = ("_arrive", "_connection", "_count", "_gets", "_old", "_reader", "_replies", "_transport")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         connection.retry = AsyncRetry(NoBackoff(), 0)
         self._reader = _reader()
+        self._gets = self._reader.gets
+        self._arrive: Callable[[AsyncLine, list[Any] | Exception], None] | None = None
+        self._count = 0
+        self._replies: list[Any] = []
 
     async def open(self) -> None:
         await self._connection.connect()
-        self._stream: asyncio.StreamReader = self._connection._reader
-        self._writer: asyncio.StreamWriter = self._connection._writer
+        self._transport: Any = self._connection._writer.transport
+        self._old: Any = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+
+    @property
+    def is_open(self) -> bool:
+        return not self._transport.is_closing()
+
+    def ask(self, packed: bytes, count: int, arrive: Callable[[AsyncLine, list[Any] | Exception], None]) -> None:
+        """One trip. ``arrive`` is called with the replies (errors that Redis replied are values there), or with what went wrong."""
+        self._count, self._replies, self._arrive = count, [], arrive
+        self._transport.write(packed)
 
     async def say(self, packed: bytes, count: int) -> list[Any]:
         """One trip, and another where the server has lost the scripts."""
@@ -153,31 +167,59 @@ class AsyncLine:
             replies = await self._say(packed, count)
         return replies
 
-    async def _say(self, packed: bytes, count: int) -> list[Any]:
+    def _say(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:
         """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
-        self._writer.write(packed)
-        if len(packed) > READ_SIZE:
-            await self._writer.drain()
-        reader = self._reader
-        replies: list[Any] = []
-        while len(replies) < count:
-            reply = reader.gets()
-            if reply is not _MORE:
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+
+        def arrive(_: AsyncLine, outcome: list[Any] | Exception) -> None:
+            if not future.done():
+                future.set_exception(outcome) if isinstance(outcome, Exception) else future.set_result(outcome)
+
+        if self.is_open:
+            self.ask(packed, count, arrive)
+        else:
+            arrive(self, RedisConnectionError("the server closed the connection"))
+        return future
+
+    def data_received(self, data: bytes) -> None:
+        arrive, replies = self._arrive, self._replies
+        if arrive is None:
+            self._transport.abort()  # nobody asked for this
+            return
+        try:
+            self._reader.feed(data)
+            while len(replies) < self._count:
+                reply = self._gets()
+                if reply is _MORE:
+                    return
                 replies.append(reply)
-                continue
-            data = await self._stream.read(READ_SIZE)
-            if not data:
-                raise RedisConnectionError("the server closed the connection")
-            reader.feed(data)
-        return replies
+        except WireError as error:
+            self._arrive = None
+            arrive(self, error)
+            return
+        self._arrive = None
+        arrive(self, replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        arrive, self._arrive = self._arrive, None
+        self._old.connection_lost(exc)
+        if arrive is not None:
+            arrive(self, exc if isinstance(exc, OSError) else RedisConnectionError("the server closed the connection"))
 
     async def close(self) -> None:
+        self._arrive = None
         with suppress(*TROUBLE):
             await self._connection.disconnect(nowait=True)
 
+    def drop(self) -> None:
+        """Close it now: replies may still be under way."""
+        self._arrive = None
+        self._transport.abort()
+        self._connection._reader = self._connection._writer = None
+
     def abandon(self) -> None:
         """Close the socket of a loop that runs no more: it can not be asked to do it."""
-        transport: Any = self._writer.transport
+        transport = self._transport
         sock = transport.get_extra_info("socket")
         self._connection._reader = self._connection._writer = None
         with suppress(OSError, AttributeError):  # another kind of loop may have other names for these
