@@ -48,6 +48,7 @@ from cachesync.layers.redis_wire import commands_of as commands_of_step
 from support.servers import Server
 
 ROOT = Path(__file__).parents[1]
+PATIENT = str(ROOT / "tests" / "support" / "patience")
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PATIENCE = 60.0
@@ -116,8 +117,8 @@ class Terminal:
 
     def __init__(self, folder: Path, stack: ExitStack, environment: Mapping[str, str]) -> None:
         kept = {name: value for name, value in os.environ.items() if name not in EXPORTED | {"PYTHONPATH", "PYTHONSAFEPATH"}}
-        if os.environ.get("CACHESYNC_TEST_WHEEL") != "1":
-            kept["PYTHONPATH"] = str(ROOT)
+        paths = [PATIENT] if os.environ.get("CACHESYNC_TEST_WHEEL") == "1" else [PATIENT, str(ROOT)]
+        kept["PYTHONPATH"] = os.pathsep.join(paths)
         self.environment = {**kept, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1", **environment}
         self.folder = folder
         self.stack = stack

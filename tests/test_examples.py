@@ -61,6 +61,8 @@ def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def run_script(redis_url: str | None) -> list[str]:
     """What examples/script.py prints, run as a reader of the documentation runs it."""
     environment = {name: value for name, value in os.environ.items() if name != "CACHESYNC_REDIS_URL"}
+    paths = [str(Path(__file__).parent / "support" / "patience"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     if redis_url:
         environment["CACHESYNC_REDIS_URL"] = redis_url
     run = subprocess.run([sys.executable, str(EXAMPLES / "script.py")], env=environment, capture_output=True, text=True, check=False)

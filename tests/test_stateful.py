@@ -115,9 +115,9 @@ class StoryNode:
 
     def join(self, ask: Ask) -> tuple[Flight, bool]:
         engine = self.engine
-        mine = Flight(ask.key, ask.dependencies, engine.now())
+        mine = Flight(ask.key, ask.dependencies)
         with engine.lock:
-            flight = engine.flights.join(mine, engine.oldest_flight(ask.policy))
+            flight = engine.flights.join(mine)
         return flight, flight is mine
 
     def judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
