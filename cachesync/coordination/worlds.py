@@ -121,6 +121,15 @@ class _World:
             return flight.waiting == 0
 
 
+def _result_of(flight: Flight) -> Result:
+    """Wait for a flight to land. It looks again every second: whoever landed it may have been interrupted before it told."""
+    while True:
+        try:
+            return flight.outcome.result(timeout=1.0)
+        except TimeoutError:
+            continue
+
+
 def _was_meant(outcome: Result) -> bool:
     """Whether an outcome is for whoever joined, too: not where the one who computed was interrupted or cancelled."""
     return not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception))
@@ -135,7 +144,7 @@ class ThreadWorld(_World):
             **engine.here,
             Call: self._call,
             Join: self._join,
-            Each: lambda step: tuple(map(self.run, step.flows)),
+            Each: self._each,
             Later: self._later,
         }
 
@@ -155,6 +164,15 @@ class ThreadWorld(_World):
             self.interrupted(step)
             raise
         return self.note(step, asked, reply)
+
+    def _each(self, step: Each) -> tuple[Any, ...]:
+        results: list[Any] = []
+        for flow in step.flows:
+            result = self.run(flow)
+            if isinstance(result, Failed) and not _was_meant(result):
+                raise result.error  # an interruption: the rest is not computed any more
+            results.append(result)
+        return tuple(results)
 
     def _later(self, step: Later) -> Waited:
         time.sleep(step.seconds)
@@ -190,7 +208,7 @@ class ThreadWorld(_World):
                 return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
             ask.site.counts.joined += 1
             try:
-                outcome = flight.outcome.result()
+                outcome = _result_of(flight)
             except BaseException:
                 self.leave(flight)
                 raise

@@ -100,7 +100,8 @@ class ThreadRedis:
         self._make_connection = make_connection
         self._idle: deque[Line] = deque()  # used from one end: the connection used last is the likeliest alive
         self._room = max_connections  # how many more may be opened
-        self._returned = threading.Condition()
+        self._lock = threading.Lock()  # taken directly: an interrupted Condition.__enter__ would never give it back
+        self._returned = threading.Condition(self._lock)
         self._waiting = 0
         self._idle_readers: deque[Line] = deque()  # a reader of the log blocks, so it has connections of its own
         self._readers: set[Line] = set()  # those that wait at this moment
@@ -133,7 +134,7 @@ class ThreadRedis:
             return self._idle.pop(), False
         except IndexError:
             pass
-        with self._returned:
+        with self._lock:
             self._waiting += 1
             try:
                 while not self._room:
@@ -157,14 +158,14 @@ class ThreadRedis:
             return
         self._idle.append(line)
         if self._waiting:
-            with self._returned:
+            with self._lock:
                 self._returned.notify()
 
     def _give_up(self, line: Line | None) -> None:
         """A connection that is used no more makes room for another."""
         if line is not None:
             line.close()
-        with self._returned:
+        with self._lock:
             self._room += 1
             self._returned.notify()
 

@@ -97,8 +97,11 @@ def pack(step: SharedStep, names: Names) -> tuple[bytes, int]:
 
 
 def pack_all(commands: Sequence[Command]) -> bytes:
-    """Several commands in RESP."""
-    return b"".join(map(_pack_command, commands))
+    """Several commands in RESP.
+
+    Integers are written here: hiredis turns them into texts itself, and crashes where a signal handler raises in between.
+    """
+    return b"".join(_pack_command(tuple([b"%d" % part if isinstance(part, int) else part for part in command])) for command in commands)
 
 
 @lru_cache(maxsize=64)
@@ -179,8 +182,8 @@ def _head(meta: Any) -> Stamp | None:
 @lru_cache(maxsize=16)
 def _stamp(epoch: bytes, number: bytes | int) -> Stamp:
     """A position. The head is the same in most replies."""
-    if len(bytes.fromhex(epoch.decode("ascii"))) != EPOCH_BYTES:
-        raise ValueError("an epoch has another length")
+    if len(bytes.fromhex(epoch.decode("ascii"))) != EPOCH_BYTES or int(number) < 0:
+        raise ValueError("an epoch has another length, or a number is negative")
     return Stamp(epoch.decode("ascii"), int(number))
 
 
