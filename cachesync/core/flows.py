@@ -224,15 +224,14 @@ def _store(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, bool]:
     """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either."""
-    if encoded is None:
-        encoded = yield Encode(ask, called.value)
-    if isinstance(encoded, Failed) or begun.stamp is None or called.fresh is None:
+    packed: Encoded | Failed = (yield Encode(ask, called.value)) if encoded is None else encoded
+    if isinstance(packed, Failed) or begun.stamp is None or called.fresh is None:
         yield Release(ask.key, token, deadline)
         return True
     fresh = max(1, round(called.fresh * 1000))
     blob = seal(
         Header(
-            flags=encoded.flags,
+            flags=packed.flags,
             epoch=bytes.fromhex(begun.stamp.epoch),
             number=begun.stamp.number,
             own=own,
@@ -242,10 +241,10 @@ def _store(
             error=round(ask.policy.stale_if_error * 1000),
             schema=ask.policy.version,
             key_id=0,
-            digest=encoded.digest,
+            digest=packed.digest,
             dependencies=ask.dependencies,
         ),
-        encoded.payload,
+        packed.payload,
     )
     left = fresh - round(called.seconds * 1000)  # age counts from the beginning of the computation
     if left <= 0:
