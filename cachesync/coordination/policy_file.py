@@ -27,13 +27,16 @@ from cachesync.errors import PolicyError
 MAX_BYTES: Final = 1024 * 1024
 
 
-def load_settings(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read a policy file; ``.json`` is JSON, any other suffix is TOML. Raises ``PolicyError`` and nothing else."""
+def load_settings(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Settings:
+    """Read a policy file; ``.json`` is JSON, any other suffix is TOML. Raises ``PolicyError`` and nothing else.
+
+    ``environ`` takes the place of the process's environment, which wins over the file.
+    """
     name = os.fspath(path)
     text, problem = _read(name)
     if problem:
         raise PolicyError(f"{name}:{problem}")
-    return parse_settings(text, name, "json" if Path(name).suffix.lower() == ".json" else "toml", environ)
+    return parse_settings(text, name, "json" if Path(name).suffix.lower() == ".json" else "toml", os.environ if environ is None else environ)
 
 
 def _read(name: str) -> tuple[str, str]:
