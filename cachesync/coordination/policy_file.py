@@ -36,7 +36,8 @@ def load_settings(path: str | os.PathLike[str], environ: Mapping[str, str] | Non
     text, problem = _read(name)
     if problem:
         raise PolicyError(f"{name}:{problem}")
-    return parse_settings(text, name, "json" if Path(name).suffix.lower() == ".json" else "toml", os.environ if environ is None else environ)
+    form: Format = "json" if Path(name).suffix.lower() == ".json" else "toml"
+    return parse_settings(text, name, form, os.environ if environ is None else environ)
 
 
 def _read(name: str) -> tuple[str, str]:
