@@ -46,6 +46,7 @@ from cachesync.core.steps import (
     Settle,
     Ticket,
 )
+from cachesync.core.tuples import make
 from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
@@ -111,7 +112,7 @@ class Engine:
         """The question for one call; ``call`` computes the answer where that is not the site's function."""
         key, raw, dependencies = address
         budget = self.budget
-        return Ask(key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease)
+        return make(Ask, (key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease))
 
     def at_hand(self, ask: Ask) -> Called | None:
         """The answer that a local copy gives."""
@@ -185,7 +186,10 @@ class Engine:
     def heard(self, asked: float, head: Stamp | None) -> None:
         """The shared layer answered a question sent at ``asked``. If its head is applied here, the log is known to be heard."""
         ledger = self.ledger
-        if asked > ledger.contact and head is not None and (head is ledger.position or head == ledger.position):
+        position = ledger.position
+        if asked <= ledger.contact or head is None or position is None:
+            return
+        if head.number == position.number and head.epoch == position.epoch:
             ledger.contact = asked
 
     # --- steps --------------------------------------------------------------------------------------------------------------------
@@ -198,19 +202,19 @@ class Engine:
         position = self.ledger.position
         if position is None or self.is_behind(head):
             return BEHIND
-        site: Site = ask.site
+        policy, declared, site = ask[1:4]  # unpacked: to ask a named tuple for each field costs more than all of this
         try:
             header, payload = unseal(blob)
         except EnvelopeError as error:
             return self._unreadable(ask, blob, error)
-        age, fresh = (server_now - header.made) / 1000, header.fresh / 1000
-        if age >= fresh or age < -CLOCK_SLACK or header.schema != ask.policy.version or header.epoch.hex() != position.epoch:
+        _, epoch, number, own, made, lifetime, _, _, schema, _, _, dependencies = header
+        age, fresh = (server_now - made) / 1000, lifetime / 1000
+        if age >= fresh or age < -CLOCK_SLACK or schema != policy.version or epoch.hex() != position.epoch:
             return Refused(dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
         except Exception as error:  # also whatever a codec of the user's raises
             return self._unreadable(ask, blob, error)
-        policy = ask.policy
         fresh = min(fresh, _longest_freshness(policy, value))
         if age >= fresh:
             return Refused(dead=blob[:IDENTITY])
@@ -218,15 +222,14 @@ class Engine:
         deadline = now - age + fresh
         if policy.local_ttl is not None:
             deadline = min(deadline, now + policy.local_ttl)
-        dependencies = header.dependencies
-        if dependencies != ask.dependencies:  # a tag that the program declares since then counts too
-            dependencies = tuple(dict.fromkeys((*dependencies, *ask.dependencies)))
-        stamp = position if header.number == position.number else header.stamp
+        if dependencies != declared:  # a tag that the program declares since then counts too
+            dependencies = tuple(dict.fromkeys((*dependencies, *declared)))
+        stamp = position if number == position.number else header.stamp
         size = site.gauge.units(value, len(payload))
-        if not self._hold(ask, value, stamp, size, own=header.own, dependencies=dependencies, made=now - age, deadline=deadline):
+        if not self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=now - age, deadline=deadline):
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return Called(value, 0.0, None, stamp, now - age)
+        return make(Called, (value, 0.0, None, stamp, now - age))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:

@@ -18,6 +18,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, written
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Call, Called, Each, Failed, Fetch, Fetched, Refused, Step
+from cachesync.core.tuples import make
 
 
 class Operations:
@@ -41,7 +42,7 @@ class Operations:
         at_hand = engine.at_hand(ask)
         if at_hand is not None:
             return at_hand
-        fetched: Any = self._threads.ask_shared(Fetch((ask.key,), ask.deadline)) if self._shares() else None
+        fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline))) if self._shares() else None
         judged = self._judge(ask, fetched)
         return judged if isinstance(judged, Called) else cast("Result", self.run(obtain(ask, fetched, judged)))
 
@@ -53,7 +54,10 @@ class Operations:
         at_hand = engine.at_hand(ask)
         if at_hand is not None:
             return at_hand
-        fetched: Any = await self._loops.ask_shared(Fetch((ask.key,), ask.deadline)) if self._shares() else None
+        fetched: Any = None
+        if self._shares():  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
+            step, asked = make(Fetch, ((ask.key,), ask.deadline)), engine.now()
+            fetched = self._loops.note(step, asked, await self._loops.layer().perform(step))
         judged = self._judge(ask, fetched)
         return judged if isinstance(judged, Called) else cast("Result", await self.arun(obtain(ask, fetched, judged)))
 
@@ -173,7 +177,8 @@ def value_of(policy: Policy, result: Result) -> Any:
     """The value of a result. What the user's function raised is raised as it was."""
     if isinstance(result, Failed):
         raise result.error
-    return own_copy(policy, result.value)
+    value = result[0]
+    return own_copy(policy, value) if policy.copy else value
 
 
 def own_copy(policy: Policy, value: Any) -> Any:

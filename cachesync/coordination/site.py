@@ -10,6 +10,7 @@ from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.keys import Template
 from cachesync.core.policy import Policy
 from cachesync.core.records import TAG
+from cachesync.core.tuples import make
 from cachesync.layers.sizing import Gauge
 from cachesync.protocols import Codec, Shelf
 
@@ -79,7 +80,7 @@ class Site:
             found = self.quick(*values)
             if found is not None:
                 key, raw, short = found
-                return Address(key, raw, self._tags(short) if self.has_tags else NO_DEPENDENCIES)
+                return make(Address, (key, raw, self._tags(short) if self.tags or self.policy.tags else NO_DEPENDENCIES))
         assert self.template is not None and self.fields is not None
         texts = self.template.texts(self.fields(*values))
         return self._address(texts, self.template.join(texts))

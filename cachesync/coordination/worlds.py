@@ -51,6 +51,7 @@ Threads and tasks that a computation starts inherit it with their context; a fli
 stands here too long does no harm.
 """
 
+_LEASING: Final = (Lease, Seize)
 EXTEND_AT: Final = 1 / 3
 """A lease is extended when this share of its life is over."""
 
@@ -65,9 +66,12 @@ class _World:
         """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
         engine = self.engine
         kind = reply.__class__
+        if kind is Fetched and not engine.failing:  # the commonest
+            engine.heard(asked, cast("Fetched", reply)[1])
+            return reply
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
-            if isinstance(step, Lease | Seize):
+            if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
             return reply
         if engine.failing:
@@ -78,7 +82,7 @@ class _World:
             engine.heard(asked, cast("Announced", reply).last)
         elif isinstance(reply, Log | Joined):
             return reply._replace(asked=asked)
-        if isinstance(step, Lease | Seize):
+        if isinstance(step, _LEASING):
             if cast("Leased", reply).granted:
                 engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
             else:
@@ -89,7 +93,7 @@ class _World:
 
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
-        if isinstance(step, Lease | Seize):
+        if isinstance(step, _LEASING):
             self.engine.leases[step.token] = (step.key, NO_DEADLINE)
         return self.engine.now()
 
@@ -255,13 +259,13 @@ class LoopWorld(_World):
     async def ask_shared(self, step: SharedStep) -> Reply:
         asked = self.ask(step)
         try:
-            reply = await self._layer().perform(step)
+            reply = await self.layer().perform(step)
         except BaseException:
             self.interrupted(step)
             raise
         return self.note(step, asked, reply)
 
-    def _layer(self) -> AsyncSharedLayer:
+    def layer(self) -> AsyncSharedLayer:
         assert self.engine.shared is not None
         return self.engine.shared.of_loop()
 

@@ -35,6 +35,7 @@ import xxhash
 
 from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.stamps import EPOCH_BYTES, Stamp
+from cachesync.core.tuples import make
 
 MAGIC: Final = b"cS"
 FORMAT: Final = 1
@@ -119,7 +120,7 @@ def unseal(blob: bytes) -> tuple[Header, memoryview]:
     dependencies = _read_dependencies(blob, count, length) if count else NO_DEPENDENCIES
     if (length != _FIXED.size and not count) or length > len(blob):
         raise EnvelopeError("the header's length does not fit its content")
-    header = Header(flags, epoch, number, own, made, fresh, stale, error, schema, key_id, digest, dependencies)
+    header = make(Header, (flags, epoch, number, own, made, fresh, stale, error, schema, key_id, digest, dependencies))
     return header, memoryview(blob)[length:]
 
 

@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
 from cachesync.core.steps import Failed, Fetch, Fetched, ReadLog, Reply, SharedReply, SharedStep
+from cachesync.core.tuples import make
 from cachesync.errors import LayerError
 from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, maker, refused
 from cachesync.layers.redis_wire import WireError, pack, reply_of
@@ -428,7 +429,7 @@ class LoopRedis:
         for step, future in fetches:
             end = at + len(step[0])
             if not future.done():
-                future.set_result(Fetched(blobs[at:end], head, now))
+                future.set_result(make(Fetched, (blobs[at:end], head, now)))
             at = end
 
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:

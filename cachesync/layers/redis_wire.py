@@ -46,6 +46,9 @@ LOG_PAGE: Final = 1_000
 """Records read in one trip."""
 
 
+_BLOBS: Final = frozenset({bytes, type(None)})
+
+
 class WireError(Exception):
     """Redis answered what no command here asked for: another program uses these names, or a proxy is confused."""
 
@@ -120,7 +123,7 @@ def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
 def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
     if isinstance(step, Fetch):  # the commonest first
         blobs: list[Any] = replies[2] if step.keys else []
-        if len(blobs) != len(step.keys) or not all(blob is None or blob.__class__ is bytes for blob in blobs):
+        if len(blobs) != len(step.keys) or not _BLOBS.issuperset(map(type, blobs)):
             raise ValueError("not one bulk string for each key")
         return Fetched(tuple(blobs), _head(replies[1]), _milliseconds(replies[0]))
     match step:
