@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from hypothesis import settings
 
 from support.proxy import Proxy
 from support.servers import Server, Servers, flavours
+
+# The benchmarks are a package of the tree. Last on the path, so that cachesync itself comes from where it is installed.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # No test fails on a clock. In CI every run draws the same examples: a red run is red again.
 settings.register_profile("here", deadline=None)
