@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachesync import Cache, MemoryShared, Policy
 from cachesync.coordination.flights import Flight
@@ -23,7 +23,26 @@ from cachesync.core import flows
 from cachesync.core.flows import Ask, Result
 from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Targets
 from cachesync.core.settings import CoordinationSettings, Settings
-from cachesync.core.steps import Announce, Announced, Begin, Called, Fetch, Join, Later, Pend, Refused, Step, Waited
+from cachesync.core.steps import (
+    Announce,
+    Announced,
+    Begin,
+    Call,
+    Called,
+    Encode,
+    Fetch,
+    Join,
+    Later,
+    Lease,
+    Pend,
+    ReadLog,
+    Refused,
+    Seize,
+    Settle,
+    Step,
+    Store,
+    Waited,
+)
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, KINDS, Colour, HoldingShared, LoopThread, Node, Origin, engine_of, operations_of, read_log, sites_of
 
@@ -31,13 +50,19 @@ NUMBERS: Final = tuple(range(1, 3))
 TTL: Final = 30.0
 LEASE: Final = 10.0
 MAX_LAG: Final = 5.0
+WHOLE: Final = 60
+"""More steps than any hand takes that waits for nobody."""
 LAST_STEPS: Final = 500
 """More steps than any hand needs to end once nothing else happens."""
 
 Versions = dict[int, int]
 Hands = Generator[None, None, Any]
 
-numbers = st.sampled_from(NUMBERS)
+numbers = st.sampled_from((1, 1, 1, 2))
+# How far a new hand goes at once: until it has asked for such a step, or as far as it can.
+read_stops = st.sampled_from((Fetch, Lease, Call, Call, Encode, Store))
+refresh_stops = st.sampled_from((Seize, Call, Call, Announce, Settle, Store))
+invalidation_stops = st.sampled_from((Pend, Announce, Settle))
 colours = st.sampled_from(COLOURS)
 kinds = st.sampled_from(KINDS)
 nodes = st.integers(0, 1)
@@ -142,7 +167,7 @@ class Story(RuleBasedStateMachine):
         self.versions: Versions = dict.fromkeys(NUMBERS, 1)
         self.nodes = [StoryNode(self.memory, self.clock, self.versions) for _ in range(2)]
         self.hands: list[Hands] = []
-        self.begun = 0
+        self.last: type | None = None
         self.loop = asyncio.new_event_loop()
         self.epochs: list[str] = []
         self.records: list[tuple[str, int, Versions]] = []  # epoch, number, the versions that the record is meant for
@@ -151,17 +176,17 @@ class Story(RuleBasedStateMachine):
 
     # --- one step, and what it teaches --------------------------------------------------------------------------------------------
 
-    def perform(self, who: int, step: Step, colour: Colour) -> Any:
+    def perform(self, who: int, step: Step, colour: Colour, gives: Versions | None = None) -> Any:
         node = self.nodes[who]
         if isinstance(step, Later):
             return Waited(self.clock.monotonic())
         reply = node.perform(step, colour)
-        self.begun += isinstance(step, Begin)
+        self.last = type(step)
         if isinstance(step, Pend):
             for targets in step.targets:
                 versions = {number: self.versions[number] for number in meant(targets)}
                 if targets.mode == "v":
-                    versions = {}  # a set or refresh: the caller's word; what it hides is asked of other invalidations
+                    versions = gives or {}  # a set leaves its own value, a refresh whatever it has read
                 self.called[who][targets] = versions
                 owe(node.owed, versions)
                 owe(self.meant, versions)
@@ -191,8 +216,10 @@ class Story(RuleBasedStateMachine):
 
     # --- hands --------------------------------------------------------------------------------------------------------------------
 
-    def follow(self, who: int, flow: Generator[Step, Any, Any], colour: Colour) -> Generator[None, None, Any]:
-        """A flow as a hand: one step, a pause, the next step."""
+    def follow(
+        self, who: int, flow: Generator[Step, Any, Any], colour: Colour, *, gives: Versions | None = None
+    ) -> Generator[None, None, Any]:
+        """A flow as a hand: one step, a pause, the next step. ``gives`` is what a set gives."""
         reply: Any = None
         while True:
             try:
@@ -202,7 +229,7 @@ class Story(RuleBasedStateMachine):
             if isinstance(step, Join):
                 reply = yield from self.joining(who, step, colour)
             else:
-                reply = self.perform(who, step, colour)
+                reply = self.perform(who, step, colour, gives)
                 yield
 
     def joining(self, who: int, step: Join, colour: Colour) -> Generator[None, None, Result]:
@@ -238,62 +265,127 @@ class Story(RuleBasedStateMachine):
             self.hands.remove(hand)
 
     # --- rules --------------------------------------------------------------------------------------------------------------------
+    #
+    # Hypothesis chooses among rules evenly: what is common has several, and all trouble together has one.
 
-    @rule(number=numbers)
-    def the_origin_changes(self, number: int) -> None:
-        self.versions[number] += 1
+    @initialize(warm=st.booleans())
+    def everybody_has_read(self, warm: bool) -> None:
+        """Half of the stories begin with copies everywhere and a log that is heard."""
+        if warm:
+            for _ in range(2):
+                for node in self.nodes:
+                    for number in NUMBERS:
+                        node.item(number)
+            self.learn()
+
+    def begin(self, hand: Hands, stop: type | None = None) -> None:
+        """A new hand, advanced until it has asked for a step of a kind; else to its end, or to where it waits for another."""
+        self.hands.append(hand)
+        self.last = None
+        for _ in range(WHOLE):
+            if hand not in self.hands or self.has_asked(stop):
+                break
+            self.advance(hand)
+
+    def has_asked(self, stop: type | None) -> bool:
+        return stop is not None and self.last is stop
+
+    def go_on(self, hand: Hands, steps: int) -> None:
+        for _ in range(steps):
+            if hand not in self.hands:
+                break
+            self.advance(hand)
+
+    @rule(who=nodes, number=numbers, colour=colours, stop=read_stops)
+    def read(self, who: int, number: int, colour: Colour, stop: type) -> None:
+        self.begin(self.reading(who, number, colour), stop)
 
     @rule(who=nodes, number=numbers, colour=colours)
-    def start_a_read(self, who: int, number: int, colour: Colour) -> None:
-        self.hands.append(self.reading(who, number, colour))
-        self.advance(self.hands[-1])
+    def read_whole(self, who: int, number: int, colour: Colour) -> None:
+        self.begin(self.reading(who, number, colour))
 
-    @rule(who=nodes, number=numbers, colour=colours)
-    def start_a_refresh(self, who: int, number: int, colour: Colour) -> None:
+    @rule(who=nodes, number=numbers, colour=colours, stop=refresh_stops)
+    def refresh(self, who: int, number: int, colour: Colour, stop: type | None) -> None:
         node = self.nodes[who]
-        self.hands.append(self.follow(who, node.operations.putting(node.ask(number, colour), None), colour))
-        self.advance(self.hands[-1])
+        self.begin(self.follow(who, node.operations.putting(node.ask(number, colour), None), colour), stop)
 
-    @rule(who=nodes, number=numbers, colour=colours)
-    def start_a_set(self, who: int, number: int, colour: Colour) -> None:
+    @rule(who=nodes, number=numbers, colour=colours, further=st.booleans())
+    def set(self, who: int, number: int, colour: Colour, further: bool) -> None:
         """The origin has the value first, then the cache, at once: what lands before the set has taken its position is older to it."""
         node = self.nodes[who]
         self.versions[number] += 1
-        hand = self.follow(who, node.operations.putting(node.ask(number, colour), (self.versions[number],)), colour)
-        self.hands.append(hand)
-        before = self.begun
-        while hand in self.hands and self.begun == before:
-            self.advance(hand)
+        version = self.versions[number]
+        hand = self.follow(who, node.operations.putting(node.ask(number, colour), (version,)), colour, gives={number: version})
+        self.begin(hand, Begin)
+        if further:
+            self.go_on(hand, WHOLE)
 
-    @rule(who=nodes, number=numbers, kind=kinds, colour=colours, changes=st.booleans())
-    def start_an_invalidation(self, who: int, number: int, kind: str, colour: Colour, changes: bool) -> None:
-        self.versions[number] += changes
-        self.hands.append(self.follow(who, self.nodes[who].operations.invalidating((targets_of_kind(kind, number),)), colour))
-        self.advance(self.hands[-1])
+    @rule(who=nodes, number=numbers, kind=kinds, colour=colours, stop=invalidation_stops)
+    def invalidate(self, who: int, number: int, kind: str, colour: Colour, stop: type | None) -> None:
+        """The origin changes, and then the cache is told."""
+        for meant_number in meant(targets_of_kind(kind, number)):
+            self.versions[meant_number] += 1
+        self.begin(self.follow(who, self.nodes[who].operations.invalidating((targets_of_kind(kind, number),)), colour), stop)
+
+    @rule(who=nodes, number=numbers, kind=kinds, colour=colours)
+    def invalidate_whole(self, who: int, number: int, kind: str, colour: Colour) -> None:
+        self.invalidate(who, number, kind, colour, None)
+
+    @rule(
+        refreshes=st.booleans(), who=nodes, number=numbers, colour=colours, stop=st.sampled_from((Fetch, Call, Call, Encode, Store)),
+        by=nodes, kind=kinds, hears=st.booleans(), late=st.booleans(),
+    )  # fmt: skip
+    def race(self, refreshes: bool, who: int, number: int, colour: Colour, stop: type, by: int, kind: str, hears: bool, late: bool) -> None:
+        """What everything here is about, in one go: a computation is held, an invalidation lands, a late caller comes, it ends."""
+        (self.refresh if refreshes else self.read)(who, number, colour, stop)
+        held = self.hands[-1:]
+        self.invalidate_whole(by, number, kind, colour)
+        if hears:
+            self.read_the_log(who)
+        if late:
+            self.read_whole(who, number, colour)
+        for hand in held:
+            self.go_on(hand, WHOLE)
 
     @rule(who=nodes)
-    def start_reading_the_log(self, who: int) -> None:
+    def listen(self, who: int) -> None:
         """As the log's reader does, but step by step: a reply may be applied late."""
         position, now = self.nodes[who].engine.ledger.position, self.clock.monotonic()
-        self.hands.append(self.follow(who, flows.listen(position, block=0.0, patience=1.0, now=now), "def"))
-        self.advance(self.hands[-1])
-
-    @precondition(lambda self: self.hands)
-    @rule(data=st.data(), steps=st.integers(1, 12))
-    def advance_a_hand(self, data: st.DataObject, steps: int) -> None:
-        hand = self.hands[data.draw(st.integers(0, len(self.hands) - 1))]
-        for _ in range(steps):
-            if hand in self.hands:
-                self.advance(hand)
+        self.begin(self.follow(who, flows.listen(position, block=0.0, patience=1.0, now=now), "def"), ReadLog)
 
     @rule(who=nodes)
     def read_the_log(self, who: int) -> None:
         """A whole turn of the reader, with all it does besides: leases are extended, queued invalidations announced."""
-        before = self.memory.down or [ticket.targets for ticket in self.nodes[who].engine.ledger.queued]
+        waited = bool(self.nodes[who].engine.ledger.queued)
         read_log(self.nodes[who].cache)
-        if before and not self.memory.down:
+        if waited and not self.memory.down:
             self.note_announced(who)
         self.learn()
+
+    @precondition(lambda self: self.hands)
+    @rule(which=st.integers(0, 5), steps=st.integers(1, 12))
+    def advance_a_hand(self, which: int, steps: int) -> None:
+        self.go_on(self.hands[which % len(self.hands)], steps)
+
+    @precondition(lambda self: self.hands)
+    @rule(which=st.integers(0, 5))
+    def finish_a_hand(self, which: int) -> None:
+        self.go_on(self.hands[which % len(self.hands)], WHOLE)
+
+    @rule(what=st.sampled_from(["time", "time", "time", "away", "flush"]), seconds=st.sampled_from([0.1, 1.1, 3.0, MAX_LAG, LEASE, TTL]))
+    def trouble(self, what: str, seconds: float) -> None:
+        if what == "time":
+            self.clock.advance(seconds)
+        elif what == "away":
+            self.memory.down = True
+        else:
+            self.memory.flush()
+
+    @precondition(lambda self: self.memory.down)
+    @rule()
+    def the_layer_comes_back(self) -> None:
+        self.memory.down = False
+        self.clock.advance(1.5)  # a failure a moment ago is forgotten
 
     def is_leased(self) -> bool:
         """Whether a lease is left over: its holder could not give it back while the layer was away, and it has not lapsed yet."""
@@ -307,32 +399,13 @@ class Story(RuleBasedStateMachine):
             if (record.epoch, record.number) not in known and record.targets in self.called[who]:
                 self.records.append((record.epoch, record.number, self.called[who][record.targets]))
 
-    @rule(seconds=st.sampled_from([0.1, 1.1, 3.0, MAX_LAG, LEASE, TTL]))
-    def time_passes(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-
-    @precondition(lambda self: not self.memory.down)
-    @rule()
-    def the_layer_goes_away(self) -> None:
-        self.memory.down = True
-
-    @precondition(lambda self: self.memory.down)
-    @rule()
-    def the_layer_comes_back(self) -> None:
-        self.memory.down = False
-
-    @rule()
-    def the_layer_forgets_everything(self) -> None:
-        self.memory.flush()
-
     @precondition(lambda self: not self.hands and not self.memory.down and not self.is_leased())
-    @rule(who=nodes, number=numbers, colour=colours)
-    def a_plain_call(self, who: int, number: int, colour: Colour) -> None:
+    @rule(who=nodes, number=numbers, colour=colours, looks=st.booleans())
+    def a_plain_call(self, who: int, number: int, colour: Colour, looks: bool) -> None:
         """The function itself, where nothing is under way: what is valid is served, and nothing is computed while it is."""
         node = self.nodes[who]
         owed = node.owed[number]
-        self.clock.advance(1.5)  # a failure a moment ago is forgotten
-        valid = node.cache.get(f"item:{number}", None)
+        valid = node.cache.get(f"item:{number}", None) if looks else None
         before = node.computations
         value = node.item(number) if colour == "def" else self.loop.run_until_complete(node.aitem(number))
         self.learn()
@@ -498,5 +571,5 @@ def test_both_colours_give_the_same_answers_in_the_same_steps(story: list[tuple[
 
 TestStory = Story.TestCase
 TestStory.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+    max_examples=400, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
