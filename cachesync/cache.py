@@ -16,20 +16,22 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import Engine, tags_of
 from cachesync.coordination.events import Events
+from cachesync.coordination.gathering import gathering
 from cachesync.coordination.operations import Operations, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, Stats, stats_of
 from cachesync.coordination.wrapper import plan
-from cachesync.core.entry import Entry
-from cachesync.core.flows import Ask
+from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
+from cachesync.core.envelope import check_dependencies
+from cachesync.core.flows import Ask, Seized
 from cachesync.core.keys import check_key, written
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets, targets_of
+from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called
@@ -38,6 +40,7 @@ from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, Pol
 from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
+from cachesync.layers.redis_wire import Bounds
 from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared
 
 P = ParamSpec("P")
@@ -108,7 +111,7 @@ class Cache:
         if on_event is not None:
             self._events.add(on_event)
         if shared is None and settings.redis is not None and settings.enabled:
-            shared = RedisShared(settings.redis.url, namespace=settings.namespace)
+            shared = RedisShared(settings.redis.url, namespace=settings.namespace, bounds=_bounds(settings))
         if clock is not None and isinstance(shared, RedisShared):
             raise PolicyError("clock: Redis is waited for by the system's clock; beside another give shared=MemoryShared(clock.monotonic)")
         bounds = settings.local
@@ -137,6 +140,7 @@ class Cache:
         *,
         tags: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        tags_from: Callable[[Any], Iterable[str]] | None = None,
         ttl: Callable[[Any], Any] | None = None,
         codec: Codec | None = None,
         same_as: Callable[..., Any] | None = None,
@@ -144,13 +148,14 @@ class Cache:
         """Cache a function's results under a key template such as ``"stores:{code}"``, with the policy whose pattern matches.
 
         Every parameter stands in the template, whole (``{code}``) or in part (``{user.id}``), or in ``ignore``. ``tags`` are names
-        to invalidate by, with the same placeholders. ``ttl`` is given the result and returns its lifetime, where the policy says
-        ``ttl = "dynamic"``. ``codec`` turns results into bytes; left out, the return annotation decides. ``same_as`` names another
-        cached function that returns the same values under the same template, such as the ``async def`` beside a ``def``.
+        to invalidate by, with the same placeholders; ``tags_from`` is given the result and names more. ``ttl`` is given the result
+        and returns its lifetime, where the policy says ``ttl = "dynamic"``. ``codec`` turns results into bytes; left out, the return
+        annotation decides. ``same_as`` names another cached function that returns the same values under the same template, such as
+        the ``async def`` beside a ``def``.
 
         The decorator raises ``KeyTemplateError`` or ``CodecError`` when something does not fit.
         """
-        return Decorate(self, key, tuple(tags), tuple(ignore), ttl, codec, same_as)
+        return Decorate(self, key, tuple(tags), tuple(ignore), tags_from, ttl, codec, same_as)
 
     def decorate(self, function: Any, how: Decorate) -> Any:
         """What the decorator made by `cached` does with its function."""
@@ -179,6 +184,7 @@ class Cache:
             tags=blueprint.tags,
             tag_indexes=blueprint.tag_indexes,
             lifetime=how.ttl,
+            tags_from=how.tags_from,
         )
         if self._engine.shared is not None:
             self._check_codec(site, function)
@@ -208,16 +214,20 @@ class Cache:
         site, address = self._registry.find(check_key(key))
         return self._engine.ask(site, address, (), compute)
 
-    def get(self, key: str, default: Any = MISSING) -> Any:
-        """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key."""
+    def get(self, key: str, default: Any = MISSING, *, at_least: Stamp | None = None) -> Any:
+        """The cached value of a key, or ``default``. Never computes. Raises ``KeyArgumentError`` for what is no key.
+
+        With ``at_least``, nothing that an invalidation up to this stamp concerns, whichever process has made it; what can not be
+        confirmed counts as missing.
+        """
         ask = self._ask(key)
-        found = self._operations.run(self._operations.looking(ask))
+        found = self._operations.run(self._operations.looking(ask, at_least))
         return own_copy(ask.policy, found.value) if isinstance(found, Called) else default
 
-    async def aget(self, key: str, default: Any = MISSING) -> Any:
+    async def aget(self, key: str, default: Any = MISSING, *, at_least: Stamp | None = None) -> Any:
         """As `get`."""
         ask = self._ask(key)
-        found = await self._operations.arun(self._operations.looking(ask))
+        found = await self._operations.arun(self._operations.looking(ask, at_least))
         return own_copy(ask.policy, found.value) if isinstance(found, Called) else default
 
     def set(self, key: str, value: Any) -> Stamp:
@@ -231,15 +241,20 @@ class Cache:
         """As `set`."""
         return stamp_of(await self._operations.arun(self._operations.putting(self._ask(key), (value,))))
 
-    def get_or_compute(self, key: str, compute: Callable[[], T]) -> T:
-        """The cached value of a key, or what ``compute`` returns, stored for the next caller; computed once, whoever asks."""
-        ask = self._ask(key, compute)
-        return cast("T", value_of(ask.policy, self._operations.obtain(ask)))
+    def get_or_compute(self, key: str, compute: Callable[[], T], *, at_least: Stamp | None = None) -> T:
+        """The cached value of a key, or what ``compute`` returns, stored for the next caller; computed once, whoever asks.
 
-    async def aget_or_compute(self, key: str, compute: Callable[[], Awaitable[T]]) -> T:
+        ``at_least`` as in `get`; where it can not be confirmed, ``compute`` is called and nothing is stored.
+        """
+        ask, operations = self._ask(key, compute), self._operations
+        result = operations.obtain(ask) if at_least is None else operations.run(operations.obtaining(ask, at_least))
+        return cast("T", value_of(ask.policy, result))
+
+    async def aget_or_compute(self, key: str, compute: Callable[[], Awaitable[T]], *, at_least: Stamp | None = None) -> T:
         """As `get_or_compute`, for a coroutine function."""
-        ask = self._ask(key, compute)
-        return cast("T", value_of(ask.policy, await self._operations.aobtain(ask)))
+        ask, operations = self._ask(key, compute), self._operations
+        result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
+        return cast("T", value_of(ask.policy, result))
 
     def peek(self, key: str) -> Entry[Any] | None:
         """What is cached under a key, without computing; ``None`` where nothing is."""
@@ -249,21 +264,56 @@ class Cache:
         """As `peek`."""
         return cast("Entry[Any] | None", await self._operations.arun(self._operations.peeking(self._ask(key))))
 
+    def update(self, key: str) -> Update:
+        """Replace a value that is obtained meanwhile: ``with cache.update(key) as update: ...; update.set(value)``.
+
+        An invalidation that comes between the beginning and ``set`` wins: then the value is not stored. A bare `set` takes the caller's
+        word that its value is current.
+        """
+        return Update(self._operations, self._ask(key))
+
+    def aupdate(self, key: str) -> AsyncUpdate:
+        """As `update`: ``async with cache.aupdate(key) as update: ...; await update.set(value)``."""
+        return AsyncUpdate(self._operations, self._ask(key))
+
+    def depends_on(self, *keys: str, tags: Iterable[str] = ()) -> None:
+        """Say inside of a computation what its result depends on: it ends with an invalidation of these ``keys`` or ``tags``.
+
+        Outside of any computation it does nothing. Raises ``KeyArgumentError`` for what is no key or no tag.
+        """
+        try:
+            found = (*(Dependency(KEY, check_key(key)) for key in keys), *tags_of(tags))
+            check_dependencies(found[:MAX_DEPENDENCIES])
+        except (TypeError, ValueError) as error:
+            raise KeyArgumentError(str(error)) from error
+        inside = gathering.get()
+        if inside is not None:
+            inside.add(found)
+
     # --- invalidating -------------------------------------------------------------------------------------------------------------
 
-    def invalidate(self, *patterns: str, tags: Iterable[str] = ()) -> Stamp:
+    def invalidate(self, *patterns: str, tags: Iterable[str] = (), soft: bool = False) -> Stamp:
         """Make copies out of date, everywhere: by key (``"stores:JKT"``), prefix (``"stores:*"``), glob (``"*:stats"``), all (``"*"``)
         or ``tags``.
 
         Returns the position in the log. Once it has returned, no value whose computation began before the call is served as fresh
         by this process, nor by any other that has applied the position. ``stamp.pending`` says that the shared layer could not be
-        told yet and will be. Raises ``KeyArgumentError`` where nothing is named, or what is named can not be a pattern.
+        told yet and will be. With ``soft``, the old value may be served stale while it is refreshed, for as long as its policy's
+        ``stale_while_revalidate`` says. Raises ``KeyArgumentError`` where nothing is named, or what is named can not be a pattern.
         """
-        return cast("Stamp", self._operations.run(self._operations.invalidating(_targets(patterns, tags))))
+        return cast("Stamp", self._operations.run(self._operations.invalidating(_targets(patterns, tags, soft))))
 
-    async def ainvalidate(self, *patterns: str, tags: Iterable[str] = ()) -> Stamp:
+    async def ainvalidate(self, *patterns: str, tags: Iterable[str] = (), soft: bool = False) -> Stamp:
         """As `invalidate`."""
-        return cast("Stamp", await self._operations.arun(self._operations.invalidating(_targets(patterns, tags))))
+        return cast("Stamp", await self._operations.arun(self._operations.invalidating(_targets(patterns, tags, soft))))
+
+    def stamp(self) -> Stamp:
+        """The position now: up to there, this process has applied the log."""
+        return cast("Stamp", self._operations.run(self._operations.standing()))
+
+    async def astamp(self) -> Stamp:
+        """As `stamp`."""
+        return cast("Stamp", await self._operations.arun(self._operations.standing()))
 
     # --- looking ------------------------------------------------------------------------------------------------------------------
 
@@ -311,6 +361,18 @@ class Cache:
         await self.aclose()
 
 
+def _bounds(settings: Settings) -> Bounds:
+    """What Redis is asked to keep: bans for as long as an entry, or a computation under its lease, may be older than they are."""
+    coordination = settings.coordination
+    return Bounds(
+        log_records=coordination.log_records,
+        log_keep=coordination.log_keep,
+        bans=coordination.bans,
+        longest_life=max(policy.longest_life for policy in settings.policies) + coordination.lease,
+        durable=max(1, round(coordination.budget * 1000)) if coordination.durable else 0,
+    )
+
+
 class _NobodyReturnsThis:
     """Tells functions that return Any from those that return something."""
 
@@ -325,6 +387,7 @@ class Decorate:
     key: str
     tags: tuple[str, ...]
     ignore: tuple[str, ...]
+    tags_from: Callable[[Any], Iterable[str]] | None
     ttl: Callable[[Any], Any] | None
     codec: Codec | None
     same_as: Callable[..., Any] | None
@@ -344,13 +407,64 @@ class Decorate:
         return self.cache.decorate(function, self)
 
 
-def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...]:
+class Update:
+    """A value that is being replaced. The lease is taken and the position noted when the ``with`` block begins."""
+
+    def __init__(self, operations: Operations, ask: Ask) -> None:
+        self._operations = operations
+        self._ask = ask
+        self._seized: Seized | None = None
+
+    def __enter__(self) -> Update:
+        self._seized = cast("Seized", self._operations.run(self._operations.seizing(self._ask)))
+        return self
+
+    def set(self, value: Any) -> Stamp:
+        """Store the value, unless an invalidation came since the block began, and let the other processes drop their copies.
+
+        Raises ``CodecError`` if it can not be stored.
+        """
+        if self._seized is None:
+            raise RuntimeError("update.set() belongs into its with block")
+        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._seized, value)))
+
+    def __exit__(self, *_: object) -> None:
+        seized, self._seized = self._seized, None
+        if seized is not None:
+            self._operations.run(self._operations.giving_up(seized))
+
+
+class AsyncUpdate:
+    """As `Update`, for ``async with``."""
+
+    def __init__(self, operations: Operations, ask: Ask) -> None:
+        self._operations = operations
+        self._ask = ask
+        self._seized: Seized | None = None
+
+    async def __aenter__(self) -> AsyncUpdate:
+        self._seized = cast("Seized", await self._operations.arun(self._operations.seizing(self._ask)))
+        return self
+
+    async def set(self, value: Any) -> Stamp:
+        """As `Update.set`."""
+        if self._seized is None:
+            raise RuntimeError("update.set() belongs into its async with block")
+        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._seized, value)))
+
+    async def __aexit__(self, *_: object) -> None:
+        seized, self._seized = self._seized, None
+        if seized is not None:
+            await self._operations.arun(self._operations.giving_up(seized))
+
+
+def _targets(patterns: Sequence[str], tags: Iterable[str], soft: bool) -> tuple[Targets, ...]:
     tags = (tags,) if isinstance(tags, str) else tuple(tags)
     for text in (*patterns, *tags):
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
             raise KeyArgumentError(f"keys, patterns and tags are texts, not {type(text).__name__}")
     try:
-        targets = targets_of(map(written, patterns), map(written, tags))
+        targets = targets_of(map(written, patterns), map(written, tags), SOFT if soft else HARD)
     except ValueError as error:
         raise KeyArgumentError(str(error)) from error
     if not targets:
@@ -358,4 +472,4 @@ def _targets(patterns: Sequence[str], tags: Iterable[str]) -> tuple[Targets, ...
     return targets
 
 
-__all__ = ["MISSING", "Cache", "Decorate", "FunctionStats", "Missing", "Stats", "SystemClock"]
+__all__ = ["MISSING", "AsyncUpdate", "Cache", "Decorate", "FunctionStats", "Missing", "Stats", "SystemClock", "Update"]

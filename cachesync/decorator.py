@@ -27,7 +27,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 RC = TypeVar("RC", covariant=True)
 
-_ATTRIBUTES: Final = ("invalidate", "refresh", "peek", "set", "many", "key")
+_ATTRIBUTES: Final = ("at_least", "invalidate", "refresh", "peek", "set", "many", "key", "tags")
 
 
 class CachedFunction(Generic[P, R]):
@@ -49,6 +49,10 @@ class CachedFunction(Generic[P, R]):
         @overload
         def __get__(self: CachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> Callable[Q, R]: ...
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
+
+    def at_least(self, stamp: Stamp, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of this call, not older than ``stamp``: whatever was invalidated up to there is not in it, in any process."""
+        raise NotImplementedError
 
     def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
         """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
@@ -77,6 +81,10 @@ class CachedFunction(Generic[P, R]):
         """The key of this call, as text."""
         raise NotImplementedError
 
+    def tags(self, /, *args: P.args, **kwargs: P.kwargs) -> tuple[str, ...]:
+        """The tags of this call that are known before it is computed, as texts to invalidate by."""
+        raise NotImplementedError
+
 
 class AsyncMethod(Protocol[Q, RC]):
     """A cached ``async def`` method, bound to its instance."""
@@ -103,6 +111,10 @@ class AsyncCachedFunction(Generic[P, R]):
         def __get__(self: AsyncCachedFunction[Concatenate[S, Q], R], instance: S, owner: type | None = None, /) -> AsyncMethod[Q, R]: ...
         def __get__(self, instance: Any, owner: type | None = None, /) -> Any: ...
 
+    async def at_least(self, stamp: Stamp, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of this call, not older than ``stamp``: whatever was invalidated up to there is not in it, in any process."""
+        raise NotImplementedError
+
     async def invalidate(self, /, *args: P.args, **kwargs: P.kwargs) -> Stamp:
         """Make every copy of this call's result out of date, everywhere. Returns the position in the log."""
         raise NotImplementedError
@@ -128,6 +140,10 @@ class AsyncCachedFunction(Generic[P, R]):
 
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call, as text."""
+        raise NotImplementedError
+
+    def tags(self, /, *args: P.args, **kwargs: P.kwargs) -> tuple[str, ...]:
+        """The tags of this call that are known before it is computed, as texts to invalidate by."""
         raise NotImplementedError
 
 
@@ -164,12 +180,19 @@ class _Both:
     def key(self, /, *args: Any, **kwargs: Any) -> str:
         return self._site.address(self._bind(*args, **kwargs)).key
 
+    def tags(self, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        return tuple(text for _, text in self._site.address(self._bind(*args, **kwargs)).dependencies)
+
 
 class _Face(_Both):
     """The attributes of a cached ``def``, and what its wrapper calls where there is no copy that can be served as it is."""
 
     def slow(self, values: tuple[Any, ...]) -> Any:
         return self._value(self._operations.obtain(self._ask(values)))
+
+    def at_least(self, stamp: Stamp, /, *args: Any, **kwargs: Any) -> Any:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return self._value(self._operations.run(self._operations.obtaining(ask, stamp)))
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", self._operations.run(self._operations.invalidating(self._targets(args, kwargs))))
@@ -188,7 +211,8 @@ class _Face(_Both):
 
     def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
         asks = self._ask_all(calls)
-        return [self._value(result) for result in self._operations.run(self._operations.obtaining_many(asks))]
+        operations = self._operations
+        return [self._value(result) for result in operations.run(operations.obtaining_many(asks, operations.refresher.start))]
 
 
 class _AsyncFace(_Both):
@@ -196,6 +220,10 @@ class _AsyncFace(_Both):
 
     async def slow(self, values: tuple[Any, ...]) -> Any:
         return self._value(await self._operations.aobtain(self._ask(values)))
+
+    async def at_least(self, stamp: Stamp, /, *args: Any, **kwargs: Any) -> Any:
+        ask = self._ask(self._bind(*args, **kwargs))
+        return self._value(await self._operations.arun(self._operations.obtaining(ask, stamp)))
 
     async def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
         return cast("Stamp", await self._operations.arun(self._operations.invalidating(self._targets(args, kwargs))))
@@ -214,7 +242,8 @@ class _AsyncFace(_Both):
 
     async def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
         asks = self._ask_all(calls)
-        return [self._value(result) for result in await self._operations.arun(self._operations.obtaining_many(asks))]
+        operations = self._operations
+        return [self._value(result) for result in await operations.arun(operations.obtaining_many(asks, operations.refresher.start_task))]
 
 
 def stamp_of(put: tuple[Any, Stamp | None]) -> Stamp:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from cachesync.core.entry import Held
-from cachesync.core.steps import Reply, SharedStep
+from cachesync.core.steps import Failed, Hear, Heard, Reply, SharedStep
 
 K = TypeVar("K", contravariant=True)
 V = TypeVar("V", covariant=True)
@@ -112,6 +112,33 @@ class AsyncSharedLayer(Protocol):
         ...
 
 
+class Ear(Protocol):
+    """Hears what is published, for one process. `perform` is called by one thread, the rest by any."""
+
+    def perform(self, step: Hear, /) -> Heard | Failed:
+        """Wait for what comes, and return it in the order in which it was sent. After a failure the next step begins anew.
+
+        What is published between the first answer to a step with ``beat`` and the next failure is heard, all of it.
+        """
+        ...
+
+    def watch(self, key: str) -> None:
+        """Hear when the lease of ``key`` ends, and once when that begins to be heard (`Woken`)."""
+        ...
+
+    def unwatch(self, key: str) -> None:
+        """Hear it no more."""
+        ...
+
+    def wake(self) -> None:
+        """Let `perform` return at once."""
+        ...
+
+    def close(self) -> None:
+        """End it. Called when nobody is in `perform`."""
+        ...
+
+
 class Shared(Protocol):
     """One shared store, reached in both colours: what a cache is given as ``shared=``."""
 
@@ -124,8 +151,8 @@ class Shared(Protocol):
         """The layer for the event loop that is running."""
         ...
 
-    def wake(self) -> None:
-        """Let a `ReadLog` that waits end at once, with whatever answer."""
+    def ear(self) -> Ear:
+        """What hears, for one process, what is published. Each call makes another one."""
         ...
 
     def close(self) -> None:

@@ -13,19 +13,23 @@ import os
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.events import Events
-from cachesync.coordination.flights import Flights
+from cachesync.coordination.flights import Flight, Flights
+from cachesync.coordination.gathering import Gathering
 from cachesync.coordination.site import Address, Site
-from cachesync.core.entry import Dependency, Held
+from cachesync.coordination.waiters import Waiters
+from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
+from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness
+from cachesync.core.keys import written as as_written
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets, written
+from cachesync.core.records import TAG, Record, Targets, written
 from cachesync.core.settings import Settings
-from cachesync.core.stamps import EPOCH_BYTES, Stamp
+from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
     Admit,
     Announced,
@@ -33,25 +37,30 @@ from cachesync.core.steps import (
     Begin,
     Begun,
     Called,
+    Contact,
     Done,
     Encode,
     Encoded,
     Failed,
     Keep,
+    Outdated,
     Pend,
     Position,
+    Reaches,
     Refused,
     Rejoin,
     Release,
     Settle,
+    Stands,
     Ticket,
+    Wake,
 )
 from cachesync.core.tuples import make
 from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
 from cachesync.layers.sizing import OVERHEAD, measure
-from cachesync.protocols import Clock, LocalLayer, Shared, Shelf
+from cachesync.protocols import Clock, LocalLayer, Shared
 
 BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
@@ -60,12 +69,18 @@ ALWAYS: Final = math.inf
 REASONS: Final = {
     "epoch": "another epoch: the log was lost or begun anew",
     "gap": "a gap: records are gone that were not read yet",
+    "cut": "another server goes on with the log",
 }
 """Why a log is joined again."""
-NOWHERE: Final = Stamp("0", 0)
-"""The position of a process that has joined no log."""
 CLOCK_SLACK: Final = 1.0
 """Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
+
+
+class Arrival(NamedTuple):
+    """Where a process stood when a caller came: the position of the log, and how many invalidations it had made itself."""
+
+    position: Stamp | None
+    pends: int
 
 
 class Engine:
@@ -81,7 +96,10 @@ class Engine:
         self.origin = os.urandom(6).hex()
         self.lock = threading.RLock()  # a finalizer may run anywhere, and ask this cache in the same thread
         self.flights = Flights()
+        self.waiters = Waiters()
         self.ledger = self._new_ledger()
+        self.losses = 0
+        """Records that were applied here and that the log has lost."""
         self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
@@ -94,6 +112,10 @@ class Engine:
             Position: self.position,
             Apply: self.apply,
             Rejoin: self.rejoin,
+            Contact: self.contact,
+            Reaches: self.reaches,
+            Wake: self.wake,
+            Outdated: self.outdated,
             Begin: self.begin,
             Encode: self.encode,
             Keep: self.keep,
@@ -114,13 +136,16 @@ class Engine:
         budget = self.budget
         return make(Ask, (key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease))
 
-    def at_hand(self, ask: Ask) -> Called | None:
-        """The answer that a local copy gives."""
+    def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
+        """The answer that a local copy gives. It may be stale, where the policy allows that."""
         held = self.held(ask)
         if held is None:
             return None
+        is_stale = not self.is_fresh(held)
+        if is_stale and only_fresh:
+            return None
         held.hits += 1
-        return Called(held.value, 0.0, None, held.stamp, held.made)
+        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale)
 
     def is_busy_here(self) -> bool:
         """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
@@ -148,49 +173,52 @@ class Engine:
     # --- local copies -------------------------------------------------------------------------------------------------------------
 
     def held(self, ask: Ask) -> Held | None:
-        """The copy that answers ``ask`` if it may be served now, after judging it against what was applied since the last time."""
+        """The copy that may answer ``ask`` now, fresh or stale, after judging it against what was applied since the last time."""
         site: Site = ask.site
         held = site.shelf.copies.get(ask.raw)
         return held if held is not None and self._renew(held, ask) else None
 
+    def is_fresh(self, held: Held) -> bool:
+        """Whether a copy that may be served is fresh, too."""
+        now = self.now()
+        return now < held.deadline and self.is_heard(now)
+
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
-        if now >= held.deadline:
-            return False
         trusted = self._trusted_until(ask.policy)
-        if now >= trusted:
+        if now >= trusted or Life(held.deadline, held.stale).is_over(now):
             return False
         with self.lock:
             ledger = self.ledger
             if held.mark is not ledger.mark:
                 position = ledger.position
-                if position is None or held.stamp.epoch != position.epoch or ledger.refuses(ask.key, held.dependencies, held.checked):
+                number = ledger.lineage.number(held.stamp)
+                if position is None or number is None or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
+                softened = ledger.softened(ask.key, held.dependencies, held.checked, now)
+                if softened is not None:
+                    life = life_of(ask.policy, held.made, held.deadline - held.made, softened)
+                    held.deadline, held.stale = life.fresh, min(life.stale, held.stale)
                 held.checked = max(held.checked, position.number)
                 held.mark = ledger.mark
             held.until = min(held.deadline, trusted)
-        return True
+        return not Life(held.deadline, held.stale).is_over(now)
+
+    def is_heard(self, now: float) -> bool:
+        """Whether the log was heard within ``max_lag``."""
+        return now < self.ledger.contact + self.settings.coordination.max_lag
 
     def _trusted_until(self, policy: Policy) -> float:
-        """Until when local copies are trusted without hearing the log: seconds, monotonic clock."""
-        if policy.on_disconnect == "serve":
-            return ALWAYS
-        return self.ledger.contact + self.settings.coordination.max_lag
+        """Until when local copies are served without hearing the log: seconds, monotonic clock."""
+        return self.ledger.contact + self.settings.coordination.max_lag + deaf_window(policy)
 
     def is_behind(self, head: Stamp | None) -> bool:
-        """Whether the log has a record that is not applied here, or this process has not joined it."""
+        """Whether the log has a record that is not applied here, or was not heard for too long, or was never joined."""
         position = self.ledger.position
-        return head is None or position is None or head.epoch != position.epoch or head.number > position.number
-
-    def heard(self, asked: float, head: Stamp | None) -> None:
-        """The shared layer answered a question sent at ``asked``. If its head is applied here, the log is known to be heard."""
-        ledger = self.ledger
-        position = ledger.position
-        if asked <= ledger.contact or head is None or position is None:
-            return
-        if head.number == position.number and head.epoch == position.epoch:
-            ledger.contact = asked
+        if head is None or position is None or head.epoch != position.epoch or head.number > position.number:
+            return True
+        return not self.is_heard(self.now())
 
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
@@ -209,27 +237,25 @@ class Engine:
             return self._unreadable(ask, blob, error)
         _, epoch, number, own, made, lifetime, _, _, schema, _, _, dependencies = header
         age, fresh = (server_now - made) / 1000, lifetime / 1000
-        if age >= fresh or age < -CLOCK_SLACK or schema != policy.version or epoch.hex() != position.epoch:
+        if age >= fresh + policy.stale_while_revalidate or age < -CLOCK_SLACK or schema != policy.version:
+            return Refused(dead=blob[:IDENTITY])
+        stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
+        if self.ledger.lineage.number(stamp) is None:
             return Refused(dead=blob[:IDENTITY])
         try:
             value = self._open(site, header, payload)
         except Exception as error:  # also whatever a codec of the user's raises
             return self._unreadable(ask, blob, error)
-        fresh = min(fresh, _longest_freshness(policy, value))
-        if age >= fresh:
-            return Refused(dead=blob[:IDENTITY])
         now = self.now()
-        deadline = now - age + fresh
-        if policy.local_ttl is not None:
-            deadline = min(deadline, now + policy.local_ttl)
         if dependencies != declared:  # a tag that the program declares since then counts too
-            dependencies = tuple(dict.fromkeys((*dependencies, *declared)))
-        stamp = position if number == position.number else header.stamp
+            dependencies = bounded((*dependencies, *declared))
         size = site.gauge.units(value, len(payload))
-        if not self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=now - age, deadline=deadline):
+        fresh = min(fresh, longest_freshness(policy, value))
+        life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=now - age, fresh=fresh)
+        if life is None:
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return make(Called, (value, 0.0, None, stamp, now - age))
+        return make(Called, (value, 0.0, None, stamp, now - age, life.fresh, dependencies, now >= life.fresh))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -244,34 +270,49 @@ class Engine:
         return Refused(dead=blob[:IDENTITY])
 
     def _hold(
-        self, ask: Ask, value: Any, stamp: Stamp, size: int, *, own: int, dependencies: tuple[Dependency, ...], made: float, deadline: float
-    ) -> bool:
-        """Judge a value and hold it here, in one piece against applying the log. False if an invalidation came after its stamp."""
-        shelf: Shelf = ask.site.shelf
+        self, ask: Ask, value: Any, stamp: Stamp, size: int, *, own: int, dependencies: tuple[Dependency, ...], made: float, fresh: float
+    ) -> Life | None:
+        """Judge a value and hold it here, in one piece against applying the log. Its life, ``None`` where an invalidation refuses it.
+
+        What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served.
+        """
+        policy, shelf = ask.policy, ask.site.shelf
         standing = shelf.copies.get(ask.raw)
         displaced = None if standing is None else standing.value  # it is let go after the lock: a finalizer may ask this cache
+        now = self.now()
         with self.lock:
             ledger = self.ledger
-            position = ledger.position
-            if position is None or position.epoch != stamp.epoch or ledger.refuses(ask.key, dependencies, stamp.number, own=own):
-                return False
-            until = min(deadline, self._trusted_until(ask.policy))
-            held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size)
-            shelf.put(ask.raw, held)
+            position, number = ledger.position, ledger.lineage.number(stamp)
+            if position is None or number is None or ledger.refuses(ask.key, dependencies, number, own=own):
+                return None
+            life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number, now))
+            if life.is_over(now):
+                return None
+            deadline, stale = life
+            if policy.local_ttl is not None and now + policy.local_ttl < deadline:
+                deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
+            if policy.consistency != "strict" or self.shared is None:
+                until = min(deadline, self._trusted_until(policy))
+                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale)
+                shelf.put(ask.raw, held)
         del displaced
-        return True
+        return life
 
-    def position(self, _step: Position) -> Stamp | None:
-        return self.ledger.position
+    def position(self, _step: Position) -> Stands:
+        return Stands(self.ledger.position, self.is_heard(self.now()))
 
     def apply(self, step: Apply) -> Done:
         with self.lock:
-            records = self.ledger.apply(step.log)
+            records = self.ledger.apply(step.log, self.now())
             if records:
                 self._detach([record.targets for record in records])
-        if records is not None:
-            self.heard(step.log.asked, step.log.head)
+        if records:
+            self.waiters.wake()  # a lease may be gone with what it was for
+            self.on_records(records)
         return Done(records is not None)
+
+    def on_records(self, records: Sequence[Record]) -> None:
+        """Records of the log were applied here: the auditor's seam."""
 
     def _detach(self, targets: Sequence[Targets]) -> None:
         """Nobody joins the flights that ``targets`` match. They may not fill, so their leases only keep others waiting."""
@@ -279,37 +320,109 @@ class Engine:
             self.forsake(flight.token)
 
     def rejoin(self, step: Rejoin) -> Done:
+        joined = step.joined
         with self.lock:
-            kind = self.ledger.rejoin(step.joined)
-            if kind is not None:  # who has heard nothing until now joins nobody who began before
-                for flight in self.flights.clear():
+            ledger = self.ledger
+            how = ledger.rejoin(joined, step.bans, self.origin, self.now())
+            if how is not None:
+                for flight in self.flights.clear():  # who has heard nothing until now joins nobody who began before
                     self.forsake(flight.token)
-            if kind in {"first", "epoch"}:
-                self.local.clear()
-        self.heard(step.joined.asked, step.joined.head)
-        if kind in REASONS:
-            self.events.send("log_rejoined", stamp=str(step.joined.head), reason=REASONS[kind])
+                if how.ends_copies:
+                    self.local.clear()
+                self.losses += how.lost
+            if ledger.position == joined.head:
+                ledger.contact = max(ledger.contact, joined.asked)
+        self.waiters.wake()
+        if how is not None and how.kind in REASONS:
+            self.events.send("log_rejoined", stamp=str(joined.head), reason=REASONS[how.kind])
+        if how is not None and how.lost:
+            self.events.send("possible_loss", stamp=str(joined.head), lost=how.lost)
         return Done(done=True)
+
+    def reaches(self, step: Reaches) -> Done:
+        return Done(self.has_reached(step.stamp))
+
+    def has_reached(self, stamp: Stamp) -> bool:
+        """Whether the log is applied here up to ``stamp``. Unknown epochs and pending stamps are never reached."""
+        with self.lock:
+            position, number = self.ledger.position, self.ledger.lineage.number(stamp)
+            return not stamp.pending and position is not None and number is not None and position.number >= number
+
+    def contact(self, step: Contact) -> Done:
+        with self.lock:
+            agrees = self.ledger.agrees(step.beat)
+            if agrees:
+                self.ledger.contact = max(self.ledger.contact, step.beat.asked)
+        return Done(agrees)
+
+    def wake(self, step: Wake) -> Done:
+        self.waiters.wake(step.key)
+        return Done(done=True)
+
+    def outdated(self, step: Outdated) -> Done:
+        ask, stamp = step
+        with self.lock:
+            ledger = self.ledger
+            if stamp == NOWHERE or ledger.position is None:
+                return Done(done=False)
+            number = ledger.lineage.number(stamp)
+            return Done(number is None or ledger.refuses(ask.key, ask.dependencies, number))
+
+    def join(self, mine: Flight) -> tuple[Flight, Arrival]:
+        """The flight of a key, which is ``mine`` if there was none, and where this process stood when its caller came."""
+        with self.lock:
+            ledger = self.ledger
+            mine.pends = ledger.pends
+            return self.flights.join(mine), Arrival(ledger.position, ledger.pends)
+
+    def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
+        """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.
+
+        An invalidation that matches what was found out to depend on only at the end could not detach the flight before that.
+        """
+        with self.lock:
+            ledger, key, found = self.ledger, ask.key, called.dependencies
+            if flight.pends != arrival.pends and ledger.is_pending(key, found):
+                return False
+            if called.stamp is None or called.stamp == arrival.position:  # whatever matches with a number came later than the caller
+                return True
+            number = ledger.lineage.number(called.stamp)
+            return number is not None and ledger.bans.newest(key, found) <= number
 
     def begin(self, step: Begin) -> Begun:
         return Begun(self.ledger.position, self.now(), step.now)
 
-    def called(self, ask: Ask, value: Any, seconds: float) -> Called:
-        """A result, with the lifetime its policy gives it. A lifetime that makes no sense means that it is not stored."""
+    def called(self, ask: Ask, value: Any, began: float, found: Gathering | None = None) -> Called:
+        """A result, with the lifetime its policy gives it and all it depends on; ``found`` is what it was made of.
+
+        A lifetime or a tag that makes no sense means that it is not stored, nor is what was made of something stale.
+        """
+        seconds = self.now() - began
+        dependencies = ask.dependencies
+        try:
+            fresh = self._lifetime(ask, value)
+            if ask.site.tags_from is not None:
+                dependencies = bounded((*dependencies, *tags_of(ask.site.tags_from(value))))
+            check_dependencies(dependencies)
+        except Exception as error:  # the decorator's functions are the user's: their failure costs the storing, not the result
+            self.not_stored(ask, f"its ttl or its tags can not be told: {error!r}")
+            return Called(value, seconds, None, dependencies=ask.dependencies)
+        if found is not None:
+            dependencies = bounded((*dependencies, *found.dependencies))
+            if fresh is not None:
+                fresh = None if found.is_stale else min(fresh, found.until - began)
+        return Called(value, seconds, fresh, dependencies=dependencies)
+
+    def _lifetime(self, ask: Ask, value: Any) -> float | None:
         policy = ask.policy
         if _is_used_up(value):
             self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
-            return Called(value, seconds, None)
+            return None
         if value is None and policy.negative_ttl is not None:
-            return Called(value, seconds, policy.negative_ttl * _spread(policy))
+            return policy.negative_ttl * _spread(policy)
         if not policy.is_dynamic or ask.site.lifetime is None:
-            return Called(value, seconds, policy.lifetime(None) * _spread(policy))
-        try:
-            wanted = _seconds(ask.site.lifetime(value))
-        except Exception as error:  # the decorator's ttl function is the user's: its failure costs the storing, not the result
-            self.not_stored(ask, f"its ttl can not be told: {error!r}")
-            return Called(value, seconds, None)
-        return Called(value, seconds, policy.lifetime(policy.lifetime(wanted) * _spread(policy)))
+            return policy.lifetime(None) * _spread(policy)
+        return policy.lifetime(policy.lifetime(_seconds(ask.site.lifetime(value))) * _spread(policy))
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value, given = step
@@ -343,15 +456,15 @@ class Engine:
         if ask.policy.copy and not _can_be_copied(called.value):
             self.not_stored(ask, "it can not be copied, which the policy asks for (copy = true)")
             return Done(done=False)
-        lifetime = called.fresh if ask.policy.local_ttl is None else min(called.fresh, ask.policy.local_ttl)
         position = self.ledger.position
         if position is None or own > position.number:
             return Done(done=False)  # what others announced before it is not known here yet
-        deadline = begun.made + lifetime
-        size = measure(called.value)
-        done = self._hold(ask, called.value, begun.stamp, size, own=own, dependencies=ask.dependencies, made=begun.made, deadline=deadline)
-        ask.site.counts.stored += done
-        return Done(done)
+        life = self._hold(
+            ask, called.value, begun.stamp, measure(called.value), own=own, dependencies=called.dependencies, made=begun.made,
+            fresh=called.fresh,
+        )  # fmt: skip
+        ask.site.counts.stored += life is not None
+        return Done(life is not None)
 
     # --- invalidation -------------------------------------------------------------------------------------------------------------
 
@@ -364,7 +477,8 @@ class Engine:
             if last is None:
                 self.ledger.pend(ticket)
             else:
-                self.ledger.settle(ticket, last)  # without a shared layer it is this process that gives the numbers
+                self.ledger.pends += 1
+                self.ledger.settle(ticket, last, self.now())  # without a shared layer it is this process that gives the numbers
             self._detach(targets)
         return ticket
 
@@ -372,8 +486,10 @@ class Engine:
         ticket, reply = step
         if isinstance(reply, Announced):
             with self.lock:
-                self.ledger.settle(ticket, reply.last)
+                self.ledger.settle(ticket, reply.last, self.now())
             stamp = reply.last
+            if reply.replicas == 0:
+                self.events.send("not_durable", stamp=str(stamp), **written(ticket.targets))
         elif ticket.last is not None:
             stamp = ticket.last
         else:
@@ -423,6 +539,7 @@ class Engine:
         """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard."""
         self.lock = threading.RLock()
         self.flights = Flights()
+        self.waiters = Waiters()
         self.leases, self.forsaken = {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
@@ -432,13 +549,15 @@ class Engine:
         self.ledger.turn()
 
 
-def _longest_freshness(policy: Policy, value: Any) -> float:
-    """How long the policy of today lets such a value be fresh, seconds: it caps what was allowed when the entry was made."""
-    if value is None and policy.negative_ttl is not None:
-        return policy.negative_ttl * (1 + policy.jitter)
-    if policy.ttl is None:
-        return ALWAYS if policy.max_ttl is None else policy.max_ttl
-    return policy.ttl * (1 + policy.jitter)
+def tags_of(texts: Any) -> tuple[Dependency, ...]:
+    """Tags as a program names them. Raises ``TypeError`` or ``ValueError`` for what can not be one."""
+    if isinstance(texts, str):
+        raise TypeError(f"tags are a list of texts; write [{texts!r}]")
+    found = tuple(texts)
+    for text in found:
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{text!r} is not a tag")
+    return tuple(Dependency(TAG, as_written(text)) for text in found)
 
 
 def _spread(policy: Policy) -> float:

@@ -19,9 +19,12 @@ from cachesync.core.records import Targets
 
 
 class Flight:
-    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's."""
+    """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's.
 
-    __slots__ = ("dependencies", "key", "outcome", "task", "thread", "token", "waiting")
+    ``pends`` is how many invalidations this process had made when it began.
+    """
+
+    __slots__ = ("dependencies", "key", "outcome", "pends", "task", "thread", "token", "waiting")
 
     def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
         self.key = key
@@ -29,6 +32,7 @@ class Flight:
         self.token = os.urandom(12).hex()
         self.thread = threading.get_ident()
         self.task: asyncio.Task[None] | None = None
+        self.pends = 0
         self.waiting = 0
         self.outcome: Future[Result] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others

@@ -1,13 +1,14 @@
 """The log's reader: one thread in each process that applies what others announce.
 
-It waits at the shared layer for the next record, on a connection of its own. Every answer, also an empty one, proves contact: the
-time at which the question was sent is how far local copies may be trusted. Between two questions it extends the leases of
-computations that are still running here, and announces what could not be announced before.
+It hears what is published, on a connection of its own, and asks the master now and then where the log ends: an answer that agrees with
+what was heard proves contact, and the time at which the question was sent is how far local copies may be trusted. Between two
+questions it extends the leases of computations that are still running here, and announces what could not be announced before.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 import weakref
 from typing import Final
@@ -17,13 +18,14 @@ from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
 from cachesync.core.steps import Extend, Failed
 from cachesync.layers.forks import lock_across_forks
+from cachesync.protocols import Ear
 
 SHARE_OF_LAG: Final = 0.2
-"""A question waits for at most this share of ``max_lag``, so that contact is proven several times within it."""
+"""The master is asked after this share of ``max_lag``, so that contact is proven several times within it."""
 SHARE_OF_LEASE: Final = 1 / 6
-"""And for at most this share of a lease, so that leases are extended in time."""
+"""And after at most this share of a lease, so that leases are extended in time."""
 PATIENCE: Final = 1.0
-"""Seconds an answer may take beyond the waiting that was asked for."""
+"""Seconds an answer may take."""
 LONGEST_PAUSE: Final = 1.0
 
 
@@ -34,9 +36,11 @@ class LogReader:
         self._engine = engine
         self._world = ThreadWorld(engine)
         coordination = engine.settings.coordination
-        self._block = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
+        self._interval = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._due = 0.0  # when the master is asked again: seconds, monotonic clock
+        self._silent = False
         self.is_running = False
         self._lock = lock_across_forks()
 
@@ -45,7 +49,9 @@ class LogReader:
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 reference = weakref.ref(self)
-                self._thread = threading.Thread(target=_read, args=(reference, self._stop), name="cachesync-log", daemon=True)
+                assert self._engine.shared is not None
+                ear = self._engine.waiters.ear = self._engine.shared.ear()
+                self._thread = threading.Thread(target=_read, args=(reference, self._stop, ear), name="cachesync-log", daemon=True)
                 self._thread.start()
                 self.is_running = True
 
@@ -53,9 +59,9 @@ class LogReader:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
         self._stop.set()
         self._engine.closing = True
-        thread = self._thread
-        if self._engine.shared is not None:
-            self._engine.shared.wake()
+        thread, ear = self._thread, self._engine.waiters.ear
+        if ear is not None:
+            ear.wake()
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
@@ -63,6 +69,7 @@ class LogReader:
         """The thread did not come along into the child: it starts again when it is needed."""
         self._stop = threading.Event()
         self._thread = None
+        self._due, self._silent = 0.0, False
         self.is_running = False
 
     def turn(self) -> bool:
@@ -71,9 +78,28 @@ class LogReader:
         self._extend()
         if not self.flush():
             return False
-        asked = engine.now()
-        heard: bool = world.run(listen(engine.ledger.position, block=self._block, patience=PATIENCE, now=asked))
+        now = time.monotonic()
+        beat = now >= self._due
+        if beat:
+            self._due = now + self._interval
+        seconds = max(0.0, min(self._due - now, self._interval))
+        heard: bool = world.run(listen(seconds, beat=beat, patience=PATIENCE, now=engine.now()))
+        if not heard:
+            self._due = 0.0
+        self._tell_lag()
         return heard
+
+    def _tell_lag(self) -> None:
+        """Say once when the log falls silent, and once when it is heard again."""
+        engine = self._engine
+        silent = not engine.is_heard(engine.now())
+        if silent and not self._silent and engine.ledger.position is not None:
+            self._silent = True
+            engine.events.send("log_silent", lag=round(engine.now() - engine.ledger.contact, 3))
+        elif not silent and self._silent:
+            self._silent = False
+            engine.events.forget("log_silent")
+            engine.events.send("log_heard", stamp=str(engine.ledger.position))
 
     def try_turn(self) -> bool:
         """The same; a mistake of ours ends no reader, but is told and tried again. It says nothing about the shared layer."""
@@ -111,12 +137,12 @@ class LogReader:
                 engine.leases[token] = (key, now + lease / 3)
 
 
-def _read(reference: weakref.ref[LogReader], stop: threading.Event) -> None:
+def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) -> None:
     pause = 0.05
     while not stop.is_set():
         reader = reference()
         if reader is None:
-            return
+            break
         heard = reader.try_turn()
         del reader  # a cache that nobody holds any more ends its reader
         if heard:
@@ -124,3 +150,4 @@ def _read(reference: weakref.ref[LogReader], stop: threading.Event) -> None:
         else:
             stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+    ear.close()

@@ -6,18 +6,33 @@ import copy
 import os
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, cast
 
-from cachesync.coordination.engine import BEHIND, NOWHERE, Engine
+from cachesync.coordination.engine import BEHIND, Engine
+from cachesync.coordination.gathering import gathering
 from cachesync.coordination.log_reader import LogReader
+from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import Entry
-from cachesync.core.flows import Ask, Result, invalidate, look, obtain, obtain_many, put
+from cachesync.core.flows import (
+    Ask,
+    Result,
+    Seized,
+    catch_up,
+    invalidate,
+    look,
+    obtain,
+    obtain_confirmed,
+    obtain_many,
+    put,
+    replace,
+    seize,
+)
 from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, written
-from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Call, Called, Each, Failed, Fetch, Fetched, Refused, Step
+from cachesync.core.stamps import NOWHERE, Stamp
+from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Refused, Step
 from cachesync.core.tuples import make
 
 
@@ -31,6 +46,7 @@ class Operations:
         self.run = self._threads.run
         self.arun = self._loops.run
         self.reader = LogReader(engine)
+        self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
         _survive_forks(self)
 
@@ -39,27 +55,35 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled or engine.is_busy_here():
             return cast("Result", self.run(_calling(ask)))
-        at_hand = engine.at_hand(ask)
-        if at_hand is not None:
-            return at_hand
-        fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline))) if self._shares() else None
-        judged = self._judge(ask, fetched)
-        return judged if isinstance(judged, Called) else cast("Result", self.run(obtain(ask, fetched, judged)))
+        if self._is_strict(ask):
+            return cast("Result", self._used(ask, self.run(self.confirming(ask, None))))
+        found: Result | None = engine.at_hand(ask)
+        if found is None:
+            fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False))) if self._shares() else None
+            judged = self._judge(ask, fetched)
+            found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
+        if isinstance(found, Called) and found.is_stale and self._shares():
+            self.refresher.start(ask)
+        return cast("Result", self._used(ask, found))
 
     async def aobtain(self, ask: Ask) -> Result:
         """As `obtain`."""
         engine = self.engine
         if not engine.settings.enabled:
             return cast("Result", await self.arun(_calling(ask)))
-        at_hand = engine.at_hand(ask)
-        if at_hand is not None:
-            return at_hand
-        fetched: Any = None
-        if self._shares():  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
-            step, asked = make(Fetch, ((ask.key,), ask.deadline)), engine.now()
-            fetched = self._loops.note(step, asked, await self._loops.layer().perform(step))
-        judged = self._judge(ask, fetched)
-        return judged if isinstance(judged, Called) else cast("Result", await self.arun(obtain(ask, fetched, judged)))
+        if self._is_strict(ask):
+            return cast("Result", self._used(ask, await self.arun(self.confirming(ask, None))))
+        found: Result | None = engine.at_hand(ask)
+        if found is None:
+            fetched: Any = None
+            if self._shares():  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
+                step, asked = make(Fetch, ((ask.key,), ask.deadline, False)), engine.now()
+                fetched = self._loops.note(step, asked, await self._loops.layer().perform(step))
+            judged = self._judge(ask, fetched)
+            found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
+        if isinstance(found, Called) and found.is_stale and self._shares():
+            self.refresher.start_task(ask)
+        return cast("Result", self._used(ask, found))
 
     def _judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
         """What the shared layer's reply is worth. A hit ends here, without a flow."""
@@ -70,33 +94,81 @@ class Operations:
             return engine.judge(ask, blob, fetched.head, fetched.now)
         return BEHIND if engine.is_behind(fetched.head) else None
 
-    def obtaining_many(self, asks: Sequence[Ask]) -> Generator[Step, Any, list[Result]]:
-        """The same for several questions. Equal ones are asked once."""
+    def _is_strict(self, ask: Ask) -> bool:
+        return ask.policy.consistency == "strict" and self.engine.shared is not None
+
+    def _used(self, ask: Ask, result: Any) -> Any:
+        """A result is handed out: the computation that asked for it, if it was one, depends on it from now on."""
+        found = gathering.get()
+        if found is not None and isinstance(result, Called):
+            found.take_in(ask.key, result)
+        return result
+
+    def confirming(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
+        """An answer that is not older than ``least``, or under a strict policy than the head of the log at the time of the question.
+
+        Where that can not be confirmed the function is called, and nothing is stored.
+        """
+        engine = self.engine
+        if not engine.settings.enabled:
+            return (yield from _calling(ask))
+        if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
+            called = engine.at_hand(ask, only_fresh=True)
+            if called is not None:
+                return called
+        if engine.shared is None:
+            reached = least is None or engine.has_reached(least)
+            joined: Result = (yield Join(ask, False, None)) if reached else (yield Call(ask))
+            return joined
+        found = (yield from obtain_confirmed(ask, least)) if self._shares() else None
+        if isinstance(found, Called):
+            return found
+        outcome: Result = (yield Join(ask, True, found.dead)) if isinstance(found, Refused) else (yield Call(ask))
+        return outcome
+
+    def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
+        """As `confirming`, for a caller who asked for a stamp."""
+        result: Result = self._used(ask, (yield from self.confirming(ask, least)))
+        return result
+
+    def obtaining_many(self, asks: Sequence[Ask], refresh: Callable[[Ask], None]) -> Generator[Step, Any, list[Result]]:
+        """The same for several questions. Equal ones are asked once; ``refresh`` is told which answers are stale."""
         if not self.engine.settings.enabled:
             computed: tuple[Result, ...] = yield Each(tuple(_calling(ask) for ask in asks))
             return list(computed)
         answers: dict[str, Result] = {}
         missing: dict[str, Ask] = {}
+        strict = any(map(self._is_strict, asks))
         for ask in asks:
-            answer = self.engine.at_hand(ask)
-            if answer is None:
+            at_hand = None if strict else self.engine.at_hand(ask)
+            if at_hand is None:
                 missing[ask.key] = ask
             else:
-                answers[ask.key] = answer
-        obtained = yield from obtain_many(tuple(missing.values()), shared=self._shares())
+                answers[ask.key] = at_hand
+        obtained = yield from obtain_many(tuple(missing.values()), shared=self._shares(), strict=strict)
         answers.update(zip(missing, obtained, strict=True))
-        return [answers[ask.key] for ask in asks]
+        for ask in asks:
+            answer = answers[ask.key]
+            if isinstance(answer, Called) and answer.is_stale and self._shares():
+                refresh(ask)
+        return [self._used(ask, answers[ask.key]) for ask in asks]
 
-    def looking(self, ask: Ask) -> Generator[Step, Any, Called | Refused]:
+    def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
-        if not self.engine.settings.enabled:
+        engine = self.engine
+        if not engine.settings.enabled:
             return Refused()
-        answer = self.engine.at_hand(ask)
-        if answer is not None:
-            return answer
+        confirms = self._is_strict(ask) or least is not None
+        if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
+            answer = engine.at_hand(ask, only_fresh=confirms)
+            if answer is not None:
+                return cast("Called", self._used(ask, answer))
         if not self._shares():
             return Refused()
-        return (yield from look(ask))
+        if not confirms:
+            return cast("Called | Refused", self._used(ask, (yield from look(ask))))
+        found = yield from obtain_confirmed(ask, least)
+        return Refused() if isinstance(found, Failed) else cast("Called | Refused", self._used(ask, found))
 
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
@@ -105,9 +177,10 @@ class Operations:
             return None
         found: Called | Refused | None = None
         layer: Literal["local", "shared"] = "local"
-        held = engine.held(ask)
+        held = None if self._is_strict(ask) else engine.held(ask)
         if held is not None:
-            found = Called(held.value, stamp=held.stamp, made=held.made)  # looked at, and not counted as a hit
+            is_stale = not engine.is_fresh(held)
+            found = Called(held.value, stamp=held.stamp, made=held.made, is_stale=is_stale)  # looked at, and not counted as a hit
         elif self._shares():
             found, layer = (yield from look(ask)), "shared"
         if not isinstance(found, Called) or found.stamp is None:
@@ -115,7 +188,7 @@ class Operations:
         return Entry(
             value=own_copy(ask.policy, found.value),
             age=engine.now() - found.made,
-            is_stale=False,
+            is_stale=found.is_stale,
             stamp=found.stamp,
             etag=engine.etag(ask.site, found.value),
             layer=layer,
@@ -134,9 +207,51 @@ class Operations:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
         finally:
             engine.forsake(token)
-        if stamp is not None and stamp.pending:
-            engine.not_stored(ask, "the shared layer is away: other copies of the key are invalidated, this one is with its caller only")
+        self._note_pending(ask, stamp)
+        if given is None:
+            self._used(ask, result)
         return result, stamp
+
+    def _note_pending(self, ask: Ask, stamp: Stamp | None) -> None:
+        if stamp is not None and stamp.pending:
+            reason = "the shared layer is away: other copies of the key are invalidated, this one is with its caller only"
+            self.engine.not_stored(ask, reason)
+
+    def seizing(self, ask: Ask) -> Generator[Step, Any, Seized]:
+        """Begin to replace a value: from now on an invalidation that comes wins over what will be set."""
+        self.awake()
+        token = os.urandom(12).hex()
+        try:
+            return (yield from seize(ask, token=token, shared=self.engine.shared is not None, unlink=False))
+        except BaseException:
+            self.engine.forsake(token)
+            raise
+
+    def replacing(self, ask: Ask, seized: Seized, value: Any) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
+        """Set the value whose replacing has begun. Raises nothing; a value that can not be stored is a `Failed` result."""
+        engine = self.engine
+        shared = engine.shared is not None
+        given = own_copy(ask.policy, value)
+        encoded: Any = (yield Encode(ask, given, given=True)) if shared else None
+        if isinstance(encoded, Failed):
+            return encoded, None
+        called: Any = yield Call(ask, (given,))
+        called = called._replace(seconds=engine.now() - seized.begun.made)  # the time it took to obtain it
+        result, stamp = yield from replace(ask, seized, called, shared=shared, encoded=encoded)
+        self._note_pending(ask, stamp)
+        return result, stamp
+
+    def giving_up(self, seized: Seized) -> Generator[Step, Any, None]:
+        """The value is not replaced after all, or has been: the lease is given back."""
+        self.engine.forsake(seized.token)
+        yield from self.engine.take_forsaken(seized.token)
+
+    def standing(self) -> Generator[Step, Any, Stamp]:
+        """The position that this process has applied, after joining the log if it has not yet."""
+        engine = self.engine
+        if engine.ledger.position is None and self._shares():
+            yield from catch_up(None, engine.now() + engine.budget)
+        return engine.ledger.position or NOWHERE
 
     def invalidating(self, targets: tuple[Targets, ...]) -> Generator[Step, Any, Stamp]:
         """Apply an invalidation here and announce it."""
@@ -157,6 +272,7 @@ class Operations:
     def finish(self) -> None:
         """End the log's reader. Invalidations that wait for the shared layer get a last chance."""
         self._listens = False
+        self.refresher.close()
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
             lost = [targets for ticket in self.engine.ledger.queued for targets in ticket.targets]
@@ -166,6 +282,7 @@ class Operations:
         """In a forked child."""
         self.engine.after_fork()
         self.reader.after_fork()
+        self.refresher.after_fork()
 
 
 def _calling(ask: Ask) -> Generator[Step, Any, Result]:

@@ -58,6 +58,7 @@ class Site:
     tag_indexes: tuple[tuple[int, ...], ...] = ()
     quick: Quick | None = None
     lifetime: Callable[[Any], Any] | None = None
+    tags_from: Callable[[Any], Any] | None = None
     function: Callable[[], Any] = lambda: None
     """The decorated function, as long as anybody has it: a weak reference."""
     counts: Counts = field(default_factory=Counts)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
@@ -15,24 +14,26 @@ from functools import partial
 from typing import Any, Final, cast
 
 from cachesync.coordination.drivers import arun, run
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight
-from cachesync.core.flows import Result, fill
+from cachesync.coordination.gathering import Gathering, gathering
+from cachesync.coordination.waiters import LoopWaiter
+from cachesync.core.flows import Ask, Result, fill
 from cachesync.core.steps import (
     NO_DEADLINE,
     Announce,
-    Announced,
+    Await,
+    Beat,
     Call,
     Each,
     Failed,
     Fetched,
     Flow,
+    Hear,
     Join,
     Joined,
-    Later,
     Lease,
     Leased,
-    Log,
     Release,
     Reply,
     Seize,
@@ -52,6 +53,8 @@ stands here too long does no harm.
 """
 
 _LEASING: Final = (Lease, Seize)
+DEAF_WAIT: Final = 0.02
+"""Seconds between two looks at another one's lease where no ear hears it end."""
 EXTEND_AT: Final = 1 / 3
 """A lease is extended when this share of its life is over."""
 
@@ -67,7 +70,6 @@ class _World:
         engine = self.engine
         kind = reply.__class__
         if kind is Fetched and not engine.failing:  # the commonest
-            engine.heard(asked, cast("Fetched", reply)[1])
             return reply
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
@@ -76,11 +78,7 @@ class _World:
             return reply
         if engine.failing:
             engine.answered()
-        if kind is Fetched or kind is Leased:
-            engine.heard(asked, cast("Fetched", reply).head)
-        elif kind is Announced:
-            engine.heard(asked, cast("Announced", reply).last)
-        elif isinstance(reply, Log | Joined):
+        if isinstance(reply, Beat | Joined):
             return reply._replace(asked=asked)
         if isinstance(step, _LEASING):
             if cast("Leased", reply).granted:
@@ -97,6 +95,10 @@ class _World:
             self.engine.leases[step.token] = (step.key, NO_DEADLINE)
         return self.engine.now()
 
+    def patience(self, step: Await) -> float:
+        """How long to wait for a lease to end before looking again: not long where nobody hears that it does."""
+        return step.seconds if self.engine.waiters.ear is not None else min(step.seconds, DEAF_WAIT)
+
     def filling(self, step: Join, flight: Flight) -> Flow:
         engine, ask = self.engine, step.ask
         if step.late:
@@ -104,12 +106,17 @@ class _World:
         try:
             return (yield from fill(ask, token=flight.token, shared=step.shared and engine.uses_shared(), dead=step.dead))
         finally:
-            self.engine.forsake(flight.token)
+            engine.waiters.leave(ask.key, flight.token)
+            engine.forsake(flight.token)
 
     def interrupted(self, step: SharedStep) -> None:
         """A step was interrupted, and nobody knows whether it happened: what it may have left behind is put in order later."""
         if isinstance(step, Announce):
-            self.engine.leave(Ticket(step.targets, step.nonces, step.origin))
+            self.engine.leave(Ticket(step.targets, step.nonces, step.origin, None, step.again))
+
+    def is_for(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> bool:
+        """Whether the outcome of a flight is for somebody who joined it, too."""
+        return _was_meant(outcome) and (isinstance(outcome, Failed) or self.engine.is_good_for(ask, outcome, flight, arrival))
 
     def land(self, flight: Flight, outcome: Result) -> None:
         """The computation is over: whoever waits is told, and nobody joins it any more."""
@@ -146,10 +153,11 @@ class ThreadWorld(_World):
         super().__init__(engine)
         self._handlers: dict[type, Callable[[Any], Any]] = {
             **engine.here,
+            Hear: self._hear,
             Call: self._call,
             Join: self._join,
             Each: self._each,
-            Later: self._later,
+            Await: self._await,
         }
 
     def run(self, flow: Flow) -> Any:
@@ -178,30 +186,45 @@ class ThreadWorld(_World):
             results.append(result)
         return tuple(results)
 
-    def _later(self, step: Later) -> Waited:
-        time.sleep(step.seconds)
+    def _await(self, step: Await) -> Waited:
+        waiter = self.engine.waiters.join(step.key, step.token, threading.Event)
+        waiter.wait(self.patience(step))
+        waiter.clear()
         return Waited(self.engine.now())
+
+    def _hear(self, step: Hear) -> Any:
+        ear = self.engine.waiters.ear
+        assert ear is not None
+        reply = ear.perform(step)
+        if isinstance(reply, Failed):
+            self.engine.failed(step, reply)
+        elif self.engine.failing:
+            self.engine.answered()
+        return reply
 
     def _call(self, step: Call) -> Result:
         ask, given = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], 0.0)
+            return self.engine.called(ask, given[0], began)
         ask.site.counts.computed += 1
+        found = Gathering()
+        outer = gathering.set(found)
         try:
             value = ask.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)
-        return self.engine.called(ask, value, self.engine.now() - began)
+        finally:
+            gathering.reset(outer)
+        return self.engine.called(ask, value, began, found)
 
     def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
             mine = Flight(ask.key, ask.dependencies)
             try:
-                with engine.lock:
-                    flight = engine.flights.join(mine)
+                flight, arrival = engine.join(mine)
                 if flight is mine:
                     return self._lead(step, mine)
             except BaseException as error:  # interrupted here, where an exception may come at any moment
@@ -216,7 +239,7 @@ class ThreadWorld(_World):
             except BaseException:
                 self.leave(flight)
                 raise
-            if _was_meant(outcome):
+            if self.is_for(ask, outcome, flight, arrival):
                 return outcome
             step = step._replace(late=True)
 
@@ -224,7 +247,7 @@ class ThreadWorld(_World):
         inside = _computing.set(_computing.get() | {flight})
         try:
             # An earlier flight may have brought a copy between this caller's looking and its joining.
-            outcome: Result = self.engine.at_hand(step.ask) or self.run(self.filling(step, flight))
+            outcome: Result = self.engine.at_hand(step.ask, only_fresh=True) or self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: interrupted while waiting for a lease
             outcome = Failed(error)
             for release in self.engine.take_forsaken(flight.token):
@@ -245,7 +268,7 @@ class LoopWorld(_World):
             Call: self._call,
             Join: self._join,
             Each: self._each,
-            Later: self._later,
+            Await: self._await,
         }
 
     def run(self, flow: Flow) -> Coroutine[Any, Any, Any]:
@@ -272,32 +295,35 @@ class LoopWorld(_World):
     async def _each(self, step: Each) -> tuple[Any, ...]:
         return tuple(await asyncio.gather(*map(self.run, step.flows)))
 
-    async def _later(self, step: Later) -> Waited:
-        await asyncio.sleep(step.seconds)
+    async def _await(self, step: Await) -> Waited:
+        await self.engine.waiters.join(step.key, step.token, LoopWaiter).wait(self.patience(step))
         return Waited(self.engine.now())
 
     async def _call(self, step: Call) -> Result:
         ask, given = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], 0.0)
+            return self.engine.called(ask, given[0], began)
         ask.site.counts.computed += 1
+        found = Gathering()
+        outer = gathering.set(found)
         try:
             value = await ask.call(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)
-        return self.engine.called(ask, value, self.engine.now() - began)
+        finally:
+            gathering.reset(outer)
+        return self.engine.called(ask, value, began, found)
 
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
             mine = Flight(ask.key, ask.dependencies)
-            with engine.lock:
-                flight = engine.flights.join(mine)
+            flight, arrival = engine.join(mine)
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.
-                called = engine.at_hand(ask)
+                called = engine.at_hand(ask, only_fresh=True)
                 if called is not None:
                     self.land(mine, called)
                     return called
@@ -309,7 +335,7 @@ class LoopWorld(_World):
             else:
                 ask.site.counts.joined += 1
             outcome = await self._wait(flight)
-            if _was_meant(outcome) or flight is mine:
+            if flight is mine or self.is_for(ask, outcome, flight, arrival):
                 return outcome
             step = step._replace(late=True)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from cachesync.coordination.gathering import gathering
 from cachesync.coordination.site import Quick, Site
 from cachesync.core.arguments import has_unsafe
 from cachesync.core.keys import Template, compile_template
@@ -224,6 +225,7 @@ def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Calla
     scope: dict[str, Any] = {
         "_cs_copies": site.shelf.copies,
         "_cs_now": now,
+        "_cs_inside": gathering.get,
         "_cs_ledger": ledger,
         "_cs_slow": slow,
         "_cs_copy": copy.deepcopy,
@@ -247,7 +249,7 @@ def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Calla
         "    try:",
         *([f"        if {' and '.join(checks)}:"] if checks else []),
         f"{indent}_cs_held = _cs_copies[{found}]",
-        f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark:",
+        f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark and _cs_inside() is None:",
         f"{indent}    _cs_held.hits += 1",
     ]
     rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error

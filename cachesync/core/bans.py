@@ -3,14 +3,15 @@
 The word and the idea are Varnish's. Issuing one costs the same whatever the number of entries: nothing is scanned or deleted, the
 dead are refused when they are met. Bans are indexed by tag, by key and by literal prefix, so a question costs a few look-ups.
 
-The index is bounded. A ban that has to go raises the floor to its number: every entry stamped below the floor is dead. That
-invalidates more than was asked for, never less.
+The index is bounded. A ban that has to go raises a floor to its number: what it could have concerned and is stamped below is dead.
+That invalidates more than was asked for, never less. Keys and tags have floors of their own, because a dropped ban on a key concerns
+only what depends on keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 from cachesync.core.entry import Dependency
 from cachesync.core.patterns import Pattern
@@ -20,14 +21,24 @@ MAX_BANS_OF_A_KIND: Final = 100_000
 """Bans of one kind that are remembered one by one."""
 MAX_GLOBS_OF_A_PREFIX: Final = 64
 """Globs with the same literal prefix, as those with none, are tried one after the other, so only so many are kept."""
+MAX_PREFIX_LENGTHS: Final = 128
+"""Each length of a literal prefix is a look-up in every question, so only so many are kept."""
 
 _NO_GLOBS: Final[Mapping[str, Pattern]] = {}
 
 
-class BanIndex:
-    """The bans one process knows, at most ``limit`` of each kind. Not thread-safe: its owner holds a lock."""
+class Floors(NamedTuple):
+    """Below which numbers entries are dead: all of them, those that depend on keys, those that have tags."""
 
-    __slots__ = ("_bans", "_before", "_globs", "_length_counts", "_limit", "_prefix_lengths", "floor", "highest")
+    all: int = 0
+    keys: int = 0
+    tags: int = 0
+
+
+class BanIndex:
+    """The bans of one mode that one process knows, at most ``limit`` of each kind. Not thread-safe: its owner holds a lock."""
+
+    __slots__ = ("_bans", "_before", "_globs", "_limit", "_of_length", "_prefix_lengths", "floors", "highest")
 
     def __init__(self, limit: int = MAX_BANS_OF_A_KIND) -> None:
         self._limit = limit
@@ -35,20 +46,24 @@ class BanIndex:
         self._bans: dict[Kind, dict[str, int]] = {KEY: {}, TAG: {}, PREFIX: {}, GLOB: {}}
         self._before: dict[str, int] = {}  # of keys that were banned more than once: the number before the newest
         self._globs: dict[str, dict[str, Pattern]] = {}  # by literal prefix, then by text, the newest last
-        self._length_counts: dict[int, int] = {}  # how many prefixes and globs have a literal prefix of this length
+        self._of_length: dict[int, dict[tuple[Kind, str], None]] = {}  # prefixes and globs by the length of their literal prefix
         self._prefix_lengths: tuple[int, ...] = ()
-        self.floor = 0
-        """Everything stamped below it is dead."""
+        self.floors = Floors()
         self.highest = 0
         """The highest number of any ban that was ever added: nothing stamped with it or above is dead."""
 
     def __len__(self) -> int:
         return sum(map(len, self._bans.values()))
 
+    @property
+    def floor(self) -> int:
+        """Everything stamped below it is dead."""
+        return self.floors.all
+
     def add(self, kind: Kind, text: str, number: int) -> None:
         """Ban what matches ``text``. A lower number than the one known changes nothing."""
         if kind == EVERYTHING:
-            self.raise_floor(number)
+            self.raise_floors(Floors(all=number))
             return
         self.highest = max(self.highest, number)
         if kind == GLOB:
@@ -59,9 +74,9 @@ class BanIndex:
         if kind == KEY and known and known != number:
             self._before[text] = max(self._before.get(text, 0), min(known, number))
         if kind == PREFIX and not known:
-            self._count_length(len(text), 1)
+            self._file_length(kind, text, len(text))
         if len(bans) > self._limit:
-            self._drop_oldest(kind, bans)
+            self._drop(kind, next(iter(bans)))
 
     def add_all(self, targets: Targets, number: int) -> None:
         """Ban what ``targets`` name, under one number."""
@@ -69,21 +84,40 @@ class BanIndex:
         for text in texts:
             self.add(targets.kind, text, number)
 
-    def raise_floor(self, number: int) -> None:
-        """Everything stamped below ``number`` is dead."""
-        self.floor = max(self.floor, number)
-        self.highest = max(self.highest, number)
+    def raise_floors(self, floors: Floors) -> None:
+        """What is stamped below ``floors`` is dead. A floor never sinks."""
+        self.floors = Floors(*map(max, self.floors, floors))
+        self.highest = max(self.highest, *floors)
+
+    def above(self, number: int) -> tuple[Targets, ...]:
+        """All bans with a higher number, as they could be announced again. A floor above it can not be told apart from everything."""
+        if max(self.floors) > number:
+            return (Targets(EVERYTHING, ("*",)),)
+        found = ((kind, tuple(text for text, banned in bans.items() if banned > number)) for kind, bans in self._bans.items())
+        return tuple(Targets(kind, texts) for kind, texts in found if texts)
+
+    def numbered(self) -> Iterator[tuple[Targets, int]]:
+        """All bans with their numbers."""
+        for kind, bans in self._bans.items():
+            for text, number in bans.items():
+                yield Targets(kind, (text,)), number
 
     def newest(self, key: str, dependencies: Iterable[Dependency], *, own: int = 0) -> int:
         """The number of the newest ban that matches, 0 for none.
 
-        ``own`` is the number of the record that announced the entry itself (an explicit ``set``): it does not refuse its own entry.
+        A key that is depended on is concerned as one's own is: by name, and by every pattern that matches it. ``own`` is the number of
+        the record that announced the entry itself (an explicit ``set``): it does not refuse its own entry.
         """
         keys, tags = self._bans[KEY], self._bans[TAG]
         newest = keys.get(key, 0)
-        found = max(self.floor, self._before.get(key, 0) if newest == own else newest)
+        found = max(self.floors.all, self._before.get(key, 0) if newest == own else newest)
         for kind, text in dependencies:
-            found = max(found, keys.get(text, 0) if kind == KEY else tags.get(text, 0))
+            if kind == TAG:
+                found = max(found, tags.get(text, 0), self.floors.tags)
+            elif kind == KEY:
+                found = max(found, keys.get(text, 0), self.floors.keys, self._newest_pattern(text))
+            else:
+                return self.highest
         if self._prefix_lengths:
             found = max(found, self._newest_pattern(key))
         return found
@@ -104,32 +138,43 @@ class BanIndex:
         """Make room for a glob among those of its literal prefix. Returns its text in the shortest spelling."""
         globs = self._globs.setdefault(pattern.prefix, {})
         if globs.pop(pattern.text, None) is None:
-            self._count_length(len(pattern.prefix), 1)
             if len(globs) == MAX_GLOBS_OF_A_PREFIX:
-                self._drop_oldest(GLOB, globs)
+                self._drop(GLOB, next(iter(globs)))
+                globs = self._globs.setdefault(pattern.prefix, {})
+            self._file_length(GLOB, pattern.text, len(pattern.prefix))
+            globs = self._globs.setdefault(pattern.prefix, {})  # the drop for a length may have emptied it
         globs[pattern.text] = pattern
         return pattern.text
 
-    def _drop_oldest(self, kind: Kind, bans: Mapping[str, object]) -> None:
-        """Forget the first of ``bans``. The floor remembers it, and more."""
-        text = next(iter(bans))
-        self.raise_floor(self._bans[kind].pop(text))
+    def _file_length(self, kind: Kind, text: str, length: int) -> None:
+        """Note the length of a literal prefix. Where there are too many lengths, the bans of the one with the fewest go."""
+        filed = self._of_length.get(length)
+        if filed is None:
+            if len(self._of_length) == MAX_PREFIX_LENGTHS:
+                _, fewest = min((len(bans), known) for known, bans in self._of_length.items())
+                for dropped in list(self._of_length[fewest]):
+                    self._drop(*dropped)
+            filed = self._of_length[length] = {}
+            self._prefix_lengths = tuple(sorted(self._of_length))
+        filed[kind, text] = None
+
+    def _drop(self, kind: Kind, text: str) -> None:
+        """Forget a ban. A floor remembers it, and more."""
+        number = self._bans[kind].pop(text)
         if kind == KEY:
             self._before.pop(text, None)
-        elif kind == PREFIX:
-            self._count_length(len(text), -1)
-        elif kind == GLOB:
-            prefix = text.partition("*")[0]
-            globs = self._globs[prefix]
-            del globs[text]
-            if not globs:
-                del self._globs[prefix]
-            self._count_length(len(prefix), -1)
-
-    def _count_length(self, length: int, change: int) -> None:
-        """One literal prefix of this length more, or one less."""
-        count = self._length_counts.pop(length, 0) + change
-        if count:
-            self._length_counts[length] = count
-        if len(self._length_counts) != len(self._prefix_lengths):
-            self._prefix_lengths = tuple(sorted(self._length_counts))
+            self.raise_floors(Floors(keys=number))
+        elif kind == TAG:
+            self.raise_floors(Floors(tags=number))
+        else:
+            self.raise_floors(Floors(all=number))
+            prefix = text if kind == PREFIX else text.partition("*")[0]
+            if kind == GLOB:
+                del self._globs[prefix][text]
+                if not self._globs[prefix]:
+                    del self._globs[prefix]
+            filed = self._of_length[len(prefix)]
+            del filed[kind, text]
+            if not filed:
+                del self._of_length[len(prefix)]
+                self._prefix_lengths = tuple(sorted(self._of_length))

@@ -6,7 +6,7 @@ served. `Entry` is what a caller is shown by ``peek``. The bytes in a shared lay
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
@@ -16,13 +16,28 @@ T = TypeVar("T")
 
 
 class Dependency(NamedTuple):
-    """One thing a value depends on: ``kind`` is ``"t"`` for a tag or ``"k"`` for another key; ``text`` is its name."""
+    """One thing a value depends on: ``kind`` is ``"t"`` for a tag or ``"k"`` for another key; ``text`` is its name.
+
+    The kind ``"*"`` depends on anything: every invalidation concerns it.
+    """
 
     kind: str
     text: str
 
 
 NO_DEPENDENCIES: Final[tuple[Dependency, ...]] = ()
+MAX_DEPENDENCIES: Final = 256
+"""Dependencies that are told apart. More of them count as "anything"."""
+ANYTHING: Final = (Dependency("*", ""),)
+
+
+def bounded(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
+    """Each of them once; `ANYTHING` where they are too many."""
+    distinct = tuple(dict.fromkeys(dependencies))
+    return distinct if len(distinct) <= MAX_DEPENDENCIES else ANYTHING
+
+
+NEVER: Final = float("-inf")
 SIZE_UNIT: Final = 64
 """Bytes in one unit of ``Held.size``: small integers are shared by the interpreter, so a coarse unit costs no memory."""
 
@@ -33,13 +48,13 @@ class Held:
     A hit asks two things of it: ``now < until`` and ``mark is ledger.mark``. ``until`` (seconds, monotonic clock) is the least of
     ``deadline`` and of how long the log may be trusted; ``mark`` is the generation of invalidations it was last judged against.
 
-    ``hits`` counts the times it was served, ``raw`` is its key on its ``shelf`` (``None`` once it has left the shelf),
-    ``size`` its bytes in units of `SIZE_UNIT`, ``made`` when its computation began (seconds, monotonic clock of this process),
-    ``deadline`` when it stops to be fresh, ``stamp`` what its computation had seen, ``checked`` the number up to which no
-    invalidation matched it, ``dependencies`` what it depends on besides its key.
+    ``hits`` counts the times it was served, ``raw`` is its key on its ``shelf`` (``None`` once it has left the shelf), ``size`` its
+    bytes in units of `SIZE_UNIT`, ``made`` when its computation began (seconds, monotonic clock of this process), ``deadline`` when
+    it stops to be fresh, ``stale`` until when it may be served stale after that, ``stamp`` what its computation had seen, ``checked``
+    the number up to which no invalidation matched it, ``dependencies`` what it depends on besides its key.
     """
 
-    __slots__ = ("checked", "deadline", "dependencies", "hits", "made", "mark", "raw", "shelf", "size", "stamp", "until", "value")
+    __slots__ = ("checked", "deadline", "dependencies", "hits", "made", "mark", "raw", "shelf", "size", "stale", "stamp", "until", "value")
 
     def __init__(
         self,
@@ -52,6 +67,7 @@ class Held:
         checked: int,
         dependencies: tuple[Dependency, ...] = NO_DEPENDENCIES,
         size: int = 1,
+        stale: float = NEVER,
     ) -> None:
         self.value = value
         self.until = until
@@ -62,6 +78,7 @@ class Held:
         self.size = size
         self.made = made
         self.deadline = deadline
+        self.stale = stale
         self.stamp = stamp
         self.checked = checked
         self.dependencies = dependencies
@@ -75,6 +92,7 @@ class Held:
         self.value = newer.value
         self.made = newer.made
         self.deadline = newer.deadline
+        self.stale = newer.stale
         self.stamp = newer.stamp
         self.checked = newer.checked
         self.dependencies = newer.dependencies

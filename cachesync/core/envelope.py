@@ -33,7 +33,7 @@ from typing import Final, NamedTuple
 
 import xxhash
 
-from cachesync.core.entry import NO_DEPENDENCIES, Dependency
+from cachesync.core.entry import MAX_DEPENDENCIES, NO_DEPENDENCIES, Dependency
 from cachesync.core.stamps import EPOCH_BYTES, Stamp
 from cachesync.core.tuples import make
 
@@ -45,7 +45,6 @@ KNOWN_FLAGS: Final = COMPRESSED | ENCRYPTED
 IDENTITY: Final = 88
 """The first bytes, up to and with the content hash, tell one fill of a key from another."""
 DIGEST_BYTES: Final = 16
-MAX_DEPENDENCIES: Final = 256
 
 _FIXED: Final = struct.Struct(">2sBBI8sQQQQQQII16sH")
 _DEPENDENCY: Final = struct.Struct(">cH")

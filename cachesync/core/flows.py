@@ -7,22 +7,28 @@ Flows hold no clock, no lock and no connection, so that a test can play the worl
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from itertools import groupby
+from typing import Any, Final, NamedTuple, cast
 
 from cachesync.core.entry import Dependency
-from cachesync.core.envelope import Header, seal
+from cachesync.core.envelope import IDENTITY, Header, seal
 from cachesync.core.policy import Policy
-from cachesync.core.records import KEY, Targets
-from cachesync.core.stamps import Stamp
+from cachesync.core.records import KEY, Record, Targets
+from cachesync.core.stamps import NOWHERE, Stamp
 from cachesync.core.steps import (
     Admit,
     Announce,
     Announced,
     Apply,
+    Await,
+    Bans,
+    Beat,
     Begin,
     Begun,
     Call,
     Called,
+    Confirm,
+    Contact,
     Done,
     Each,
     Encode,
@@ -30,15 +36,19 @@ from cachesync.core.steps import (
     Failed,
     Fetch,
     Fetched,
+    Hear,
+    Heard,
     Join,
     Joined,
     Keep,
-    Later,
     Lease,
     Leased,
     Log,
+    Outdated,
     Pend,
     Position,
+    Reaches,
+    ReadBans,
     ReadLog,
     Refused,
     Rejoin,
@@ -46,16 +56,23 @@ from cachesync.core.steps import (
     Seize,
     Settle,
     Snapshot,
+    Stands,
     Step,
     Store,
     Ticket,
     Waited,
+    Wake,
+    Woken,
 )
 
 Result = Called | Failed
-FIRST_WAIT: Final = 0.002
-LONGEST_WAIT: Final = 0.05
-"""A caller that waits for another process looks again after 2 ms, 4 ms, ... and then every 50 ms."""
+FIRST_WAIT: Final = 0.05
+LONGEST_WAIT: Final = 0.25
+"""A caller that waits for another process is woken when the lease ends. In case nothing is heard it looks after 50 ms, and then ever
+more seldom, up to four times a second."""
+BANS_OF_A_PAGE: Final = 1_000
+TRIES: Final = 3
+"""How often something is begun again that another process has disturbed."""
 
 
 class Ask(NamedTuple):
@@ -97,17 +114,44 @@ def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) 
     return result
 
 
-def obtain_many(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, list[Result]]:
+def obtain_confirmed(ask: Ask, least: Stamp | None) -> Generator[Step, Any, Called | Refused | Failed]:
+    """Judge what is stored at the head of the log as the master knows it now, or at least at ``least``.
+
+    `Refused`: nothing that may be served, and this process has applied the log so far. `Failed`: that could not be confirmed.
+    """
+    fetched: Fetched | Failed = yield Fetch((ask.key,), ask.deadline, strict=True)
+    if isinstance(fetched, Failed):
+        return fetched
+    if not (yield from catch_up(fetched.head, ask.deadline)):
+        return Failed(LookupError("the head of the log could not be confirmed"))
+    if least is not None:
+        reached: Done = yield Reaches(least)
+        if not reached.done:
+            return Failed(LookupError(f"the log does not reach {least}"))
+    return (yield from _only_fresh(ask, fetched.blobs[0], fetched))
+
+
+def _only_fresh(ask: Ask, blob: bytes | None, fetched: Fetched) -> Generator[Step, Any, Called | Refused]:
+    admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
+    if blob is not None and isinstance(admitted, Called) and admitted.is_stale:
+        return Refused(dead=blob[:IDENTITY])
+    return admitted
+
+
+def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> Generator[Step, Any, list[Result]]:
     """As `obtain` for several keys: one trip finds what is there, the rest is computed, each key once."""
     results: list[Result | None] = [None] * len(asks)
     dead: list[bytes | None] = [None] * len(asks)
     if shared and asks:
-        fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline)
+        fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
         shared = not isinstance(fetched, Failed)
         if shared:
             yield from catch_up(fetched.head, asks[0].deadline)
             for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
-                admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
+                if strict:
+                    admitted = yield from _only_fresh(ask, blob, fetched)
+                else:
+                    admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
                 if isinstance(admitted, Called):
                     results[i] = admitted
                 else:
@@ -147,35 +191,84 @@ def admit(ask: Ask, blob: bytes | None, head: Stamp | None, now: int, deadline: 
 
 def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
     """Take the lease, compute, store while the lease is one's own. Without a shared layer: compute and keep."""
-    deadline, waits = ask.deadline, _waits()
     leased: Leased | None = None
-    while shared and leased is None:
-        reply: Leased | Failed = yield Lease(ask.key, token, ask.lease, dead, deadline)
-        if isinstance(reply, Failed):
-            shared = False
-        elif reply.blob is not None:
-            admitted = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
-            if isinstance(admitted, Called):
-                return admitted
-            if admitted.dead is None:  # it could not be judged: the log can not be read
-                shared = False
-            dead = admitted.dead
-        elif reply.granted:
-            leased = reply
-        else:  # somebody else computes
-            waited: Waited = yield Later(next(waits))
-            deadline = waited.now + ask.budget
+    deadline = ask.deadline
+    if shared:
+        obtained: Called | tuple[Leased | None, float] = yield from _lease(ask, token, dead)
+        if isinstance(obtained, Called):
+            return obtained
+        leased, deadline = obtained
     if leased is not None:
         yield from catch_up(leased.head, deadline)
     begun: Begun = yield Begin(leased.now if leased else 0)
     called: Result = yield Call(ask)
-    if isinstance(called, Failed) or called.fresh is None:
+    if isinstance(called, Failed):
         if leased is not None:
             yield Release(ask.key, token, deadline + called.seconds)
         return called
+    called = called._replace(stamp=begun.stamp, made=begun.made)
+    if called.fresh is None:
+        if leased is not None:
+            yield Release(ask.key, token, deadline + called.seconds)
+        return called
+    called = called._replace(until=begun.made + called.fresh)
     if leased is None or (yield from _store(ask, token, called, begun, deadline + called.seconds, own=0)):
         yield Keep(ask, called, begun)
     return called
+
+
+def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Called | tuple[Leased | None, float]]:
+    """The right to compute, or what another process has computed meanwhile. No lease where the shared layer fails.
+
+    A lease whose holder began before an invalidation that is known here is taken over: what is computed under it would be refused.
+    """
+    deadline, waits, over = ask.deadline, _waits(), None
+    while True:
+        stands: Stands = yield Position()
+        position = stands.stamp or NOWHERE
+        reply: Leased | Failed = yield Lease(ask.key, token, position, ask.lease, dead, over, deadline)
+        over = None
+        if isinstance(reply, Failed):
+            return None, deadline
+        if reply.granted:
+            return reply, deadline
+        if reply.blob is not None:
+            admitted = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
+            if isinstance(admitted, Called) and not admitted.is_stale:
+                return admitted
+            if isinstance(admitted, Refused) and admitted.dead is None:  # it could not be judged: the log can not be read
+                return None, deadline
+            dead = reply.blob[:IDENTITY]
+            continue
+        if reply.holder is not None:
+            outdated: Done = yield Outdated(ask, reply.holder.stamp)
+            if outdated.done:
+                over = reply.holder
+                continue
+        waited: Waited = yield Await(ask.key, token, next(waits))
+        deadline = waited.now + ask.budget
+
+
+class Seized(NamedTuple):
+    """The lease of a key whose value is being replaced, and when that began. ``leased`` is false where there is no shared layer."""
+
+    token: str
+    leased: bool
+    begun: Begun
+    deadline: float
+
+
+def seize(ask: Ask, *, token: str, shared: bool, unlink: bool) -> Generator[Step, Any, Seized]:
+    """Take the lease from whoever holds it, and note the position: before the value is obtained that will be set."""
+    leased, now = False, 0
+    if shared:
+        stands: Stands = yield Position()
+        reply: Leased | Failed = yield Seize(ask.key, token, stands.stamp or NOWHERE, ask.lease, unlink, ask.deadline)
+        if isinstance(reply, Leased):
+            leased, now = True, reply.now
+            yield from catch_up(reply.head, ask.deadline)
+    begun: Begun = yield Begin(now)
+    return Seized(token, leased, begun, ask.deadline)
 
 
 def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
@@ -184,28 +277,33 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
     The lease is seized before the value is obtained, and the value is stored only while the lease is still one's own: an
     invalidation that comes meanwhile wins. Returns the result and the stamp of the announcement.
     """
-    deadline, leased, now = ask.deadline, False, 0
     encoded: Encoded | Failed | None = None
     if shared and given is not None:  # what can not be stored is refused before anything has changed
         encoded = yield Encode(ask, given[0], given=True)
         if isinstance(encoded, Failed):
             return encoded, None
-    if shared:
-        reply: Leased | Failed = yield Seize(ask.key, token, ask.lease, given is not None, deadline)
-        if isinstance(reply, Leased):
-            leased, now = True, reply.now
-            yield from catch_up(reply.head, deadline)
-    begun: Begun = yield Begin(now)
+    seized = yield from seize(ask, token=token, shared=shared, unlink=given is not None)
     called: Result = yield Call(ask, given)
-    deadline += called.seconds
     if isinstance(called, Failed):
-        if leased:
-            yield Release(ask.key, token, deadline)
+        if seized.leased:
+            yield Release(ask.key, token, seized.deadline + called.seconds)
         return called, None
+    return (yield from replace(ask, seized, called, shared=shared, encoded=encoded))
+
+
+def replace(
+    ask: Ask, seized: Seized, called: Called, *, shared: bool, encoded: Encoded | Failed | None = None
+) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
+    """Announce a value that was obtained under a seized lease, and store it if the lease is still one's own."""
+    token, leased, begun, deadline = seized
+    deadline += called.seconds
+    called = called._replace(stamp=begun.stamp, made=begun.made)
+    if called.fresh is not None:
+        called = called._replace(until=begun.made + called.fresh)
     ticket: Ticket = yield Pend((Targets(KEY, (ask.key,), "v"),))
     announced: Announced | Failed | None = None
     if shared:
-        announced = yield Announce(ticket.targets, ticket.nonces, ticket.origin, (), deadline)
+        announced = yield Announce(ticket.targets, ticket.nonces, ticket.origin, (), deadline=deadline)
     stamp: Stamp = yield Settle(ticket, announced)
     own = 0 if stamp.pending else stamp.number
     keeps = not shared
@@ -242,11 +340,11 @@ def _store(
             schema=ask.policy.version,
             key_id=0,
             digest=packed.digest,
-            dependencies=ask.dependencies,
+            dependencies=called.dependencies,
         ),
         packed.payload,
     )
-    left = fresh - round(called.seconds * 1000)  # age counts from the beginning of the computation
+    left = fresh + round(ask.policy.stale_while_revalidate * 1000) - round(called.seconds * 1000)  # age counts from its beginning
     if left <= 0:
         yield Release(ask.key, token, deadline)
         return True
@@ -261,50 +359,130 @@ def invalidate(targets: tuple[Targets, ...], *, shared: bool, deadline: float) -
 
 
 def announce(ticket: Ticket, *, shared: bool, deadline: float) -> Generator[Step, Any, Stamp]:
-    """Bring a pending invalidation to the log."""
+    """Bring a pending invalidation to the log. What may be served stale stays where it is; what may not is unlinked."""
     reply: Announced | Failed | None = None
     if shared:
-        unlink = tuple(text for targets in ticket.targets if targets.kind == KEY for text in targets.texts)
-        reply = yield Announce(ticket.targets, ticket.nonces, ticket.origin, unlink, deadline)
+        hard = (targets for targets in ticket.targets if targets.kind == KEY and not targets.is_soft)
+        unlink = tuple(text for targets in hard for text in targets.texts)
+        reply = yield Announce(ticket.targets, ticket.nonces, ticket.origin, unlink, ticket.again, deadline)
     stamp: Stamp = yield Settle(ticket, reply)
     return stamp
 
 
+# --- following the log ------------------------------------------------------------------------------------------------------------
+
+
 def catch_up(head: Stamp | None, deadline: float) -> Generator[Step, Any, bool]:
-    """Apply the log up to ``head``; rejoin where it can not be continued. False when the shared layer failed."""
-    position: Stamp | None = yield Position()
-    while position is not None and head is not None and position.epoch == head.epoch:
-        if position.number >= head.number:
+    """Apply the log up to ``head``; rejoin where it can not be continued. False when the shared layer failed.
+
+    Where the log has not been heard for too long, the master is asked where it ends: any other server may be as late as we are.
+    """
+    stands: Stands = yield Position()
+    if stands.stamp is None or head is None or stands.stamp.epoch != head.epoch:
+        return (yield from rejoin(deadline))
+    if not stands.is_heard:
+        return (yield from confirm(deadline))
+    return (yield from _read_up_to(head, deadline))
+
+
+def _read_up_to(head: Stamp, deadline: float) -> Generator[Step, Any, bool]:
+    stands: Stands = yield Position()
+    while stands.stamp is not None and stands.stamp.epoch == head.epoch:
+        if stands.stamp.number >= head.number:
             return True
-        log: Log | Failed = yield ReadLog(position, 0.0, deadline)
+        log: Log | Failed = yield ReadLog(stands.stamp, deadline)
         if isinstance(log, Failed):
             return False
         applied: Done = yield Apply(log)
         if not applied.done:
             break
-        position = yield Position()
+        stands = yield Position()
     return (yield from rejoin(deadline))
 
 
+def confirm(deadline: float, beat: Beat | None = None) -> Generator[Step, Any, bool]:
+    """Come into contact with the log: the master says where it ends (in ``beat``, if it has been asked already), and everything up to
+    there is applied. False when the shared layer failed, or whoever answers is not the master.
+    """
+    for _ in range(TRIES):
+        if beat is None:
+            asked: Beat | Failed = yield Confirm(deadline)
+            if isinstance(asked, Failed):
+                return False
+            beat = asked
+        if not beat.is_master:
+            return False
+        contact: Done = yield Contact(beat)
+        if contact.done:
+            return True
+        stands: Stands = yield Position()
+        head, position = beat.head, stands.stamp
+        if head is None or position is None or not beat.is_same or head.epoch != position.epoch or head.number <= position.number:
+            return (yield from rejoin(deadline))
+        if not (yield from _read_up_to(head, deadline)):
+            return False
+        contact = yield Contact(beat)
+        if contact.done:
+            return True
+        beat = None  # it went on meanwhile
+    return False
+
+
 def rejoin(deadline: float) -> Generator[Step, Any, bool]:
-    """Take position and bans as they stand now. What was held before is judged by them, or dead in another epoch."""
-    joined: Joined | Failed = yield Snapshot(deadline)
-    if isinstance(joined, Failed):
+    """Take over position and bans as they stand now. What was held before is judged by them, or dead in another epoch.
+
+    First the position, then the bans in pages, then the floors: whatever is dropped or added meanwhile raises a floor or follows in
+    the log, so nothing is missed.
+    """
+    for _ in range(TRIES):
+        stands: Stands = yield Position()
+        joined: Joined | Failed = yield Snapshot(deadline)
+        if isinstance(joined, Failed):
+            return False
+        known = stands.stamp.number + 1 if stands.stamp is not None and stands.stamp.epoch == joined.head.epoch else 0
+        pages = yield from _read_bans(known, deadline)
+        if pages is None:
+            return False
+        if pages[-1].epoch == joined.head.epoch:
+            yield Rejoin(joined, pages)
+            return True
+    return False
+
+
+def _read_bans(since: int, deadline: float) -> Generator[Step, Any, tuple[Bans, ...] | None]:
+    pages: list[Bans] = []
+    count = BANS_OF_A_PAGE
+    while True:
+        page: Bans | Failed = yield ReadBans(since, count, deadline)
+        if isinstance(page, Failed):
+            return None
+        pages.append(page)
+        if not page.more or not page.found:
+            return tuple(pages)
+        last = page.found[-1][1]
+        if last == since:
+            count *= 2  # one record banned more than a page holds
+        since = last
+
+
+def listen(seconds: float, *, beat: bool, patience: float, now: float) -> Generator[Step, Any, bool]:
+    """One turn of the log's reader: wait up to ``seconds`` for what comes, and take it in. False when the shared layer failed."""
+    heard: Heard | Failed = yield Hear(seconds, beat, patience)
+    if isinstance(heard, Failed):
         return False
-    yield Rejoin(joined)
+    deadline = now + seconds + 2 * patience
+    for kind, items in groupby(heard.items, type):
+        if kind is Record:
+            applied: Done = yield Apply(Log(tuple(cast("Iterator[Record]", items)), None, gap=False))
+            if not applied.done and not (yield from confirm(deadline)):
+                return False
+            continue
+        for item in items:
+            if isinstance(item, Woken):
+                yield Wake(item.key)
+            elif not (yield from confirm(deadline, item if isinstance(item, Beat) else None)):
+                return False
     return True
-
-
-def listen(position: Stamp | None, *, block: float, patience: float, now: float) -> Generator[Step, Any, bool]:
-    """One turn of the log's reader: wait up to ``block`` seconds for what follows. False when the shared layer failed."""
-    if position is None:
-        return (yield from rejoin(now + patience))
-    log: Log | Failed = yield ReadLog(position, block, now + block + patience)
-    if isinstance(log, Failed):
-        return False
-    applied: Done = yield Apply(log)
-    deadline = now + block + 2 * patience
-    return (yield from catch_up(log.head, deadline)) if applied.done else (yield from rejoin(deadline))
 
 
 def _waits() -> Iterator[float]:

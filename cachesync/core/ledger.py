@@ -7,18 +7,25 @@ Its owner holds a lock around everything but reading ``mark`` and ``contact``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from cachesync.core.bans import BanIndex
+from cachesync.core.bans import MAX_BANS_OF_A_KIND, BanIndex, Floors
 from cachesync.core.entry import Dependency
 from cachesync.core.patterns import Pattern
-from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Record, Targets
-from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Joined, Log, Ticket
+from cachesync.core.records import EVERYTHING, KEY, PREFIX, SOFT, TAG, Record, Targets
+from cachesync.core.stamps import Lineage, Stamp
+from cachesync.core.steps import Bans, Beat, Joined, Log, Ticket
 
 MAX_QUEUED: Final = 1_000
 """Invalidations that wait for the shared layer one by one; what comes on top makes them one "everything"."""
+SOFT_TIMES: Final = 10_000
+"""Soft invalidations whose time is remembered. What an older one concerns is not served stale."""
+TEXTS_OF_A_RECORD: Final = 500
+"""Texts in one record where several are announced again."""
+EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
 
 
 class Mark:
@@ -27,14 +34,38 @@ class Mark:
     __slots__ = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Rejoined:
+    """How a process came to another position of the log.
+
+    ``first``: it had none. ``gap``: records are gone that it had not read. ``cut``: another server numbers the records now. ``epoch``:
+    the log was begun anew, and nothing from before is valid. ``lost`` counts records that were applied here and that the server
+    lacks; what they said is to be announced again.
+    """
+
+    kind: Literal["first", "gap", "cut", "epoch"]
+    lost: int = 0
+
+    @property
+    def ends_copies(self) -> bool:
+        """Whether the copies held here have to go."""
+        return self.kind in {"first", "epoch"} or self.lost > 0
+
+
 class Ledger:
     """What this process knows of the log. ``position`` is ``None`` until it has joined."""
 
-    __slots__ = ("bans", "contact", "mark", "pending", "position", "queued")
+    __slots__ = (
+        "_elsewhere", "_limit", "_moved", "_soft_numbers", "_soft_times", "bans", "contact", "lineage", "mark", "nonce", "pending",
+        "pends", "position", "queued", "soft",
+    )  # fmt: skip
 
-    def __init__(self, position: Stamp | None, contact: float) -> None:
+    def __init__(self, position: Stamp | None, contact: float, limit: int = MAX_BANS_OF_A_KIND) -> None:
+        self._limit = limit
         self.position = position
-        self.bans = BanIndex()
+        self.lineage = Lineage("" if position is None else position.epoch, {})
+        self.nonce: str | None = None
+        """That of the record at the position, ``None`` where it is not known."""
         self.mark = Mark()
         self.contact = contact
         """When the log was last known to be heard up to its head: seconds, monotonic clock. Infinite without a shared layer."""
@@ -42,47 +73,124 @@ class Ledger:
         """Invalidations of this process that have no number yet."""
         self.queued: list[Ticket] = []
         """Those among them that the shared layer could not be told, oldest first."""
+        self.pends = 0
+        """How many invalidations of this process there have been."""
+        self._elsewhere: list[tuple[Ticket, Stamp]] = []  # announced, with numbers of an epoch that was not joined yet
+        self._moved = float("-inf")  # when the position was reached: seconds, monotonic clock
+        self._forget()
+
+    def _forget(self) -> None:
+        self.bans = BanIndex(self._limit)
+        self.soft = BanIndex(self._limit)
+        """Soft invalidations: what they match may be served stale, for as long as its policy says."""
+        self._soft_numbers: list[int] = []
+        self._soft_times: list[float] = []
 
     def turn(self) -> None:
         """Begin a new generation: every copy held is judged again before it is served."""
         self.mark = Mark()
 
-    def apply(self, log: Log) -> tuple[Record, ...] | None:
-        """Apply what continues the position, in order. Returns the new records, or ``None`` when they do not continue it."""
+    # --- the log ------------------------------------------------------------------------------------------------------------------
+
+    def apply(self, log: Log, now: float) -> tuple[Record, ...] | None:
+        """Apply what continues the position, in order. Returns the new records, or ``None`` when they do not continue it.
+
+        ``now`` is seconds, monotonic clock.
+        """
         position = self.position
         if position is None or log.gap:
             return None
         new = tuple(record for record in log.records if record.epoch != position.epoch or record.number > position.number)
+        nonce = self.nonce
         for expected, record in enumerate(new, position.number + 1):
-            if record.epoch != position.epoch or record.number != expected:
+            if record.epoch != position.epoch or record.number != expected or (nonce is not None and record.previous != nonce):
                 return None
+            nonce = record.nonce
         for record in new:
-            self.bans.add_all(record.targets, record.number)
+            self._ban(record.targets, record.number, now)
         if new:
-            self.position = Stamp(position.epoch, new[-1].number)
-            self.turn()
+            self._move(Stamp(position.epoch, new[-1].number), nonce, now)
         return new
 
-    def rejoin(self, joined: Joined) -> Literal["first", "gap", "epoch"] | None:
-        """Take over position and bans as the shared layer has them.
-
-        Says what it was: the first time, a gap in the log, or another epoch. ``None`` where somebody was faster: nothing was done.
-        """
-        before = self.position
-        other = before is None or before.epoch != joined.head.epoch
-        if before is not None and not other and before.number >= joined.head.number:
-            return None
-        bans = BanIndex() if other else self.bans
-        bans.raise_floor(joined.floor)
-        for targets, number in joined.bans:
-            bans.add_all(targets, number)
-        self.bans, self.position = bans, joined.head
+    def _move(self, position: Stamp, nonce: str | None, now: float) -> None:
+        self.position, self.nonce, self._moved = position, nonce, now
+        for ticket, last in tuple(self._elsewhere):
+            number = self.lineage.number(last)
+            if number is None or number <= position.number:
+                self._elsewhere.remove((ticket, last))
+                if number is None:
+                    self.queue(ticket)  # it was announced to a log that is lost
+                else:
+                    self.pending.remove(ticket)
         self.turn()
-        return "first" if before is None else "epoch" if other else "gap"
+
+    def _ban(self, targets: Targets, number: int, now: float) -> None:
+        if not targets.is_soft:
+            self.bans.add_all(targets, number)
+            return
+        self.soft.add_all(targets, number)
+        if not self._soft_numbers or number > self._soft_numbers[-1]:
+            self._soft_numbers.append(number)
+            self._soft_times.append(now)
+        if len(self._soft_numbers) > 2 * SOFT_TIMES:
+            del self._soft_numbers[:SOFT_TIMES], self._soft_times[:SOFT_TIMES]
+
+    def rejoin(self, joined: Joined, pages: Sequence[Bans], origin: str, now: float) -> Rejoined | None:
+        """Take over position and bans as the shared layer has them. ``None`` where somebody was faster: nothing was done.
+
+        What was applied here and is not known there is queued, to be announced again by ``origin``.
+        """
+        how = self._how(joined)
+        if how is None:
+            return None
+        missing = (*self.bans.above(self._cut(joined)), *_softly(self.soft.above(self._cut(joined)))) if how.lost else ()
+        if how.ends_copies:
+            self._forget()
+        for page in pages:
+            self.bans.raise_floors(page.hard)
+            self.soft.raise_floors(Floors(all=page.soft))
+            for targets, number in page.found:
+                (self.soft if targets.is_soft else self.bans).add_all(targets, number)
+        self.lineage = joined.lineage
+        for index, targets in enumerate(_parts(missing)):
+            ticket = Ticket((targets,), (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
+            self.pending.append(ticket)
+            self.queue(ticket)
+        self._move(joined.head, joined.nonce, now)
+        return how
+
+    def _how(self, joined: Joined) -> Rejoined | None:
+        before, head = self.position, joined.head
+        if before is None:
+            return Rejoined("first")
+        if before.epoch != head.epoch:
+            cut = joined.lineage.cuts.get(before.epoch)
+            return Rejoined("epoch") if cut is None else Rejoined("cut", max(0, before.number - cut))
+        if before.number < head.number:
+            return Rejoined("gap")
+        if before.number == head.number:
+            return None if self.nonce in {None, joined.nonce} else Rejoined("epoch")  # the number was given to another record
+        return Rejoined("epoch") if joined.asked > self._moved else None  # a log that was known to be longer has become shorter
+
+    def _cut(self, joined: Joined) -> int:
+        return 0 if self.position is None else joined.lineage.cuts.get(self.position.epoch, 0)
+
+    def agrees(self, beat: Beat) -> bool:
+        """Whether the log ends where this process stands, by the word of the server that numbers its records."""
+        return (
+            beat.is_master
+            and beat.is_same
+            and beat.head is not None
+            and beat.head == self.position
+            and (self.nonce is None or self.nonce == beat.nonce)
+        )
+
+    # --- invalidations of this process ----------------------------------------------------------------------------------------------
 
     def pend(self, ticket: Ticket) -> None:
         """Refuse what matches, until the ticket has a number."""
         self.pending.append(ticket)
+        self.pends += 1
         self.turn()
 
     def queue(self, ticket: Ticket) -> None:
@@ -97,43 +205,96 @@ class Ledger:
         self.queued.append(ticket)
         if len(self.queued) > MAX_QUEUED:
             waiting = self.queued
-            everything = Ticket((Targets(EVERYTHING, ("*",)),), ticket.nonces[:1], ticket.origin)
+            everything = Ticket((EVERY_TARGET,), ticket.nonces[:1], ticket.origin)
             self.pending = [other for other in self.pending if other not in waiting]
             self.pending.append(everything)
             self.queued = [everything]
             self.turn()
 
-    def settle(self, ticket: Ticket, last: Stamp) -> None:
-        """The ticket's records have their numbers, ``last`` being that of the last one."""
-        for waiting in (self.pending, self.queued):
-            if ticket in waiting:
-                waiting.remove(ticket)
-        if self.position is not None and self.position.epoch != last.epoch:
-            self.position = None  # the log was begun anew meanwhile: nothing is trusted before this process has joined it
-        else:
-            first = last.number - len(ticket.targets) + 1
-            for number, targets in enumerate(ticket.targets, first):
-                self.bans.add_all(targets, number)
-            if self.position is not None and self.position.number == first - 1:
-                self.position = last
+    def settle(self, ticket: Ticket, last: Stamp, now: float) -> None:
+        """The ticket's records have their numbers, ``last`` being that of the last one. ``now`` is seconds, monotonic clock."""
+        if ticket in self.queued:
+            self.queued.remove(ticket)
+        position = self.position
+        if position is None or position.epoch != last.epoch:
+            # The log was begun anew, or goes on elsewhere: its numbers mean nothing here yet, so the ticket goes on refusing.
+            if ticket not in self.pending:
+                self.pending.append(ticket)
+            self._wait_for(ticket, last)
+            self.turn()
+            return
+        if ticket in self.pending:
+            self.pending.remove(ticket)
+        first = last.number - len(ticket.targets) + 1
+        for number, targets in enumerate(ticket.targets, first):
+            self._ban(targets, last.number if ticket.again else number, now)
+        if position.number == first - 1 and not ticket.again:
+            self._move(last, ticket.nonces[-1], now)
         self.turn()
 
+    def _wait_for(self, ticket: Ticket, last: Stamp) -> None:
+        """Refuse what the ticket matches until the position has reached ``last``. Too many become one that says "everything"."""
+        self._elsewhere.append((ticket, last))
+        if len(self._elsewhere) > MAX_QUEUED:
+            waiting = [ticket for ticket, _ in self._elsewhere]
+            everything = Ticket((EVERY_TARGET,), ticket.nonces[:1], ticket.origin)
+            self.pending = [other for other in self.pending if other not in waiting]
+            self.pending.append(everything)
+            self._elsewhere = [(everything, last)]
+
+    # --- judging --------------------------------------------------------------------------------------------------------------------
+
     def refuses(self, key: str, dependencies: Iterable[Dependency], since: int, *, own: int = 0) -> bool:
-        """Whether a pending invalidation, or one with a number above ``since``, matches."""
+        """Whether a pending hard invalidation, or one with a number above ``since``, matches."""
         bans = self.bans
         if since < bans.highest and bans.newest(key, dependencies, own=own) > since:
             return True
-        return bool(self.pending) and any(matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets)
+        return self.is_pending(key, dependencies)
+
+    def is_pending(self, key: str, dependencies: Iterable[Dependency]) -> bool:
+        """Whether a hard invalidation matches that has no number yet."""
+        return bool(self.pending) and any(
+            matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets if not targets.is_soft
+        )
+
+    def softened(self, key: str, dependencies: Iterable[Dependency], since: int, now: float) -> float | None:
+        """When the newest soft invalidation that matches, pending or numbered above ``since``, was applied here (seconds, monotonic
+        clock; long ago where that is not known). ``None`` for none.
+        """
+        for ticket in self.pending:
+            if any(targets.is_soft and matches(targets, key, dependencies) for targets in ticket.targets):
+                return now
+        soft = self.soft
+        if since >= soft.highest:
+            return None
+        newest = soft.newest(key, dependencies)
+        if newest <= since:
+            return None
+        at = bisect_left(self._soft_numbers, newest)
+        known = at < len(self._soft_numbers) and self._soft_numbers[at] == newest
+        return self._soft_times[at] if known else float("-inf")
 
 
 def matches(targets: Targets, key: str, dependencies: Iterable[Dependency]) -> bool:
     """Whether an invalidation concerns a key that depends on ``dependencies``."""
-    if targets.kind == EVERYTHING:
+    if targets.kind == EVERYTHING or any(kind == EVERYTHING for kind, _ in dependencies):
         return True
     if targets.kind == TAG:
         return any(kind == TAG and text in targets.texts for kind, text in dependencies)
+    keys = (key, *(text for kind, text in dependencies if kind == KEY))
     if targets.kind == KEY:
-        return key in targets.texts or any(kind == KEY and text in targets.texts for kind, text in dependencies)
+        return any(one in targets.texts for one in keys)
     if targets.kind == PREFIX:
-        return key.startswith(targets.texts)
-    return targets.kind == GLOB and any(Pattern.parse(text).matches(key) for text in targets.texts)
+        return any(one.startswith(targets.texts) for one in keys)
+    patterns = [Pattern.parse(text) for text in targets.texts]
+    return any(pattern.matches(one) for pattern in patterns for one in keys)
+
+
+def _softly(found: Iterable[Targets]) -> tuple[Targets, ...]:
+    return tuple(replace(targets, mode=SOFT) for targets in found)
+
+
+def _parts(found: Iterable[Targets]) -> Iterator[Targets]:
+    for targets in found:
+        for at in range(0, len(targets.texts), TEXTS_OF_A_RECORD):
+            yield replace(targets, texts=targets.texts[at : at + TEXTS_OF_A_RECORD])

@@ -1,10 +1,10 @@
 """Names in a shared layer.
 
-``{ns}:log``, ``{ns}:meta`` and ``{ns}:bans`` share one slot of a Redis Cluster; ``ns:e:{key}``, the entry, and ``ns:l:{key}``, its
-lease, share another, so that every script touches one slot. The braces are part of the names: they mark what decides the slot
-(Redis Cluster specification, hash tags). Inside a key ``%``, ``{`` and ``}`` are percent-encoded, because a brace in it would move
-the slot; an empty key would have no hash tag at all and is written ``%``. A key of more than 512 bytes is replaced by its BLAKE2b
-hash, which nobody can collide on purpose.
+``{ns}:log``, ``{ns}:meta``, ``{ns}:bans`` and ``{ns}:again`` share one slot of a Redis Cluster; ``ns:e:{key}``, the entry, and
+``ns:l:{key}``, its lease and the channel of those who wait for it, share another, so that every script touches one slot. The braces
+are part of the names: they mark what decides the slot (Redis Cluster specification, hash tags). Inside a key ``%``, ``{`` and ``}`` are
+percent-encoded, because a brace in it would move the slot; an empty key would have no hash tag at all and is written ``%``. A key of
+more than 512 bytes is replaced by its BLAKE2b hash, which nobody can collide on purpose.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Names:
     log: bytes
     meta: bytes
     bans: bytes
+    again: bytes
     entry_prefix: bytes
     lease_prefix: bytes
 
@@ -33,13 +34,20 @@ class Names:
     def of(cls, namespace: str) -> Names:
         ns = escape(namespace)
         slot = b"{" + ns + b"}"
-        return cls(slot + b":log", slot + b":meta", slot + b":bans", ns + b":e:{", ns + b":l:{")
+        return cls(slot + b":log", slot + b":meta", slot + b":bans", slot + b":again", ns + b":e:{", ns + b":l:{")
 
     def entry(self, key: str) -> bytes:
         return self.entry_prefix + escape(key) + b"}"
 
     def lease(self, key: str) -> bytes:
         return self.lease_prefix + escape(key) + b"}"
+
+    def key_of(self, name: bytes) -> str | None:
+        """The key of an entry or a lease by its name; ``None`` for a name that is none, or that holds the hash of a long key."""
+        for prefix in (self.entry_prefix, self.lease_prefix):
+            if name.startswith(prefix) and name.endswith(b"}"):
+                return unescape(name[len(prefix) : -1])
+        return None
 
 
 def escape(key: str) -> bytes:
@@ -50,3 +58,16 @@ def escape(key: str) -> bytes:
     if len(encoded) > MAX_KEY_BYTES:
         return HASHED + hashlib.blake2b(encoded, digest_size=20).hexdigest().encode("ascii")
     return encoded or EMPTY
+
+
+def unescape(text: bytes) -> str | None:
+    """The key that is written so, ``None`` for a hashed one."""
+    if text.startswith(HASHED):
+        return None
+    if text == EMPTY:
+        return ""
+    plain = text.replace(b"%7B", b"{").replace(b"%7D", b"}").replace(b"%25", b"%")
+    try:
+        return plain.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None

@@ -119,9 +119,7 @@ class Policy(Section):
         "min_ttl": duration("The least a dynamic ttl can be.", optional=True),
         "max_ttl": duration("The most a dynamic ttl can be.", optional=True),
         "local_ttl": duration("At most this long in one process without asking Redis.", zero=True, optional=True),
-        "stale_while_revalidate": not_yet(
-            duration("After the ttl: answer with the old value, refresh behind the caller's back.", zero=True)
-        ),
+        "stale_while_revalidate": duration("After the ttl: answer with the old value, refresh behind the caller's back.", zero=True),
         "stale_if_error": not_yet(duration("After the ttl: the old value, but only when the computation fails.", zero=True)),
         "early_refresh": not_yet(
             number("Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True)
@@ -133,7 +131,7 @@ class Policy(Section):
         "errors": not_yet(duration("A failing function is left alone this long.", optional=True)),
         "version": whole("The schema of the value; raise it and older entries are never read again.", 1, 2**32 - 1),
         "tags": texts("Tags added to what the decorator says."),
-        "consistency": not_yet(choice('"strict": every read confirms the head of the log.', "bounded", "strict")),
+        "consistency": choice('"strict": every read confirms the head of the log.', "bounded", "strict"),
         "on_disconnect": choice('What local copies are worth when the log can not be heard: "bypass" or "serve" them.', "bypass", "serve"),
         "compress_over": size("Values larger than this are compressed.", optional=True),
         "encrypt": off("Values at rest in Redis are encrypted.", "true is refused: encrypt is not available in this version; write false"),

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, cast
 
 from cachesync.core.policies import Policies
 from cachesync.core.redis_url import read_redis_url
-from cachesync.core.rules import DYNAMIC, Rule, duration, flag, not_yet, size, whole
+from cachesync.core.rules import DYNAMIC, Rule, duration, flag, number, size, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 from cachesync.errors import PolicyError
@@ -61,16 +61,35 @@ class CoordinationSettings(Section):
     budget: float
     lease: float
     durable: bool
+    log_keep: float
+    log_records: int
+    bans: int
+    audit: float
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "max_lag": duration("Local copies are trusted this long without hearing the log."),
         "budget": duration("What Redis may cost one call, all its steps together."),
         "lease": duration("How long a computation holds its lease; extended while its holder lives."),
-        "durable": not_yet(flag("true: wait for a replica on every invalidation.")),
+        "durable": flag("true: wait for a replica on every invalidation."),
+        "log_keep": duration("Records of invalidations are kept this long for processes that were cut off."),
+        "log_records": whole("And at most about so many of them.", 100, 10**7),
+        "bans": whole("Invalidated tags, patterns and keys that Redis remembers; above that, more is invalidated.", 100, 10**7),
+        "audit": number("This share of invalidations is audited: every process is asked what it would serve.", 0, 1),
     }
 
-    def __init__(self, *, max_lag: float | str = 2.0, budget: float | str = 0.25, lease: float | str = 10.0, durable: bool = False) -> None:
-        self._settle(("coordination",), {"max_lag": max_lag, "budget": budget, "lease": lease, "durable": durable})
+    def __init__(
+        self,
+        *,
+        max_lag: float | str = 2.0,
+        budget: float | str = 0.25,
+        lease: float | str = 10.0,
+        durable: bool = False,
+        log_keep: float | str = 600.0,
+        log_records: int = 10_000,
+        bans: int = 50_000,
+        audit: float = 0.0,
+    ) -> None:
+        self._settle(("coordination",), {name: value for name, value in locals().items() if name != "self"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ compared. Time orders nothing here: it is used for age alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,3 +37,26 @@ class Stamp:
         if not (colon and epoch.isalnum() and epoch.isascii() and number.isdecimal() and number.isascii()):
             raise ValueError(f"{text!r} is not a stamp; it has the form epoch:number, for example 9f86d081884c7d65:121")
         return cls(epoch, int(number))
+
+
+NOWHERE: Final = Stamp("0", 0)
+"""The position of a process that has joined no log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """The epoch of today and those it continues, each with the number at which it was cut.
+
+    A server that takes over may lack the last records of the one before it, and would give their numbers out again. So it begins an
+    epoch of its own: what was stamped up to the cut is still valid, what was stamped above it is dead.
+    """
+
+    epoch: str
+    cuts: Mapping[str, int]
+
+    def number(self, stamp: Stamp) -> int | None:
+        """The stamp's number, which may be compared with those of today's epoch; ``None`` for a stamp that is dead."""
+        if stamp.epoch == self.epoch:
+            return stamp.number
+        cut = self.cuts.get(stamp.epoch)
+        return stamp.number if cut is not None and stamp.number <= cut else None

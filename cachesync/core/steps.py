@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from cachesync.core.bans import Floors
+from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.records import Record, Targets
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import Lineage, Stamp
 
 if TYPE_CHECKING:
     from cachesync.core.flows import Ask
@@ -31,10 +33,14 @@ class Failed(NamedTuple):
 
 
 class Fetch(NamedTuple):
-    """Read entries by key. Answered by `Fetched`."""
+    """Read entries by key. Answered by `Fetched`.
+
+    ``strict``: the answer has to come from the master, because it confirms the log's head; any other server is a failure.
+    """
 
     keys: tuple[str, ...]
     deadline: float = NO_DEADLINE
+    strict: bool = False
 
 
 class Fetched(NamedTuple):
@@ -52,23 +58,34 @@ class Lease(NamedTuple):
     """Ask for the right to compute ``key``. Answered by `Leased`.
 
     The layer looks for the entry again, in the same script: ``dead`` is the identity of an entry that was met and refused
-    (``None`` for none), any other entry is returned in place of a lease.
+    (``None`` for none), any other entry is returned in place of a lease. ``stamp`` is the position of whoever asks; it is kept with
+    the lease. ``over`` is what another one's lease holds, to take it over if it is still the same.
     """
 
     key: str
     token: str
+    stamp: Stamp
     milliseconds: int
     dead: bytes | None
+    over: Holder | None = None
     deadline: float = NO_DEADLINE
 
 
+class Holder(NamedTuple):
+    """Who holds a lease, and the position at which it was asked for."""
+
+    token: str
+    stamp: Stamp
+
+
 class Leased(NamedTuple):
-    """``granted``; or ``blob``, an entry that came meanwhile; or neither: somebody else computes."""
+    """``granted``; or ``blob``, an entry that came meanwhile; or ``holder``, who computes (``None`` where that can not be read)."""
 
     granted: bool
     blob: bytes | None
     head: Stamp | None
     now: int
+    holder: Holder | None = None
 
 
 class Seize(NamedTuple):
@@ -76,6 +93,7 @@ class Seize(NamedTuple):
 
     key: str
     token: str
+    stamp: Stamp
     milliseconds: int
     unlink: bool
     deadline: float = NO_DEADLINE
@@ -120,27 +138,32 @@ class Done(NamedTuple):
 class Announce(NamedTuple):
     """Append records to the log, after unlinking entry and lease of every key in ``unlink``. Answered by `Announced`.
 
-    That order matters: appended first, a lease holder could fill between the two (the model shows the interleaving).
+    That order matters: appended first, a lease holder could fill between the two (the model shows the interleaving). ``again``: the
+    records were acknowledged once by a server that is gone; each is appended unless somebody else has brought it again already.
     """
 
     targets: tuple[Targets, ...]
     nonces: tuple[str, ...]
     origin: str
     unlink: tuple[str, ...]
+    again: bool = False
     deadline: float = NO_DEADLINE
 
 
 class Announced(NamedTuple):
-    """The position of the last record; the records of one call have consecutive numbers."""
+    """The position of the last record; the records of one call have consecutive numbers, unless they were announced again.
+
+    ``replicas`` have confirmed them (``None``: nobody waited for that).
+    """
 
     last: Stamp
+    replicas: int | None = None
 
 
 class ReadLog(NamedTuple):
-    """Read what follows ``after``, waiting up to ``block`` seconds for the first record. Answered by `Log`."""
+    """Read what follows ``after``. Answered by `Log`."""
 
     after: Stamp
-    block: float = 0.0
     deadline: float = NO_DEADLINE
 
 
@@ -150,28 +173,130 @@ class Log(NamedTuple):
     records: tuple[Record, ...]
     head: Stamp | None
     gap: bool
+
+
+class Confirm(NamedTuple):
+    """Ask the master where the log ends. Answered by `Beat`."""
+
+    deadline: float = NO_DEADLINE
+
+
+class Beat(NamedTuple):
+    """Where the log ends. ``nonce`` is that of its last record. ``head`` is ``None`` where there is no log.
+
+    ``is_master`` is false for a server that only follows another, and ``is_same`` for one that did not number the records it holds.
+    ``asked`` is when the question was sent: seconds, monotonic clock, filled in by whoever sent it.
+    """
+
+    head: Stamp | None
+    nonce: str
+    is_master: bool
+    is_same: bool
     asked: float = NEVER
-    """When the question was sent: seconds, monotonic clock. Filled in by whoever sent it."""
+
+
+class Hear(NamedTuple):
+    """Wait for what is published, up to ``seconds``. With ``beat``, ask where the log ends. Answered by `Heard`.
+
+    ``patience``: seconds after which a question without an answer means that the connection is of no use.
+    """
+
+    seconds: float
+    beat: bool
+    patience: float
+
+
+class Heard(NamedTuple):
+    """What came, in the order in which the server sent it. `Torn` stands for a message that can not be read."""
+
+    items: tuple[Record | Torn | Beat | Woken, ...]
+
+
+class Torn(NamedTuple):
+    """A message that can not be read: something was published, and nobody knows what."""
+
+
+class Woken(NamedTuple):
+    """The lease of a key has ended, or its subscription has begun."""
+
+    key: str
 
 
 class Snapshot(NamedTuple):
-    """Read position, floor and bans, beginning a log where there is none. Answered by `Joined`. For a process that starts anew."""
+    """Read where the log ends, beginning one where there is none. Answered by `Joined`. For a process that starts anew."""
 
     deadline: float = NO_DEADLINE
 
 
 class Joined(NamedTuple):
-    """Where a process joins the log: position, floor, and bans with their numbers."""
+    """Where a process joins the log. ``asked`` as in `Beat`."""
 
     head: Stamp
-    floor: int
-    bans: tuple[tuple[Targets, int], ...]
+    nonce: str
+    lineage: Lineage
     asked: float = NEVER
-    """As in `Log`."""
 
 
-SharedStep: TypeAlias = Fetch | Lease | Seize | Extend | Release | Store | Announce | ReadLog | Snapshot
-SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Joined
+class ReadBans(NamedTuple):
+    """Read ``most`` bans, from the number ``since`` on, in the order of their numbers. Answered by `Bans`."""
+
+    since: int
+    most: int
+    deadline: float = NO_DEADLINE
+
+
+class Bans(NamedTuple):
+    """A page of bans with their numbers, then the floors: ``hard``, and ``soft`` for what may still be served stale.
+
+    ``epoch`` is that of the log at the time. ``more`` says that there are bans above.
+    """
+
+    found: tuple[tuple[Targets, int], ...]
+    more: bool
+    epoch: str | None
+    hard: Floors
+    soft: int
+
+
+class Scan(NamedTuple):
+    """Read the names of about ``most`` entries, in the layer's own order from ``cursor`` on. Answered by `Scanned`."""
+
+    cursor: int
+    most: int
+    deadline: float = NO_DEADLINE
+
+
+class Scanned(NamedTuple):
+    """Names of entries with their keys (``None`` for a key that its name does not tell), and where to go on: 0 after the last."""
+
+    found: tuple[tuple[bytes, str | None], ...]
+    cursor: int
+
+
+class Heads(NamedTuple):
+    """Read the beginnings of entries by name, as much as holds their headers. Answered by `Fetched`."""
+
+    names: tuple[bytes, ...]
+    deadline: float = NO_DEADLINE
+
+
+class Discard(NamedTuple):
+    """Delete entries that are still those that were read: names and their identities. Answered by `Discarded`."""
+
+    entries: tuple[tuple[bytes, bytes], ...]
+    deadline: float = NO_DEADLINE
+
+
+class Discarded(NamedTuple):
+    """How many entries were deleted."""
+
+    entries: int
+
+
+SharedStep: TypeAlias = (
+    Fetch | Lease | Seize | Extend | Release | Store | Announce | ReadLog | Confirm | Snapshot | ReadBans | Scan | Heads | Discard
+)
+SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded
 Reply: TypeAlias = SharedReply | Failed
 
 
@@ -195,7 +320,14 @@ class Refused(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Ask how far this process has applied the log. Answered by a `Stamp`, or ``None`` before it has joined."""
+    """Ask how far this process has applied the log. Answered by `Stands`."""
+
+
+class Stands(NamedTuple):
+    """The position, ``None`` before this process has joined. ``is_heard`` says whether the log was heard within ``max_lag``."""
+
+    stamp: Stamp | None
+    is_heard: bool
 
 
 class Apply(NamedTuple):
@@ -208,6 +340,28 @@ class Rejoin(NamedTuple):
     """Take over a position and its bans. In another epoch what was held before is dead. Answered by `Done`."""
 
     joined: Joined
+    bans: tuple[Bans, ...]
+
+
+class Reaches(NamedTuple):
+    """Ask whether this process has applied the log up to a stamp. Answered by `Done`.
+
+    It has not for a stamp that is pending, or of an epoch that is not known here.
+    """
+
+    stamp: Stamp
+
+
+class Contact(NamedTuple):
+    """The log was heard: compare where it ends with this process's position. Answered by `Done`, false where they differ."""
+
+    beat: Beat
+
+
+class Wake(NamedTuple):
+    """Whoever waits for the lease of ``key`` may look again. Answered by `Done`."""
+
+    key: str
 
 
 class Begin(NamedTuple):
@@ -237,7 +391,8 @@ class Call(NamedTuple):
 class Called(NamedTuple):
     """A result; the seconds it took; how long it is fresh, in seconds (``None``: it may not be stored).
 
-    One that was cached has its ``stamp`` and when it was ``made`` (seconds, monotonic clock).
+    One that was cached has its ``stamp``, when it was ``made`` and until when it is fresh (seconds, monotonic clock).
+    ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more.
     """
 
     value: Any
@@ -245,6 +400,9 @@ class Called(NamedTuple):
     fresh: float | None = None
     stamp: Stamp | None = None
     made: float = 0.0
+    until: float = NO_DEADLINE
+    dependencies: tuple[Dependency, ...] = NO_DEPENDENCIES
+    is_stale: bool = False
 
 
 class Encode(NamedTuple):
@@ -297,10 +455,25 @@ class Each(NamedTuple):
     flows: tuple[Generator[Any, Any, Any], ...]
 
 
-class Later(NamedTuple):
-    """Wait. Answered by `Waited`."""
+class Await(NamedTuple):
+    """Wait for the lease of ``key`` to end, and look again after ``seconds`` at the latest. Answered by `Waited`.
 
+    ``token`` is who waits.
+    """
+
+    key: str
+    token: str
     seconds: float
+
+
+class Outdated(NamedTuple):
+    """Whether what is computed under another one's lease is known to be refused: its position is before an invalidation that matches.
+
+    Answered by `Done`.
+    """
+
+    ask: Ask
+    stamp: Stamp
 
 
 class Waited(NamedTuple):
@@ -318,13 +491,14 @@ class Pend(NamedTuple):
 class Ticket(NamedTuple):
     """An invalidation that holds in this process: what is announced, and under which nonces and origin.
 
-    Without a shared layer it has its numbers at once: ``last`` is the last of them.
+    Without a shared layer it has its numbers at once: ``last`` is the last of them. ``again`` as in `Announce`.
     """
 
     targets: tuple[Targets, ...]
     nonces: tuple[str, ...]
     origin: str
     last: Stamp | None = None
+    again: bool = False
 
 
 class Settle(NamedTuple):
@@ -337,5 +511,9 @@ class Settle(NamedTuple):
     reply: Announced | Failed | None
 
 
-Step: TypeAlias = SharedStep | Admit | Position | Apply | Rejoin | Begin | Call | Encode | Keep | Join | Each | Later | Pend | Settle
+LocalStep: TypeAlias = (
+    Hear | Admit | Position | Apply | Rejoin | Reaches | Contact | Wake | Outdated | Begin | Call | Encode | Keep | Join | Each | Await
+)
+Step: TypeAlias = SharedStep | LocalStep | Pend | Settle
 Flow: TypeAlias = Generator[Step, Any, Any]
+"""Whatever is asked step by step."""

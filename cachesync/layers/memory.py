@@ -9,32 +9,49 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from operator import itemgetter
 
+from cachesync.core.bans import BanIndex
 from cachesync.core.envelope import IDENTITY
-from cachesync.core.records import EVERYTHING, Record, Targets
-from cachesync.core.stamps import EPOCH_BYTES, Stamp
+from cachesync.core.records import SOFT, Record, Targets
+from cachesync.core.stamps import EPOCH_BYTES, Lineage, Stamp
 from cachesync.core.steps import (
     Announce,
     Announced,
+    Bans,
+    Beat,
+    Confirm,
+    Discard,
+    Discarded,
     Done,
     Extend,
     Failed,
     Fetch,
     Fetched,
+    Heads,
+    Hear,
+    Heard,
+    Holder,
     Joined,
     Lease,
     Leased,
     Log,
+    ReadBans,
     ReadLog,
     Release,
     Reply,
+    Scan,
+    Scanned,
     Seize,
     SharedReply,
     SharedStep,
     Snapshot,
     Store,
+    Torn,
+    Woken,
 )
 from cachesync.errors import LayerError
 
@@ -48,24 +65,43 @@ class MemoryShared:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._changed = threading.Condition()
+        self.clock = clock
+        self.changed = threading.Condition()
         self.down = False
-        self._wakes = 0
+        self.ears: list[MemoryEar] = []
         self.flush()
         self.sync = self
 
     def flush(self) -> None:
         """Lose everything, the log and its epoch included, as ``FLUSHALL`` does."""
-        with self._changed:
+        with self.changed:
             self._entries: dict[str, tuple[bytes, int]] = {}  # key to bytes and expiry, milliseconds
-            self._leases: dict[str, tuple[str, int]] = {}
+            self._leases: dict[str, tuple[Holder, int]] = {}
             self._epoch: str | None = None
             self._number = 0
-            self._floor = 0
             self._nonce = ""
+            self._cuts: Mapping[str, int] = {}
+            self._hard, self._soft = BanIndex(), BanIndex()
+            self._again: set[tuple[str, str, str]] = set()
             self._records: list[Record] = []
-            self._changed.notify_all()
+            self.changed.notify_all()
+
+    def fail_over(self, lost: int) -> None:
+        """Go on as a server does that takes over without the last ``lost`` records: an epoch of its own begins where they are missing."""
+        with self.changed:
+            assert self._epoch is not None
+            self._number -= lost
+            self._records = self._records[: len(self._records) - lost]
+            self._nonce = self._records[-1].nonce if self._records else ""
+            self._hard, self._soft = BanIndex(), BanIndex()
+            for record in self._records:
+                (self._soft if record.targets.is_soft else self._hard).add_all(record.targets, record.number)
+            self._cuts = {**self._cuts, self._epoch: self._number}
+            self._epoch = os.urandom(EPOCH_BYTES).hex()
+
+    def beat(self) -> Beat:
+        """Where the log ends."""
+        return Beat(self.head(), self._nonce, is_master=True, is_same=True)
 
     def of_loop(self) -> AsyncMemory:
         return AsyncMemory(self)
@@ -78,73 +114,70 @@ class MemoryShared:
 
     def after_fork(self) -> None:
         """A child's copy is its own from now on: memory is not shared between processes."""
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
+        self.ears = []
+
+    def ear(self) -> MemoryEar:
+        return MemoryEar(self)
 
     def perform(self, step: SharedStep, /) -> Reply:
         if self.down:
-            return Failed(LayerError(f"memory, {step.__class__.__name__.lower()}: it is down"))
-        with self._changed:
-            if isinstance(step, ReadLog) and step.block > 0:
-                before = self._wakes
-                self._changed.wait_for(lambda: self._wakes != before or self._head() != step.after, timeout=step.block)
+            return _is_down(step)
+        with self.changed:
             return self._perform(step)
-
-    def wake(self) -> None:
-        with self._changed:
-            self._wakes += 1
-            self._changed.notify_all()
 
     def _perform(self, step: SharedStep) -> SharedReply:
         now = self._now()
         match step:
             case Fetch(keys):
-                return Fetched(tuple(self._entry(key, now) for key in keys), self._head(), now)
-            case Lease(key, token, milliseconds, dead):
+                return Fetched(tuple(self._entry(key, now) for key in keys), self.head(), now)
+            case Lease(key, token, stamp, milliseconds, dead, over):
                 blob = self._entry(key, now)
                 if blob is not None and (dead is None or blob[:IDENTITY] != dead):
-                    return Leased(granted=False, blob=blob, head=self._head(), now=now)
+                    return Leased(granted=False, blob=blob, head=self.head(), now=now)
                 holder = self._holder(key, now)
-                granted = holder is None or holder == token
+                granted = holder is None or holder.token == token or holder == over
                 if granted:
-                    self._leases[key] = (token, now + milliseconds)
-                return Leased(granted=granted, blob=None, head=self._head(), now=now)
-            case Seize(key, token, milliseconds, unlink):
-                self._leases[key] = (token, now + milliseconds)
+                    self._leases[key] = (Holder(token, stamp), now + milliseconds)
+                return Leased(granted=granted, blob=None, head=self.head(), now=now, holder=None if granted else holder)
+            case Seize(key, token, stamp, milliseconds, unlink):
+                self._leases[key] = (Holder(token, stamp), now + milliseconds)
                 if unlink:
                     self._entries.pop(key, None)
-                return Leased(granted=True, blob=None, head=self._head(), now=now)
+                return Leased(granted=True, blob=None, head=self.head(), now=now)
             case Extend(key, token, milliseconds):
-                own = self._holder(key, now) == token
-                if own:
-                    self._leases[key] = (token, now + milliseconds)
+                holder = self._holder(key, now)
+                own = holder is not None and holder.token == token
+                if own and holder is not None:
+                    self._leases[key] = (holder, now + milliseconds)
                 return Done(own)
             case Release(key, token):
-                own = self._holder(key, now) == token
-                if own:
-                    del self._leases[key]
-                return Done(own)
+                return Done(self._release(key, token, now))
             case Store(key, token, blob, milliseconds):
                 return Done(self._store(key, token, blob, now, milliseconds))
-            case Announce(targets, nonces, origin, unlink):
-                self._begin()
-                for key in unlink:
-                    self._entries.pop(key, None)
-                    self._leases.pop(key, None)
-                for one, nonce in zip(targets, nonces, strict=True):
-                    self._append(one, nonce, origin)
-                self._changed.notify_all()
-                return Announced(self._begin())
+            case Announce():
+                return self._announce(step)
             case ReadLog(after):
                 return self._read(after)
+            case Confirm():
+                return self.beat()
             case Snapshot():
-                head = self._begin()
-                bans = tuple((record.targets, record.number) for record in self._records if record.targets.kind != EVERYTHING)
-                return Joined(head, self._floor, bans)
+                self._begin()
+                assert self._epoch is not None
+                return Joined(Stamp(self._epoch, self._number), self._nonce, Lineage(self._epoch, self._cuts))
+            case ReadBans():
+                return self._bans(step)
+            case Scan():
+                return Scanned(tuple((key.encode("utf-8", "surrogatepass"), key) for key in self._entries if self._entry(key, now)), 0)
+            case Heads(names):
+                return Fetched(tuple(self._entry(name.decode("utf-8", "surrogatepass"), now) for name in names), self.head(), now)
+            case Discard(entries):
+                return Discarded(sum(self._discard(name.decode("utf-8", "surrogatepass"), identity, now) for name, identity in entries))
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return int(self.clock() * 1000)
 
-    def _head(self) -> Stamp | None:
+    def head(self) -> Stamp | None:
         return None if self._epoch is None else Stamp(self._epoch, self._number)
 
     def _begin(self) -> Stamp:
@@ -156,32 +189,70 @@ class MemoryShared:
         blob, expiry = self._entries.get(key, (None, 0))
         return blob if expiry > now else None
 
-    def _holder(self, key: str, now: int) -> str | None:
-        token, expiry = self._leases.get(key, (None, 0))
-        return token if expiry > now else None
+    def _holder(self, key: str, now: int) -> Holder | None:
+        holder, expiry = self._leases.get(key, (None, 0))
+        return holder if expiry > now else None
 
-    def _store(self, key: str, token: str, blob: bytes, now: int, milliseconds: int) -> bool:
-        if self._holder(key, now) != token:
+    def _release(self, key: str, token: str, now: int) -> bool:
+        holder = self._holder(key, now)
+        if holder is None or holder.token != token:
             return False
         del self._leases[key]
+        self._publish(Woken(key))
+        return True
+
+    def _discard(self, key: str, identity: bytes, now: int) -> bool:
+        blob = self._entry(key, now)
+        return blob is not None and blob[:IDENTITY] == identity and self._entries.pop(key, None) is not None
+
+    def _store(self, key: str, token: str, blob: bytes, now: int, milliseconds: int) -> bool:
+        if not self._release(key, token, now):
+            return False
         there = self._entry(key, now)
         if there is not None and there[8:16] == blob[8:16] and there[16:24] > blob[16:24]:
             return False
         self._entries[key] = (blob, now + milliseconds)
         return True
 
+    def _announce(self, step: Announce) -> Announced:
+        self._begin()
+        for key in step.unlink:
+            self._entries.pop(key, None)
+            self._leases.pop(key, None)
+        for targets, nonce in zip(step.targets, step.nonces, strict=True):
+            new = tuple(text for text in targets.texts if (targets.mode, targets.kind, text) not in self._again)
+            if step.again:
+                self._again.update((targets.mode, targets.kind, text) for text in targets.texts)
+            if new or not step.again:
+                self._append(replace(targets, texts=new) if step.again else targets, nonce, step.origin)
+        return Announced(self._begin())
+
     def _append(self, targets: Targets, nonce: str, origin: str) -> None:
         assert self._epoch is not None
         self._number += 1
-        self._records.append(Record(self._epoch, self._number, nonce, self._nonce, targets, origin))
+        record = Record(self._epoch, self._number, nonce, self._nonce, targets, origin, self._now())
+        self._records.append(record)
         self._nonce = nonce
-        if targets.kind == EVERYTHING:
-            self._floor = self._number
+        index = self._soft if targets.is_soft else self._hard
+        index.add_all(targets, self._number)
         if len(self._records) > LOG_LENGTH:
-            self._floor = max(self._floor, self._records.pop(0).number)
+            self._records.pop(0)
+        self._publish(record)
+
+    def _publish(self, item: Record | Woken) -> None:
+        for ear in self.ears:
+            ear.tell(item)
+        self.changed.notify_all()
+
+    def _bans(self, step: ReadBans) -> Bans:
+        hard, soft = self._hard, self._soft
+        softly = [(number, replace(targets, mode=SOFT)) for targets, number in soft.numbered() if number >= step.since]
+        found = sorted([*((number, targets) for targets, number in hard.numbered() if number >= step.since), *softly], key=itemgetter(0))
+        page = tuple((targets, number) for number, targets in found[: step.most])
+        return Bans(page, len(found) > step.most, self._epoch, hard.floors, max(soft.floors))
 
     def _read(self, after: Stamp) -> Log:
-        head = self._head()
+        head = self.head()
         first = self._records[0].number if self._records else self._number + 1
         if head is None or head.epoch != after.epoch or first > after.number + 1:
             return Log((), head, gap=True)
@@ -190,8 +261,9 @@ class MemoryShared:
     @contextmanager
     def outage(self) -> Generator[None, None, None]:
         """Every step fails inside the ``with`` block."""
-        self.down = True
-        self.wake()
+        with self.changed:
+            self.down = True
+            self.changed.notify_all()
         try:
             yield
         finally:
@@ -206,3 +278,64 @@ class AsyncMemory:
 
     async def perform(self, step: SharedStep, /) -> Reply:
         return self._memory.perform(step)
+
+
+class MemoryEar:
+    """Hears what happens in a `MemoryShared`."""
+
+    def __init__(self, memory: MemoryShared) -> None:
+        self._memory = memory
+        self._heard: list[Record | Torn | Beat | Woken] = []
+        self._watched: set[str] = set()
+        self._wakes = 0
+
+    def tell(self, item: Record | Woken) -> None:
+        """Something is published; the memory's lock is held."""
+        if not isinstance(item, Woken) or item.key in self._watched:
+            self._heard.append(item)
+
+    def perform(self, step: Hear, /) -> Heard | Failed:
+        memory = self._memory
+        with memory.changed:
+            if memory.down:
+                return self._lose(step)
+            if self not in memory.ears:
+                memory.ears.append(self)
+            wakes = self._wakes
+            if step.beat:
+                self._heard.append(memory.beat()._replace(asked=memory.clock()))
+            memory.changed.wait_for(lambda: self._heard or self._wakes != wakes or memory.down, timeout=step.seconds)
+            if self not in memory.ears or memory.down:
+                return self._lose(step)
+            heard, self._heard = tuple(self._heard), []
+            return Heard(heard)
+
+    def _lose(self, step: Hear) -> Failed:
+        if self in self._memory.ears:
+            self._memory.ears.remove(self)
+        self._heard.clear()
+        return _is_down(step)
+
+    def watch(self, key: str) -> None:
+        with self._memory.changed:
+            self._watched.add(key)
+            self._heard.append(Woken(key))
+            self._memory.changed.notify_all()
+
+    def unwatch(self, key: str) -> None:
+        with self._memory.changed:
+            self._watched.discard(key)
+
+    def wake(self) -> None:
+        with self._memory.changed:
+            self._wakes += 1
+            self._memory.changed.notify_all()
+
+    def close(self) -> None:
+        with self._memory.changed:
+            if self in self._memory.ears:
+                self._memory.ears.remove(self)
+
+
+def _is_down(step: object) -> Failed:
+    return Failed(LayerError(f"memory, {type(step).__name__.lower()}: it is down"))

@@ -8,12 +8,12 @@ in one trip. Both wait for a free connection instead of raising, and nothing her
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import redis
@@ -22,13 +22,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
-from cachesync.core.steps import Failed, Fetch, Fetched, ReadLog, Reply, SharedReply, SharedStep
+from cachesync.core.steps import Fetch, Fetched, Reply, SharedReply, SharedStep
 from cachesync.core.tuples import make
-from cachesync.errors import LayerError
-from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, maker, refused
-from cachesync.layers.redis_wire import WireError, pack, reply_of
+from cachesync.layers.redis_ear import RedisEar
+from cachesync.layers.redis_line import BROKEN, PUSHES, TROUBLE, AsyncLine, Line, connect, failed, maker, refused
+from cachesync.layers.redis_wire import Bounds, WireError, pack, reply_of
 
 MAX_CONNECTIONS: Final = 32
+DEFAULT_BOUNDS: Final = Bounds()
 LOOP_CONNECTIONS: Final = 4
 """Connections of one event loop. Few are enough, because one trip carries whatever was asked meanwhile."""
 
@@ -40,13 +41,15 @@ class RedisShared:
     reached is no error here, but a reply to the first step. Raises ``PolicyError`` for a url that can not be read.
     """
 
-    def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self.names = Names.of(namespace)
+        self.bounds = bounds
         self._make_connection = maker(redis.ConnectionPool, url)
         self._make_async = maker(redis.asyncio.ConnectionPool, url)
+        self._make_ear = maker(redis.ConnectionPool, url, PUSHES)
         self._max_connections = max_connections
         self._lock = threading.Lock()
-        self.sync = ThreadRedis(self.names, self._make_connection, max_connections)
+        self.sync = ThreadRedis(self.names, self._make_connection, max_connections, bounds)
         self._loops: dict[asyncio.AbstractEventLoop, LoopRedis] = {}  # those of closed loops go when another loop comes
         self._latest: LoopRedis | None = None
 
@@ -60,11 +63,11 @@ class RedisShared:
             with self._lock:
                 for other in [loop for loop in self._loops if loop.is_closed()]:
                     self._loops.pop(other).abandon()
-                layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop))
+                layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop, self.bounds))
         return layer
 
-    def wake(self) -> None:
-        self.sync.wake()
+    def ear(self) -> RedisEar:
+        return RedisEar(self.names, partial(connect, self._make_ear))
 
     def close(self) -> None:
         self.sync.close()
@@ -82,43 +85,32 @@ class RedisShared:
     def after_fork(self) -> None:
         """The child opens connections of its own; redis-py closes the copies of the parent's without ending them."""
         self._lock = threading.Lock()
-        self.sync = ThreadRedis(self.names, self._make_connection, self._max_connections)
+        self.sync = ThreadRedis(self.names, self._make_connection, self._max_connections, self.bounds)
         self._loops, self._latest = {}, None
-
-
-def _failed(step: SharedStep, error: BaseException) -> Failed:
-    reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
-    problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason}")
-    problem.__cause__ = error
-    return Failed(problem)
 
 
 class ThreadRedis:
     """The shared layer for ``def``: one connection for each step under way, handed out to threads."""
 
-    def __init__(self, names: Names, make_connection: Callable[[], Any], max_connections: int) -> None:
+    def __init__(self, names: Names, make_connection: Callable[[], Any], max_connections: int, bounds: Bounds) -> None:
         self._names = names
+        self._bounds = bounds
         self._make_connection = make_connection
         self._idle: deque[Line] = deque()  # used from one end: the connection used last is the likeliest alive
         self._room = max_connections  # how many more may be opened
         self._lock = threading.Lock()  # taken directly: an interrupted Condition.__enter__ would never give it back
         self._returned = threading.Condition(self._lock)
         self._waiting = 0
-        self._idle_readers: deque[Line] = deque()  # a reader of the log blocks, so it has connections of its own
-        self._readers: set[Line] = set()  # those that wait at this moment
-        self._wakes = 0
         self._closed = False
 
     def perform(self, step: SharedStep, /) -> Reply:
         try:
-            if isinstance(step, ReadLog) and step.block > 0:
-                return self._read_log(step)
             return self._trip(step)
         except TROUBLE as error:
-            return _failed(step, error)
+            return failed(step, error)
 
     def _trip(self, step: SharedStep) -> SharedReply:
-        packed, count = pack(step, self._names)
+        packed, count = pack(step, self._names, self._bounds)
         while True:
             line, fresh = self._take(step.deadline)
             try:
@@ -127,7 +119,7 @@ class ThreadRedis:
                 if fresh:
                     raise
                 continue  # it had been closed while it was idle; every step may be said twice
-            return reply_of(step, replies)
+            return reply_of(step, replies, self._names)
 
     def _take(self, deadline: float) -> tuple[Line, bool]:
         """A connection, and whether it is new. Waits until the deadline when all are under way."""
@@ -148,7 +140,7 @@ class ThreadRedis:
             finally:
                 self._waiting -= 1
         try:
-            return self._connect(deadline), True
+            return connect(self._make_connection, deadline), True
         except BaseException:
             self._give_up(None)
             raise
@@ -180,82 +172,8 @@ class ThreadRedis:
         refused(replies)
         return replies
 
-    def _connect(self, deadline: float) -> Line:
-        """A new connection, opened in a thread of its own: name look-up and dead addresses obey no timeout."""
-        connection = self._make_connection()
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no time is left to connect")
-        outcome: list[BaseException | None] = []
-        done = threading.Event()
-        abandoned = threading.Event()
-
-        def connect() -> None:
-            try:
-                connection.connect()
-                outcome.append(None)
-            except BaseException as error:  # handed to the thread that waits
-                outcome.append(error)
-            finally:
-                done.set()
-                if abandoned.is_set():
-                    connection.disconnect()
-
-        threading.Thread(target=connect, name="cachesync-connect", daemon=True).start()
-        if not done.wait(min(left, threading.TIMEOUT_MAX)):
-            abandoned.set()
-            raise TimeoutError("the connection did not open in time")
-        if outcome[0] is not None:
-            raise outcome[0]
-        return Line(connection)
-
-    def _read_log(self, step: ReadLog) -> SharedReply:
-        """Wait for the log, on a connection of its own. One that was closed meanwhile, as idle ones are, is replaced once."""
-        wakes = self._wakes
-        for attempt in (1, 2):
-            try:
-                return self._wait_for_log(step)
-            except BROKEN:
-                if self._wakes != wakes:
-                    break
-                if attempt == 2:
-                    raise
-        return self._trip(step._replace(block=0.0))  # woken: what there is now
-
-    def _wait_for_log(self, step: ReadLog) -> SharedReply:
-        packed, count = pack(step, self._names)
-        try:
-            line = self._idle_readers.pop()
-        except IndexError:
-            line = self._connect(step.deadline)
-        self._readers.add(line)
-        try:
-            replies = line.say(packed, count, step.deadline)
-            refused(replies)
-            reply = reply_of(step, replies)
-        except BaseException:
-            line.close()
-            raise
-        finally:
-            self._readers.discard(line)
-        if self._closed:
-            line.close()
-        else:
-            self._idle_readers.append(line)
-        return reply
-
-    def wake(self) -> None:
-        """Let the readers of the log wait no longer."""
-        self._wakes += 1
-        for line in tuple(self._readers):
-            with suppress(OSError):
-                line.sock.shutdown(socket.SHUT_RDWR)
-
     def close(self) -> None:
         self._closed = True
-        self.wake()
-        while self._idle_readers:
-            self._idle_readers.pop().close()
         while self._idle:
             self._give_up(self._idle.pop())
 
@@ -270,8 +188,9 @@ class LoopRedis:
     not queues longer.
     """
 
-    def __init__(self, names: Names, make_connection: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, names: Names, make_connection: Callable[[], Any], loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
         self._names = names
+        self._bounds = bounds
         self._make_connection = make_connection
         self.loop = loop
         self._idle: list[AsyncLine] = []
@@ -305,14 +224,14 @@ class LoopRedis:
         if not self._idle:
             return False
         for step, _ in batch:
-            if step.__class__ is not Fetch:
+            if step.__class__ is not Fetch or step.strict:
                 return False
         first = min([step[1] for step, _ in batch])
         if first <= time.monotonic():
             return False
         line = self._idle.pop()
         keys = [key for step, _ in batch for key in step[0]]
-        packed, count = pack(Fetch(tuple(keys)), self._names)
+        packed, count = pack(Fetch(tuple(keys)), self._names, self._bounds)
         self._flights[line] = batch
         if self._alarm is None or first < self._alarm_at:
             self._set_alarm(first)
@@ -345,7 +264,7 @@ class LoopRedis:
         for line, batch in list(self._flights.items()):
             for step, future in batch:
                 if step.deadline <= now and not future.done():
-                    future.set_result(_failed(step, TimeoutError()))
+                    future.set_result(failed(step, TimeoutError()))
             if all(future.done() for _, future in batch):
                 del self._flights[line]
                 line.drop()  # replies may still be under way
@@ -395,7 +314,7 @@ class LoopRedis:
             now = time.monotonic()
             for step, future in batch:
                 if step.deadline <= now and not future.done():
-                    future.set_result(_failed(step, TimeoutError()))
+                    future.set_result(failed(step, TimeoutError()))
             left = [step.deadline for step, future in batch if not future.done()]
             if left:
                 self.loop.call_later(max(0.0, min(left) - now), expire)
@@ -403,24 +322,24 @@ class LoopRedis:
         return self.loop.call_later(max(0.0, first - time.monotonic()), expire)
 
     async def _trip(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
-        fetches = [(step, future) for step, future in batch if isinstance(step, Fetch)]
-        others = [(step, future) for step, future in batch if not isinstance(step, Fetch)]
+        fetches = [(step, future) for step, future in batch if isinstance(step, Fetch) and not step.strict]
+        others = [(step, future) for step, future in batch if not (isinstance(step, Fetch) and not step.strict)]
         fetch = Fetch(tuple(key for step, _ in fetches for key in step.keys)) if fetches else None
-        parts = [pack(step, self._names) for step in ([fetch] if fetch else []) + [step for step, _ in others]]
+        parts = [pack(step, self._names, self._bounds) for step in ([fetch] if fetch else []) + [step for step, _ in others]]
         replies = await self._exchange(b"".join(packed for packed, _ in parts), sum(count for _, count in parts))
         at = 0
         if fetch:
             at = parts.pop(0)[1]
             self._answer_fetches(fetches, replies[:at])
         for (step, future), (_, count) in zip(others, parts, strict=True):
-            _answer(step, future, replies[at : at + count])
+            self._answer(step, future, replies[at : at + count])
             at += count
 
     def _answer_fetches(self, fetches: _Batch, replies: list[Any]) -> None:
         fetch = Fetch(tuple([key for step, _ in fetches for key in step[0]]))
         try:
             refused(replies)
-            all_ = cast("Fetched", reply_of(fetch, replies))
+            all_ = cast("Fetched", reply_of(fetch, replies, self._names))
         except (ResponseError, WireError) as error:
             _answer_all(fetches, error)
             return
@@ -431,6 +350,15 @@ class LoopRedis:
             if not future.done():
                 future.set_result(make(Fetched, (blobs[at:end], head, now)))
             at = end
+
+    def _answer(self, step: SharedStep, future: asyncio.Future[Reply], replies: list[Any]) -> None:
+        if future.done():
+            return
+        try:
+            refused(replies)
+            future.set_result(reply_of(step, replies, self._names))
+        except (ResponseError, WireError) as error:
+            future.set_result(failed(step, error))
 
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:
         while True:
@@ -481,17 +409,7 @@ class LoopRedis:
             self._idle.pop().abandon()
 
 
-def _answer(step: SharedStep, future: asyncio.Future[Reply], replies: list[Any]) -> None:
-    if future.done():
-        return
-    try:
-        refused(replies)
-        future.set_result(reply_of(step, replies))
-    except (ResponseError, WireError) as error:
-        future.set_result(_failed(step, error))
-
-
 def _answer_all(batch: Sequence[tuple[SharedStep, asyncio.Future[Reply]]], error: BaseException) -> None:
     for step, future in batch:
         if not future.done():
-            future.set_result(_failed(step, error))
+            future.set_result(failed(step, error))

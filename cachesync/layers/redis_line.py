@@ -15,18 +15,22 @@ from contextlib import suppress
 from typing import Any, Final
 
 import hiredis
+import redis
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from cachesync.errors import PolicyError
+from cachesync.core.steps import Failed
+from cachesync.errors import LayerError, PolicyError
 from cachesync.layers import scripts
 from cachesync.layers.redis_wire import WireError, pack_all
 
 PROTOCOL: Final = 2
 """RESP version, pinned: clients differ in their default, and a push that nobody reads is an invalidation that nobody hears."""
+PUSHES: Final = 3
+"""The RESP version of the one connection that reads pushes: messages and answers come in the order in which the server sent them."""
 CONNECT_TIMEOUT: Final = 5.0
 """Seconds a connection may take to open in the background; callers wait for it no longer than their deadline."""
 READ_SIZE: Final = 262_144
@@ -37,18 +41,17 @@ BROKEN: Final = (RedisConnectionError, ConnectionError)
 """What a connection raises that had been closed from the other side."""
 
 _OPTIONS: Final[dict[str, Any]] = {
-    "protocol": PROTOCOL,
     "decode_responses": False,
     "health_check_interval": 0,
     "socket_connect_timeout": CONNECT_TIMEOUT,
 }
 
 
-def maker(pool: Any, url: str) -> Callable[[], Any]:
+def maker(pool: Any, url: str, protocol: int = PROTOCOL) -> Callable[[], Any]:
     """What makes a connection to ``url``. redis-py's pool reads the url; the connections are kept by the classes below."""
     try:
         read = pool.from_url(url)
-        options: dict[str, Any] = read.connection_kwargs | _OPTIONS
+        options: dict[str, Any] = read.connection_kwargs | _OPTIONS | {"protocol": protocol}
         if "path" not in options:
             options["socket_keepalive"] = True
         read.connection_class(**options)  # a connection object connects later: this finds options that do not exist
@@ -66,17 +69,55 @@ def refused(replies: Sequence[Any]) -> None:
             raise reply
 
 
+def failed(step: Any, error: BaseException) -> Failed:
+    """The reply to a step that could not be performed."""
+    reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
+    problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason}")
+    problem.__cause__ = error
+    return Failed(problem)
+
+
 def _lacks_script(replies: Sequence[Any]) -> bool:
     return any(reply.__class__ is ResponseError and str(reply).startswith("NOSCRIPT") for reply in replies)
 
 
-def _reader() -> Any:
+def parser() -> Any:
     """A parser of replies. An error reply is a value: what belongs to the other commands of a trip has to be read all the same."""
-    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=_MORE)
+    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=MORE)
 
 
-_MORE: Final = object()
+MORE: Final = object()
 _LOAD_SCRIPTS: Final = pack_all([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
+
+
+def connect(make_connection: Callable[[], Any], deadline: float) -> Line:
+    """A new connection, opened in a thread of its own: name look-up and dead addresses obey no timeout."""
+    connection = make_connection()
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("no time is left to connect")
+    outcome: list[BaseException | None] = []
+    done = threading.Event()
+    abandoned = threading.Event()
+
+    def open_() -> None:
+        try:
+            connection.connect()
+            outcome.append(None)
+        except BaseException as error:  # handed to the thread that waits
+            outcome.append(error)
+        finally:
+            done.set()
+            if abandoned.is_set():
+                connection.disconnect()
+
+    threading.Thread(target=open_, name="cachesync-connect", daemon=True).start()
+    if not done.wait(min(left, threading.TIMEOUT_MAX)):
+        abandoned.set()
+        raise TimeoutError("the connection did not open in time")
+    if outcome[0] is not None:
+        raise outcome[0]
+    return Line(connection)
 
 
 class Line:
@@ -91,7 +132,7 @@ class Line:
         self._connection = connection
         connection.retry = Retry(NoBackoff(), 0)
         self.sock: socket.socket = connection._sock
-        self._reader = _reader()
+        self._reader = parser()
         self._gets = self._reader.gets
 
     def say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
@@ -113,7 +154,7 @@ class Line:
         replies: list[Any] = []
         while True:
             reply = gets()
-            if reply is not _MORE:
+            if reply is not MORE:
                 replies.append(reply)
                 if len(replies) == count:
                     return replies
@@ -138,7 +179,7 @@ class AsyncLine(asyncio.Protocol):
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         connection.retry = AsyncRetry(NoBackoff(), 0)
-        self._reader = _reader()
+        self._reader = parser()
         self._gets = self._reader.gets
         self._arrive: Callable[[AsyncLine, list[Any] | Exception], None] | None = None
         self._count = 0
@@ -190,7 +231,7 @@ class AsyncLine(asyncio.Protocol):
             self._reader.feed(data)
             while len(replies) < self._count:
                 reply = self._gets()
-                if reply is _MORE:
+                if reply is MORE:
                     return
                 replies.append(reply)
         except WireError as error:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
 import hiredis
 
+from cachesync.core.bans import Floors
 from cachesync.core.names import Names
-from cachesync.core.records import EVERYTHING, KINDS, Kind, Record, RecordError, Targets, from_fields, to_fields
-from cachesync.core.stamps import EPOCH_BYTES, Stamp
+from cachesync.core.records import EVERYTHING, HARD, KINDS, SOFT, Kind, Record, RecordError, Targets, from_fields, to_fields
+from cachesync.core.stamps import EPOCH_BYTES, Lineage, Stamp
 from cachesync.core.steps import (
     Announce,
     Announced,
+    Bans,
+    Beat,
+    Confirm,
+    Discard,
+    Discarded,
     Done,
     Extend,
     Fetch,
     Fetched,
+    Heads,
+    Holder,
     Joined,
     Lease,
     Leased,
     Log,
+    ReadBans,
     ReadLog,
     Release,
+    Scan,
+    Scanned,
     Seize,
     SharedReply,
     SharedStep,
@@ -38,12 +52,24 @@ Command = tuple[bytes | int | str, ...]
 
 _pack_command: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_command
 
-LOG_LENGTH: Final = 10_000
-"""About how many records the log remembers; a reader that was away for longer rejoins."""
-MAX_BANS_STORED: Final = 50_000
-"""Bans, of all kinds together, that the shared layer remembers for processes that start."""
 LOG_PAGE: Final = 1_000
 """Records read in one trip."""
+HEAD_BYTES: Final = 16_384
+"""As much of an entry is read to judge it without its value. A header with more dependencies than fit is not judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What the shared layer keeps for all: records, for how many seconds, bans, and how long any entry may live (seconds).
+
+    ``durable`` is how many milliseconds an announcement waits for a replica to confirm it, 0 for not at all.
+    """
+
+    log_records: int = 10_000
+    log_keep: float = 600.0
+    bans: int = 50_000
+    longest_life: float = 3600.0
+    durable: int = 0
 
 
 _BLOBS: Final = frozenset({bytes, type(None)})
@@ -53,49 +79,74 @@ class WireError(Exception):
     """Redis answered what no command here asked for: another program uses these names, or a proxy is confused."""
 
 
-def commands_of(step: SharedStep, names: Names) -> list[Command]:
+def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]:
     """The commands of one trip. All but `Fetch` of several keys and the unlinking of `Announce` touch at most two slots."""
     head: Command = (b"HMGET", names.meta, b"e", b"n")
     match step:
-        case Fetch(keys):
-            return [(b"TIME",), head, *([(b"MGET", *map(names.entry, keys))] if keys else [])]
-        case Lease(key, token, milliseconds, dead):
+        case Fetch(keys, _, strict):
+            return [(b"TIME",), head, *([(b"MGET", *map(names.entry, keys))] if keys else []), *([(b"ROLE",)] if strict else [])]
+        case Lease(key, token, stamp, milliseconds, dead, over):
             refused = b"" if dead is None else b"1" + dead
-            return [(b"TIME",), head, _call(scripts.LEASE, _pair(names, key), token, milliseconds, refused)]
-        case Seize(key, token, milliseconds, unlink):
-            return [(b"TIME",), head, _call(scripts.SEIZE, _pair(names, key), token, milliseconds, b"1" if unlink else b"0")]
+            taken = b"" if over is None else b"%b %b" % (over.token.encode(), str(over.stamp).encode())
+            asked = _call(scripts.LEASE, _pair(names, key), token, str(stamp), milliseconds, refused, taken)
+            return [(b"TIME",), head, asked]
+        case Seize(key, token, stamp, milliseconds, unlink):
+            seized = _call(scripts.SEIZE, _pair(names, key), token, str(stamp), milliseconds, b"1" if unlink else b"0")
+            return [(b"TIME",), head, seized]
         case Extend(key, token, milliseconds):
             return [_call(scripts.EXTEND, (names.lease(key),), token, milliseconds)]
         case Release(key, token):
-            return [_call(scripts.RELEASE, (names.lease(key),), token)]
+            return [_call(scripts.RELEASE, (names.lease(key),), token, names.lease(key))]
         case Store(key, token, blob, milliseconds):
-            return [_call(scripts.STORE, _pair(names, key), token, blob, milliseconds)]
-        case Announce(targets, nonces, origin, unlink):
-            fields = [
-                field.encode("utf-8", "surrogatepass")
-                for one, nonce in zip(targets, nonces, strict=True)
-                for field in to_fields(one, nonce=nonce, origin=origin)
-            ]
-            log = (names.meta, names.log, names.bans)
-            return [
-                *((b"UNLINK", *_pair(names, key)) for key in unlink),
-                _call(scripts.APPEND, log, _new_epoch(), LOG_LENGTH, MAX_BANS_STORED, *fields),
-            ]
-        case ReadLog(after, block):
-            if block > 0:
-                milliseconds = max(1, round(block * 1000))
-                return [(b"XREAD", b"COUNT", LOG_PAGE, b"BLOCK", milliseconds, b"STREAMS", names.log, b"%d-0" % after.number), head]
+            return [_call(scripts.STORE, (names.lease(key), names.entry(key)), token, names.lease(key), blob, milliseconds)]
+        case Announce():
+            return _announce(step, names, bounds)
+        case ReadLog(after):
             return [head, (b"XRANGE", names.log, b"%d-0" % (after.number + 1), b"+", b"COUNT", LOG_PAGE)]
+        case Confirm():
+            return confirm(names)
         case Snapshot():
             return [_call(scripts.SNAPSHOT, (names.meta, names.log, names.bans), _new_epoch())]
+        case ReadBans(since, count):
+            found: Command = (b"ZRANGEBYSCORE", names.bans, b"%d" % since, b"(+inf", b"WITHSCORES", b"LIMIT", 0, count)
+            return [found, (b"HMGET", names.meta, b"e", b"f", b"fk", b"ft", b"fs")]
+        case Scan(cursor, count):
+            return [(b"SCAN", cursor, b"MATCH", _literally(names.entry_prefix) + b"*}", b"COUNT", count)]
+        case Heads(entries):
+            return [(b"TIME",), head, *((b"GETRANGE", name, 0, HEAD_BYTES - 1) for name in entries)]
+        case Discard(entries):
+            return [_call(scripts.DISCARD, (name,), identity) for name, identity in entries]
 
 
-def pack(step: SharedStep, names: Names) -> tuple[bytes, int]:
+def confirm(names: Names) -> list[Command]:
+    """The question where the log ends: its answers tell `beat_of`."""
+    return [(b"HMGET", names.meta, b"e", b"n", b"c", b"r"), (b"INFO", b"replication")]
+
+
+def _announce(step: Announce, names: Names, bounds: Bounds) -> list[Command]:
+    fields = [
+        field.encode("utf-8", "surrogatepass")
+        for one, nonce in zip(step.targets, step.nonces, strict=True)
+        for field in to_fields(one, nonce=nonce, origin=step.origin)
+    ]
+    limits = (bounds.log_records, round(bounds.log_keep * 1000), bounds.bans, round(bounds.longest_life * 1000))
+    keys = (names.meta, names.log, names.bans, names.again)
+    appended = _call(scripts.APPEND, keys, _new_epoch(), *limits, names.log, b"1" if step.again else b"0", *fields)
+    waited: list[Command] = [(b"WAIT", 1, bounds.durable)] if bounds.durable else []
+    return [*((b"UNLINK", *_pair(names, key)) for key in step.unlink), appended, *waited]
+
+
+def _literally(text: bytes) -> bytes:
+    """A text in a pattern of Redis (its own globs), in which it stands for itself."""
+    return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
+
+
+def pack(step: SharedStep, names: Names, bounds: Bounds) -> tuple[bytes, int]:
     """A step's commands in RESP, and how many replies they have. The commonest is written out: one trip of one key."""
-    if isinstance(step, Fetch) and len(step.keys) == 1:
+    if isinstance(step, Fetch) and len(step.keys) == 1 and not step.strict:
         name = names.entry(step.keys[0])
         return b"%b*2\r\n$4\r\nMGET\r\n$%d\r\n%b\r\n" % (_clock_and_head(names), len(name), name), 3
-    commands = commands_of(step, names)
+    commands = commands_of(step, names, bounds)
     return pack_all(commands), len(commands)
 
 
@@ -112,43 +163,70 @@ def _clock_and_head(names: Names) -> bytes:
     return pack_all([(b"TIME",), (b"HMGET", names.meta, b"e", b"n")])
 
 
-def reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
+def reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedReply:
     """What the replies mean. Raises `WireError` for replies of another shape."""
     try:
-        return _reply_of(step, replies)
+        return _reply_of(step, replies, names)
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise WireError(f"the reply to {step.__class__.__name__} can not be read: {error!r}") from error
 
 
-def _reply_of(step: SharedStep, replies: Sequence[Any]) -> SharedReply:
+def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedReply:
     if isinstance(step, Fetch):  # the commonest first
         blobs: list[Any] = replies[2] if step.keys else []
+        if step.strict and replies[-1][0] != b"master":
+            raise WireError("this server follows another one; a strict read has to be answered by the master")
         if len(blobs) != len(step.keys) or not _BLOBS.issuperset(map(type, blobs)):
             raise ValueError("not one bulk string for each key")
         return Fetched(tuple(blobs), _head(replies[1]), _milliseconds(replies[0]))
     match step:
         case Lease():
-            granted, blob = replies[2]
+            granted, blob, held = replies[2]
             if blob is not None and blob.__class__ is not bytes:
                 raise TypeError("an entry is a bulk string")
-            return Leased(granted == 1, blob, _head(replies[1]), _milliseconds(replies[0]))
+            return Leased(granted == 1, blob, _head(replies[1]), _milliseconds(replies[0]), _holder(held))
         case Seize():
             return Leased(granted=True, blob=None, head=_head(replies[1]), now=_milliseconds(replies[0]))
         case Extend() | Release() | Store():
             return Done(replies[0] == 1)
-        case Announce():
-            epoch, number = replies[-1]
-            return Announced(_stamp(epoch, number))
-        case ReadLog(after, block):
-            return _log(after, *((replies[0], replies[1]) if block > 0 else (replies[1], replies[0])), blocked=block > 0)
+        case Announce(_, _, _, unlink):
+            epoch, number = replies[len(unlink)]
+            waited = replies[len(unlink) + 1 :]
+            return Announced(_stamp(epoch, number), waited[0] if waited else None)
+        case ReadLog(after):
+            return _log(after, replies[1], replies[0])
+        case Confirm():
+            return beat_of(replies)
         case Snapshot():
             return _joined(replies[0])
+        case ReadBans(_, count):
+            return _bans(replies[0], replies[1], count)
+        case Scan():
+            cursor, found = replies[0]
+            return Scanned(tuple((name, names.key_of(name)) for name in found), int(cursor))
+        case Heads():
+            return Fetched(tuple(blob or None for blob in replies[2:]), _head(replies[1]), _milliseconds(replies[0]))
+        case Discard():
+            return Discarded(sum(replies))
 
 
-def _log(after: Stamp, found: Any, meta: Any, *, blocked: bool) -> Log:
+def beat_of(replies: Sequence[Any]) -> Beat:
+    """What the answers to `confirm` say."""
+    (epoch, number, nonce, server), info = replies
+    told = dict(line.split(b":", 1) for line in info.split(b"\r\n") if b":" in line)
+    is_same = server is not None and told.get(b"master_replid", b"") == server
+    return Beat(_head((epoch, number)), (nonce or b"").decode("ascii"), told.get(b"role") == b"master", is_same)
+
+
+def _holder(held: Any) -> Holder | None:
+    if held is None:
+        return None
+    token, _, stamp = held.decode("ascii").partition(" ")
+    return Holder(token, Stamp.parse(stamp))
+
+
+def _log(after: Stamp, found: Any, meta: Any) -> Log:
     head = _head(meta)
-    if blocked:
-        found = found[0][1] if found else []
     try:
         records = tuple(map(_record, found))
     except RecordError:
@@ -157,7 +235,7 @@ def _log(after: Stamp, found: Any, meta: Any, *, blocked: bool) -> Log:
         return Log((), head, gap=True)
     expected = range(after.number + 1, after.number + 1 + len(records))
     torn = any(record.number != number for record, number in zip(records, expected, strict=True))
-    missing = not blocked and not records and head.number > after.number
+    missing = not records and head.number > after.number
     return Log((), head, gap=True) if torn or missing else Log(records, head, gap=False)
 
 
@@ -168,13 +246,22 @@ def _record(found: Any) -> Record:
 
 
 def _joined(reply: Any) -> Joined:
-    epoch, number, floor, found = reply
+    epoch, number, nonce, cuts = reply
+    head = _stamp(epoch, number)
+    return Joined(head, nonce.decode("ascii"), Lineage(head.epoch, {str(epoch): int(cut) for epoch, cut in json.loads(cuts)}))
+
+
+def _bans(found: Any, meta: Any, count: int) -> Bans:
     bans: list[tuple[Targets, int]] = []
     for member, score in zip(found[::2], found[1::2], strict=True):
         text = member.decode("utf-8", "surrogatepass")
-        if text[:1] in KINDS and text[:1] != EVERYTHING:
-            bans.append((Targets(cast("Kind", text[0]), (text[1:],)), int(float(score))))
-    return Joined(_stamp(epoch, number), int(floor), tuple(bans))
+        kind = text[:1].lower()
+        if kind in KINDS and kind != EVERYTHING:
+            bans.append((Targets(cast("Kind", kind), (text[1:],), HARD if text[0] == kind else SOFT), int(float(score))))
+    epoch, *floors = meta
+    everything, keys, tags, soft = (int(floor or 0) for floor in floors)
+    epoch = None if epoch is None else epoch.decode("ascii")
+    return Bans(tuple(bans), len(found) == 2 * count, epoch, Floors(everything, keys, tags), soft)
 
 
 def _head(meta: Any) -> Stamp | None:

@@ -24,122 +24,261 @@ class Script:
         return cls(encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode("ascii"))
 
 
-# KEYS: entry, lease. ARGV: token, milliseconds, "" or "1" + the identity of an entry that was refused.
-# Returns {granted, entry}: an entry that is not the refused one, or a lease, or neither.
+# Sharded channels where the server has them (Redis 7), because a channel of a cluster is heard by one shard only that way.
+_PUBLISH: Final = """
+local function publish(channel, message)
+  redis.call((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', channel, message)
+end
+"""
+
+# A lease holds its token, a space, and the position at which it was asked for.
+# KEYS: entry, lease. ARGV: token, position, milliseconds, "" or "1" + the identity of an entry that was refused, "" or a lease to take
+# over. Returns {granted, entry, lease}: an entry that is not the refused one, or a lease, or who holds it.
 # A repeated question with the same token is granted again: the first answer may have been lost on its way.
 LEASE: Final = Script.of("""
 local entry = redis.pcall('GET', KEYS[1])
-if type(entry) == 'string' and (ARGV[3] == '' or string.sub(entry, 1, 88) ~= string.sub(ARGV[3], 2)) then
-  return {0, entry}
+if type(entry) == 'string' and (ARGV[4] == '' or string.sub(entry, 1, 88) ~= string.sub(ARGV[4], 2)) then
+  return {0, entry, false}
 end
 local held = redis.pcall('GET', KEYS[2])
 if type(held) == 'table' then
   redis.call('UNLINK', KEYS[2])
+  held = false
 end
-if held == ARGV[1] or redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return {1, false}
+if not held or held == ARGV[5] or string.sub(held, 1, #ARGV[1]) == ARGV[1] then
+  redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
+  return {1, false, false}
 end
-return {0, false}
+return {0, false, held}
 """)
 
-# KEYS: entry, lease. ARGV: token, milliseconds, "1" to unlink the entry. Returns 1.
+# KEYS: entry, lease. ARGV: token, position, milliseconds, "1" to unlink the entry. Returns 1.
 SEIZE: Final = Script.of("""
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-if ARGV[3] == '1' then
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
+if ARGV[4] == '1' then
   redis.call('UNLINK', KEYS[1])
 end
 return 1
 """)
 
+_IS_OWN: Final = """
+local held = redis.pcall('GET', KEYS[1])
+local own = type(held) == 'string' and string.sub(held, 1, #ARGV[1]) == ARGV[1]
+"""
+
 # KEYS: lease. ARGV: token, milliseconds. Returns 1 while the lease is the token's own.
-EXTEND: Final = Script.of("""
-if redis.pcall('GET', KEYS[1]) == ARGV[1] then
+EXTEND: Final = Script.of(
+    _IS_OWN
+    + """
+if own then
   return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 end
 return 0
-""")
+"""
+)
 
-# KEYS: lease. ARGV: token. Returns 1 if the lease was the token's own.
-RELEASE: Final = Script.of("""
-if redis.pcall('GET', KEYS[1]) == ARGV[1] then
-  return redis.call('UNLINK', KEYS[1])
+# KEYS: lease. ARGV: token, channel of those who wait. Returns 1 if the lease was the token's own.
+RELEASE: Final = Script.of(
+    _PUBLISH
+    + _IS_OWN
+    + """
+if own then
+  redis.call('UNLINK', KEYS[1])
+  publish(ARGV[2], '')
+  return 1
 end
 return 0
-""")
+"""
+)
 
-# KEYS: entry, lease. ARGV: token, envelope, milliseconds. Returns 1 if stored.
+# KEYS: lease, entry. ARGV: token, channel of those who wait, envelope, milliseconds. Returns 1 if stored.
 # An envelope has its epoch in bytes 9 to 16 and its stamp in bytes 17 to 24: a higher stamp of the same epoch is not replaced.
-STORE: Final = Script.of("""
-if redis.pcall('GET', KEYS[2]) ~= ARGV[1] then
+STORE: Final = Script.of(
+    _PUBLISH
+    + _IS_OWN
+    + """
+if not own then
   return 0
 end
-redis.call('UNLINK', KEYS[2])
-local there = redis.pcall('GETRANGE', KEYS[1], 0, 23)
-if type(there) == 'string' and #there == 24 and string.sub(there, 1, 2) == 'cS'
-  and string.sub(there, 9, 16) == string.sub(ARGV[2], 9, 16)
-  and struct.unpack('>I8', there, 17) > struct.unpack('>I8', ARGV[2], 17) then
-  return 0
+redis.call('UNLINK', KEYS[1])
+local there = redis.pcall('GETRANGE', KEYS[2], 0, 23)
+local stored = 0
+if not (type(there) == 'string' and #there == 24 and string.sub(there, 1, 2) == 'cS'
+  and string.sub(there, 9, 16) == string.sub(ARGV[3], 9, 16)
+  and struct.unpack('>I8', there, 17) > struct.unpack('>I8', ARGV[3], 17)) then
+  redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
+  stored = 1
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-return 1
-""")
+publish(ARGV[2], '')
+return stored
+"""
+)
 
-# Begins a log where there is none. The bans carry the epoch as a member of infinite score: where it is missing, bans were lost, and
-# everything stamped below the head is dead.
+# Begins a log where there is none, and an epoch where another server goes on with the log of one that is gone. Fields of meta: epoch,
+# number, nonce, server (the replication id of whoever numbers), cuts of older epochs, floors of all, keys, tags, and of what is soft,
+# marks of time, and the longest life of an entry. The bans carry the epoch as a member of infinite score: where it is missing, bans
+# were lost, and everything stamped below the head is dead.
+# KEYS: meta, log, bans. ARGV: a new epoch. Only the master may do it; any other server says so.
 _BEGIN: Final = """
 local meta, log, bans = KEYS[1], KEYS[2], KEYS[3]
-local epoch = redis.call('HGET', meta, 'e')
-if not epoch then
-  epoch = ARGV[1]
-  redis.call('UNLINK', log, bans)
-  redis.call('HSET', meta, 'e', epoch, 'n', '0', 'c', '', 'f', '0')
+local info = redis.pcall('INFO', 'replication')
+local server = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or ''
+if type(info) == 'string' and string.match(info, 'role:(%w+)') ~= 'master' then
+  return redis.error_reply('READONLY this server follows another one')
+end
+local epoch, number
+local function begin()
+  epoch, number = ARGV[1], '0'
+  redis.call('UNLINK', meta, log, bans)
+  redis.call('HSET', meta, 'e', epoch, 'n', number, 'c', '', 'r', server, 'x', '[]')
   redis.call('ZADD', bans, '+inf', 'e' .. epoch)
-elseif not redis.call('ZSCORE', bans, 'e' .. epoch) then
-  redis.call('UNLINK', bans)
-  redis.call('ZADD', bans, '+inf', 'e' .. epoch)
-  redis.call('HSET', meta, 'f', redis.call('HGET', meta, 'n'))
+end
+local found = redis.pcall('HMGET', meta, 'e', 'n', 'r', 'x')
+if not found.err then
+  epoch, number = found[1], found[2]
+end
+if not epoch or not tonumber(number) then
+  begin()
+else
+  local marked = redis.pcall('ZSCORE', bans, 'e' .. epoch)
+  if type(marked) ~= 'string' then
+    redis.call('UNLINK', bans)
+    redis.call('HSET', meta, 'f', number, 'fs', number)
+  end
+  if found[3] ~= server then
+    local cuts = cjson.decode(found[4] or '[]')
+    table.insert(cuts, 1, {epoch, tonumber(number)})
+    cuts[17] = nil
+    redis.pcall('ZREM', bans, 'e' .. epoch)
+    epoch = ARGV[1]
+    redis.call('HSET', meta, 'e', epoch, 'r', server, 'x', cjson.encode(cuts))
+    redis.call('ZADD', bans, '+inf', 'e' .. epoch)
+  elseif type(marked) ~= 'string' then
+    redis.call('ZADD', bans, '+inf', 'e' .. epoch)
+  end
 end
 """
 
-# KEYS: meta, log, bans. ARGV: a new epoch, the log's length, the bound on bans, then for each record: nonce, mode, kind, texts as a
-# JSON array, origin. Returns {epoch, number of the last record}.
+# KEYS: meta, log, bans, what was announced again. ARGV: a new epoch, the log's length, how long it remembers (ms), the bound on bans,
+# the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
+# texts as a JSON array, origin. Returns {epoch, number of the last record}.
+# Soft bans stand among the others with a capital letter for their kind. A ban that is dropped raises the floor of its kind.
 APPEND: Final = Script.of(
-    _BEGIN
+    _PUBLISH
+    + _BEGIN
     + """
-local number
-for at = 4, #ARGV, 5 do
-  local nonce, mode, kind, texts, origin = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  number = redis.call('HINCRBY', meta, 'n', 1)
+local channel, again = ARGV[6], ARGV[7] == '1'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function text_of(value)
+  return string.format('%.0f', value)
+end
+local function raise(field, value)
+  if tonumber(redis.call('HGET', meta, field) or '0') < value then
+    redis.call('HSET', meta, field, text_of(value))
+  end
+end
+local function append(nonce, mode, kind, texts, origin)
   local before = redis.call('HGET', meta, 'c') or ''
-  redis.call('XADD', log, 'MAXLEN', '~', ARGV[2], number .. '-0', 'e', epoch, 'n', number, 'c', nonce, 'p', before,
-    'm', mode, 'k', kind, 'x', texts, 'o', origin)
-  redis.call('HSET', meta, 'c', nonce)
+  local following = text_of(tonumber(number) + 1)
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], following .. '-0', 'e', epoch, 'n', following, 'c', nonce, 'p', before,
+    't', text_of(now), 'm', mode, 'k', kind, 'x', texts, 'o', origin)
+  if type(added) == 'table' and added.err then
+    begin()
+    return append(nonce, mode, kind, texts, origin)
+  end
+  number = following
+  redis.call('HSET', meta, 'n', number, 'c', nonce)
   if kind == '*' then
-    redis.call('HSET', meta, 'f', number)
+    raise(mode == 's' and 'fs' or 'f', tonumber(number))
   else
+    local letter = mode == 's' and string.upper(kind) or kind
     for _, text in ipairs(cjson.decode(texts)) do
-      redis.call('ZADD', bans, number, kind .. text)
+      redis.call('ZADD', bans, number, letter .. text)
     end
   end
-  local excess = redis.call('ZCARD', bans) - 1 - tonumber(ARGV[3])
-  if excess > 0 then
-    local dropped = redis.call('ZRANGE', bans, excess - 1, excess - 1, 'WITHSCORES')
-    redis.call('ZREMRANGEBYRANK', bans, 0, excess - 1)
-    local floor = math.max(tonumber(redis.call('HGET', meta, 'f') or '0'), tonumber(dropped[2]))
-    redis.call('HSET', meta, 'f', string.format('%.0f', floor))
+  publish(channel, '{"e":"' .. epoch .. '","n":' .. number .. ',"c":"' .. nonce .. '","p":"' .. before .. '","t":' .. text_of(now)
+    .. ',"m":"' .. mode .. '","k":"' .. kind .. '","x":' .. texts .. ',"o":"' .. origin .. '"}')
+end
+for at = 8, #ARGV, 5 do
+  local nonce, mode, kind, texts, origin = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  if again then
+    local new = {}
+    for _, text in ipairs(cjson.decode(texts)) do
+      if redis.call('SADD', KEYS[4], epoch .. mode .. kind .. text) == 1 then
+        table.insert(new, text)
+      end
+    end
+    redis.call('PEXPIRE', KEYS[4], 600000)
+    texts = #new > 0 and cjson.encode(new)
   end
+  if texts then
+    append(nonce, mode, kind, texts, origin)
+  end
+end
+local floor_of = {k = 'fk', t = 'ft', p = 'f', g = 'f', K = 'fs', T = 'fs', P = 'fs', G = 'fs'}
+local excess = redis.call('ZCARD', bans) - 1 - tonumber(ARGV[4])
+if excess > 0 then
+  local dropped = redis.call('ZRANGE', bans, 0, excess - 1, 'WITHSCORES')
+  for at = 1, #dropped, 2 do
+    raise(floor_of[string.sub(dropped[at], 1, 1)] or 'f', tonumber(dropped[at + 1]))
+  end
+  redis.call('ZREMRANGEBYRANK', bans, 0, excess - 1)
+end
+local life = math.max(tonumber(redis.call('HGET', meta, 'l') or '0'), tonumber(ARGV[5]))
+local marks = cjson.decode(redis.call('HGET', meta, 'w') or '[]')
+local newest = marks[#marks]
+if not newest or now - newest[1] > life / 8 then
+  table.insert(marks, {now, tonumber(number)})
+  local old
+  while marks[1][1] < now - life do
+    old = table.remove(marks, 1)
+  end
+  if old then
+    redis.call('ZREMRANGEBYSCORE', bans, '-inf', old[2])
+    for _, field in ipairs({'f', 'fk', 'ft', 'fs'}) do
+      raise(field, old[2])
+    end
+  end
+  redis.call('HSET', meta, 'w', cjson.encode(marks), 'l', text_of(life))
+end
+local function at_of(record)
+  for at = 1, #record[2], 2 do
+    if record[2][at] == 't' then
+      return tonumber(record[2][at + 1])
+    end
+  end
+end
+local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+if first and (at_of(first) or 0) < now - tonumber(ARGV[3]) then
+  local young
+  for _, record in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
+    young = record[1]
+    if (at_of(record) or 0) >= now - tonumber(ARGV[3]) then
+      break
+    end
+  end
+  redis.call('XTRIM', log, 'MINID', young)
 end
 return {epoch, number}
 """
 )
 
-# KEYS: meta, log, bans. ARGV: a new epoch. Returns {epoch, number, floor, {ban, number, ...}}.
+# KEYS: meta, log, bans. ARGV: a new epoch. Returns {epoch, number, nonce, cuts as JSON}.
 SNAPSHOT: Final = Script.of(
     _BEGIN
     + """
-local found = redis.call('HMGET', meta, 'n', 'f')
-return {epoch, found[1] or '0', found[2] or '0', redis.call('ZRANGE', bans, 0, -1, 'WITHSCORES')}
+local last = redis.call('HMGET', meta, 'c', 'x')
+return {epoch, number, last[1] or '', last[2] or '[]'}
 """
 )
 
-ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT)
+# KEYS: an entry. ARGV: its identity, the first 88 bytes. Returns 1 if it was deleted: another one may have come meanwhile.
+DISCARD: Final = Script.of("""
+if redis.pcall('GETRANGE', KEYS[1], 0, 87) == ARGV[1] then
+  return redis.call('UNLINK', KEYS[1])
+end
+return 0
+""")
+
+ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD)

@@ -1,0 +1,66 @@
+"""Gathering: what a computation finds out about its own result while it runs.
+
+A cached function that is called inside another one's computation is something the outer result is made of: its key, its tags and its
+freshness are inherited. A context variable carries the gathering along, into tasks and into threads that copy their context.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, Final, ParamSpec, TypeVar
+
+from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
+from cachesync.core.records import KEY
+from cachesync.core.steps import Called
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Gathering:
+    """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale."""
+
+    __slots__ = ("_found", "is_stale", "until")
+
+    def __init__(self) -> None:
+        self._found: dict[Dependency, None] = {}
+        self.until = math.inf
+        self.is_stale = False
+
+    @property
+    def dependencies(self) -> tuple[Dependency, ...]:
+        return bounded(self._found)
+
+    def add(self, dependencies: Iterable[Dependency]) -> None:
+        """Depend on these too. Beyond the number that is told apart, more of them change nothing."""
+        if len(self._found) <= MAX_DEPENDENCIES:
+            self._found.update(dict.fromkeys(dependencies))
+
+    def take_in(self, key: str, called: Called) -> None:
+        """A cached value was used."""
+        self.add((Dependency(KEY, key), *called.dependencies))
+        self.until = min(self.until, called.until)
+        self.is_stale = self.is_stale or called.is_stale
+
+
+gathering: Final[ContextVar[Gathering | None]] = ContextVar("cachesync_gathering", default=None)
+"""That of the computation which runs here, ``None`` outside of any."""
+
+
+def in_context(function: Callable[P, R]) -> Callable[P, R]:
+    """``function``, to be run in another thread as a part of the computation that runs here.
+
+    An executor's threads know nothing of it otherwise, and what they read from the cache would not be inherited. ``asyncio.to_thread``
+    and tasks carry their context along by themselves. The function may be run several times, also side by side.
+    """
+    context = contextvars.copy_context()
+
+    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+        mine: Any = context.copy()  # one context runs in one thread at a time
+        result: R = mine.run(function, *args, **kwargs)
+        return result
+
+    return carried

@@ -1,0 +1,47 @@
+"""Freshness: until when a value may be served, and as what.
+
+A value is fresh for its lifetime, and then stale for as long as its policy says (``stale_while_revalidate``; RFC 5861, 3, gives that
+word to HTTP). A soft invalidation ends its freshness at once and leaves the stale window, counted from there. A hard one leaves
+nothing: that is judged elsewhere, by bans.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from cachesync.core.entry import NEVER
+from cachesync.core.policy import Policy
+
+
+class Life(NamedTuple):
+    """A value is fresh before ``fresh`` and may be served stale before ``stale``: seconds, monotonic clock."""
+
+    fresh: float
+    stale: float
+
+    def is_over(self, now: float) -> bool:
+        """May it not be served at all any more?"""
+        return now >= self.fresh and now >= self.stale
+
+
+def life_of(policy: Policy, made: float, fresh: float, softened: float | None) -> Life:
+    """The life of a value whose computation began at ``made``, for ``fresh`` seconds; ``softened`` is when it was softly invalidated."""
+    end, window = made + fresh, policy.stale_while_revalidate
+    if softened is not None:
+        end = min(end, softened)
+    return Life(end, end + window if window else NEVER)
+
+
+def longest_freshness(policy: Policy, value: object) -> float:
+    """How long the policy of today lets such a value be fresh, seconds: it caps what was allowed when the entry was made."""
+    if value is None and policy.negative_ttl is not None:
+        return policy.negative_ttl * (1 + policy.jitter)
+    if policy.ttl is None:
+        return math.inf if policy.max_ttl is None else policy.max_ttl
+    return policy.ttl * (1 + policy.jitter)
+
+
+def deaf_window(policy: Policy) -> float:
+    """How long beyond ``max_lag`` copies are served stale where the log can not be heard, seconds."""
+    return max(policy.stale_while_revalidate, policy.stale_if_error) if policy.on_disconnect == "serve" else 0.0

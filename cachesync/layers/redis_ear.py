@@ -1,0 +1,206 @@
+"""The ear: the one connection of a process on which it hears what is published.
+
+It speaks RESP 3, so that messages and the answers to its own questions come one after the other, in the order in which the server sent
+them: when the answer "the log ends at 121" is read, everything that was published before it has been read too. Besides the log it
+hears when the leases end that somebody in this process waits for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import hiredis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from cachesync.core.names import Names
+from cachesync.core.records import Record, RecordError, from_message
+from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
+from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
+from cachesync.layers.redis_wire import Command, beat_of, confirm, pack_all
+
+_SUBSCRIBED: Final = frozenset({b"ssubscribe", b"subscribe"})
+_MESSAGES: Final = frozenset({b"smessage", b"message"})
+_UNSUBSCRIBED: Final = frozenset({b"sunsubscribe", b"unsubscribe"})
+
+
+class RedisEar:
+    """Hears one namespace. `perform` is called by one thread; ``watch``, ``unwatch``, ``wake`` and ``close`` by any.
+
+    ``connect`` opens a connection before a deadline (seconds, monotonic clock).
+    """
+
+    def __init__(self, names: Names, connect: Callable[[float], Line]) -> None:
+        self._names = names
+        self._connect = connect
+        self._question = pack_all(confirm(names))
+        self._line: Line | None = None
+        self._parser = parser()
+        self._is_sharded = True
+        self._asked: deque[float] = deque()  # when questions were sent that have no answer yet
+        self._answers: list[Any] = []
+        self._watched: dict[bytes, str] = {}  # channels besides the log's, with their keys
+        self._orders: deque[tuple[bool, bytes]] = deque()  # channels to hear from now on, or no more
+        self._waker, self._wake_up = os.pipe()
+        os.set_blocking(self._waker, False)
+        os.set_blocking(self._wake_up, False)
+        self._closed = False
+
+    def perform(self, step: Hear, /) -> Heard | Failed:
+        """Wait for what comes. A failure ends the connection; the next step opens another one."""
+        try:
+            return self._hear(step)
+        except TROUBLE as error:
+            self._drop()
+            return failed(step, error)
+
+    def watch(self, key: str) -> None:
+        """Hear when the lease of ``key`` ends."""
+        channel = self._names.lease(key)
+        self._watched[channel] = key
+        self._orders.append((True, channel))
+        self.wake()
+
+    def unwatch(self, key: str) -> None:
+        """Hear it no more."""
+        channel = self._names.lease(key)
+        self._watched.pop(channel, None)
+        self._orders.append((False, channel))
+
+    def wake(self) -> None:
+        """Let `perform` return at once."""
+        with suppress(OSError):
+            os.write(self._wake_up, b"x")
+
+    def close(self) -> None:
+        """End the connection. To be called when nobody is in `perform` any more."""
+        if not self._closed:
+            self._closed = True
+            self._drop()
+            os.close(self._waker)
+            os.close(self._wake_up)
+
+    # --- one connection -----------------------------------------------------------------------------------------------------------
+
+    def _open(self, step: Hear) -> Line:
+        """Subscribe, and wait until the server says so: what is read of the log afterwards misses nothing."""
+        deadline = time.monotonic() + step.patience
+        line = self._line = self._connect(deadline)
+        self._parser, self._answers = parser(), []
+        self._asked.clear()
+        self._orders.clear()
+        self._subscribe(line, self._names.log)
+        waiting = True
+        while waiting:
+            self._fill(line, deadline - time.monotonic())
+            while (reply := self._parser.gets()) is not MORE:
+                if isinstance(reply, hiredis.PushNotification) and reply[0] in _SUBSCRIBED:
+                    waiting = False
+                elif isinstance(reply, ResponseError) and self._is_sharded:
+                    self._is_sharded = False  # before Redis 7
+                    self._subscribe(line, self._names.log)
+                elif isinstance(reply, ResponseError):
+                    raise reply
+        for channel in tuple(self._watched):
+            self._subscribe(line, channel)
+        return line
+
+    def _subscribe(self, line: Line, channel: bytes) -> None:
+        self._send(line, (b"SSUBSCRIBE" if self._is_sharded else b"SUBSCRIBE", channel))
+
+    def _send(self, line: Line, command: Command) -> None:
+        line.sock.sendall(pack_all([command]))
+
+    def _fill(self, line: Line, seconds: float) -> None:
+        """Read what is there, waiting for it up to ``seconds``. Raises ``TimeoutError``."""
+        if seconds <= 0:
+            raise TimeoutError
+        line.sock.settimeout(seconds)
+        data = line.sock.recv(READ_SIZE)
+        if not data:
+            raise RedisConnectionError("the server closed the connection")
+        self._parser.feed(data)
+
+    def _hear(self, step: Hear) -> Heard:
+        line = self._line or self._open(step)
+        until = time.monotonic() + step.seconds
+        if step.beat:
+            self._asked.append(time.monotonic())
+            line.sock.settimeout(step.patience)
+            line.sock.sendall(self._question)
+        while True:
+            while self._orders:
+                begin, channel = self._orders.popleft()
+                name = b"SUBSCRIBE" if begin else b"UNSUBSCRIBE"
+                self._send(line, (b"S" + name if self._is_sharded else name, channel))
+            items = self._items()
+            now = time.monotonic()
+            if items or now >= until:
+                return Heard(tuple(items))  # an answer that is late is waited for the next time
+            limit = until
+            if self._asked:
+                limit = min(limit, self._asked[0] + step.patience)
+                if now >= limit:
+                    raise TimeoutError
+            if self._wait(line, limit - now):
+                return Heard(())
+
+    def _wait(self, line: Line, seconds: float) -> bool:
+        """Wait for something to read, and read it. True where somebody wants to be heard instead."""
+        pending = getattr(line.sock, "pending", None)
+        if pending is None or not pending():  # TLS may hold what it has read already
+            poll = select.poll()
+            poll.register(line.sock, select.POLLIN)
+            poll.register(self._waker, select.POLLIN)
+            ready = [descriptor for descriptor, _ in poll.poll(max(0.0, seconds) * 1000)]
+            if self._waker in ready:
+                with suppress(BlockingIOError):
+                    os.read(self._waker, 4096)
+                if line.sock.fileno() not in ready:
+                    return not self._orders
+            if not ready:
+                return False
+        self._fill(line, 1.0)
+        return False
+
+    def _items(self) -> list[Record | Torn | Beat | Woken]:
+        items: list[Record | Torn | Beat | Woken] = []
+        while (reply := self._parser.gets()) is not MORE:
+            if isinstance(reply, hiredis.PushNotification):
+                item = self._pushed(*reply[:3])
+                if item is not None:
+                    items.append(item)
+            else:
+                if isinstance(reply, ResponseError):
+                    raise reply
+                self._answers.append(reply)
+                if len(self._answers) == 2:
+                    items.append(beat_of(self._answers)._replace(asked=self._asked.popleft()))
+                    self._answers = []
+        return items
+
+    def _pushed(self, kind: bytes, channel: bytes, message: Any) -> Record | Torn | Woken | None:
+        if channel == self._names.log:
+            if kind in _UNSUBSCRIBED:
+                raise RedisConnectionError("the server ended the subscription")
+            return _record_of(message) if kind in _MESSAGES else None
+        key = self._watched.get(channel)
+        return None if key is None or kind in _UNSUBSCRIBED else Woken(key)
+
+    def _drop(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+
+def _record_of(message: bytes) -> Record | Torn:
+    try:
+        return from_message(message.decode("utf-8", "surrogatepass"))
+    except (RecordError, UnicodeDecodeError):
+        return Torn()
