@@ -1,13 +1,15 @@
 """cachesync keeps the copies of your data in local memory, Redis and the browser in step."""
 
-from cachesync.cache import MISSING, Cache, FunctionStats, Stats
+from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, Stats
 from cachesync.coordination.events import Event
+from cachesync.coordination.gathering import in_context
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.entry import Entry
 from cachesync.core.policies import Policies
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
+from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
 from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, PolicyError
 from cachesync.layers.codecs import PickleCodec
@@ -34,6 +36,7 @@ __all__ = [
     "KeyTemplateError",
     "LayerError",
     "LocalMemory",
+    "LogStats",
     "MemoryShared",
     "PickleCodec",
     "Policies",
@@ -43,5 +46,7 @@ __all__ = [
     "Settings",
     "Stamp",
     "Stats",
+    "Swept",
+    "in_context",
     "load_settings",
 ]

@@ -23,7 +23,7 @@ from cachesync.coordination.operations import Operations, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.site import Site
-from cachesync.coordination.stats import FunctionStats, Stats, stats_of
+from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
 from cachesync.coordination.wrapper import plan
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
@@ -35,6 +35,7 @@ from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called
+from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
 from cachesync.layers.codecs import codec_for, return_annotation
@@ -315,6 +316,18 @@ class Cache:
         """As `stamp`."""
         return cast("Stamp", await self._operations.arun(self._operations.standing()))
 
+    def sweep(self, progress: Callable[[Swept], object] | None = None) -> Swept:
+        """Delete from Redis what was invalidated and is refused already, and count it. It costs time, and is never needed for
+        correctness.
+
+        ``progress`` is told the sums after each page. Raises ``LayerError`` if Redis can not be asked.
+        """
+        return cast("Swept", self._operations.run(self._operations.sweeping(progress)))
+
+    async def asweep(self, progress: Callable[[Swept], object] | None = None) -> Swept:
+        """As `sweep`."""
+        return cast("Swept", await self._operations.arun(self._operations.sweeping(progress)))
+
     # --- looking ------------------------------------------------------------------------------------------------------------------
 
     def ttl(self, name: str) -> float:
@@ -327,7 +340,7 @@ class Cache:
 
     def stats(self) -> Stats:
         """What this process has done so far, by function."""
-        return stats_of(self._registry.sites(), self._engine.local.usage(), self._engine.ledger.position)
+        return stats_of(self._registry.sites(), self._engine.local.usage(), log_stats(self._engine))
 
     def on_event(self, listener: Listener) -> Listener:
         """Tell ``listener`` of every event (``coordination.events`` has the catalogue). Returns it, so that it may decorate."""
@@ -472,4 +485,4 @@ def _targets(patterns: Sequence[str], tags: Iterable[str], soft: bool) -> tuple[
     return targets
 
 
-__all__ = ["MISSING", "AsyncUpdate", "Cache", "Decorate", "FunctionStats", "Missing", "Stats", "SystemClock", "Update"]
+__all__ = ["MISSING", "AsyncUpdate", "Cache", "Decorate", "FunctionStats", "LogStats", "Missing", "Stats", "SystemClock", "Update"]

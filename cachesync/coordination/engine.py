@@ -51,6 +51,8 @@ from cachesync.core.steps import (
     Rejoin,
     Release,
     Settle,
+    Sift,
+    Sifted,
     Stands,
     Ticket,
     Wake,
@@ -100,6 +102,8 @@ class Engine:
         self.ledger = self._new_ledger()
         self.losses = 0
         """Records that were applied here and that the log has lost."""
+        self.violations = 0
+        """Times an audit of this process found another one that would have served what was invalidated."""
         self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
@@ -116,6 +120,7 @@ class Engine:
             Reaches: self.reaches,
             Wake: self.wake,
             Outdated: self.outdated,
+            Sift: self.sift,
             Begin: self.begin,
             Encode: self.encode,
             Keep: self.keep,
@@ -374,6 +379,24 @@ class Engine:
             ledger = self.ledger
             mine.pends = ledger.pends
             return self.flights.join(mine), Arrival(ledger.position, ledger.pends)
+
+    def sift(self, step: Sift) -> Sifted:
+        """What may never be served again: of a dead epoch, below a floor, or hit by a hard invalidation. Stale entries live on."""
+        dead: list[tuple[bytes, bytes]] = []
+        unjudged = 0
+        with self.lock:
+            ledger = self.ledger
+            for name, key, head in step.entries:
+                try:
+                    header, _ = unseal(head)
+                except EnvelopeError:
+                    unjudged += 1
+                    continue
+                number = ledger.lineage.number(header.stamp)
+                # A long key's name is a hash: no pattern can be tried on it, and what matches only that way lives its time.
+                if number is None or ledger.refuses(key or "", header.dependencies, number, own=header.own):
+                    dead.append((name, head[:IDENTITY]))
+        return Sifted(tuple(dead), unjudged)
 
     def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
         """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.

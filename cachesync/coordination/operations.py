@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from cachesync.coordination.engine import BEHIND, Engine
 from cachesync.coordination.gathering import gathering
-from cachesync.coordination.log_reader import LogReader
+from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import Entry
@@ -33,7 +33,9 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, written
 from cachesync.core.stamps import NOWHERE, Stamp
 from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Refused, Step
+from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.tuples import make
+from cachesync.errors import LayerError
 
 
 class Operations:
@@ -245,6 +247,22 @@ class Operations:
         """The value is not replaced after all, or has been: the lease is given back."""
         self.engine.forsake(seized.token)
         yield from self.engine.take_forsaken(seized.token)
+
+    def sweeping(self, progress: Callable[[Swept], object] | None) -> Generator[Step, Any, Swept]:
+        """Delete what is dead from the shared layer, page by page. Raises ``LayerError`` where it fails."""
+        engine = self.engine
+        swept, cursor = Swept(), -1
+        if engine.shared is None:
+            return swept
+        self.awake()
+        while cursor:
+            page = yield from sweep_page(max(cursor, 0), swept, engine.now() + PATIENCE)
+            if isinstance(page, Failed):
+                raise page.error if isinstance(page.error, LayerError) else LayerError(str(page.error))
+            cursor, swept = page
+            if progress is not None:
+                progress(swept)
+        return swept
 
     def standing(self) -> Generator[Step, Any, Stamp]:
         """The position that this process has applied, after joining the log if it has not yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from cachesync.coordination.engine import Engine
 from cachesync.coordination.site import Site
 from cachesync.core.stamps import Stamp
 from cachesync.protocols import Usage
@@ -37,13 +38,39 @@ class FunctionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class LogStats:
+    """How this process stands with the log of invalidations."""
+
+    position: Stamp | None
+    """How far it is applied here; ``None`` before the process has joined it."""
+    is_heard: bool
+    """Whether it was heard within ``max_lag``: copies are fresh only then."""
+    lag: float
+    """Seconds since it was last known to be heard up to its end; 0 in a system of one process, infinite before the first time."""
+    bans: int
+    """Invalidations that are remembered here, to refuse what is older."""
+    pending: int
+    """Invalidations of this process that have no number yet."""
+    queued: int
+    """Those among them that wait because the shared layer is away."""
+    losses: int
+    """Invalidations that were applied here and lost by a server that took over (event ``possible_loss``)."""
+    violations: int
+    """Times an audit found a process that would have served what was invalidated (event ``violation``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What this process has done so far."""
 
     functions: Mapping[str, FunctionStats]
     local: Usage
-    position: Stamp | None
-    """How far the log of invalidations is applied here."""
+    log: LogStats
+
+    @property
+    def position(self) -> Stamp | None:
+        """How far the log of invalidations is applied here."""
+        return self.log.position
 
     @property
     def total(self) -> FunctionStats:
@@ -53,7 +80,22 @@ class Stats:
         return FunctionStats(*(sum(getattr(row, name) for row in rows) for name in names))
 
 
-def stats_of(sites: Iterable[Site], local: Usage, position: Stamp | None) -> Stats:
+def log_stats(engine: Engine) -> LogStats:
+    """How an engine's process stands with the log."""
+    now, ledger = engine.now(), engine.ledger
+    return LogStats(
+        position=ledger.position,
+        is_heard=engine.is_heard(now),
+        lag=max(0.0, now - ledger.contact),
+        bans=len(ledger.bans) + len(ledger.soft),
+        pending=len(ledger.pending),
+        queued=len(ledger.queued),
+        losses=engine.losses,
+        violations=engine.violations,
+    )
+
+
+def stats_of(sites: Iterable[Site], local: Usage, log: LogStats) -> Stats:
     """Count by function. Functions that share a shelf share its hits: they are counted at the first of them."""
     counted: set[int] = set()
     functions: dict[str, FunctionStats] = {}
@@ -68,4 +110,4 @@ def stats_of(sites: Iterable[Site], local: Usage, position: Stamp | None) -> Sta
         functions[name] = FunctionStats(
             hits, counts.shared_hits, counts.computed, counts.joined, counts.failed, counts.stored, counts.not_stored
         )
-    return Stats(functions, local, position)
+    return Stats(functions, local, log)

@@ -109,7 +109,10 @@ def seal(header: Header, payload: bytes) -> bytes:
 
 
 def unseal(blob: bytes) -> tuple[Header, memoryview]:
-    """Header and payload of stored bytes. Raises `EnvelopeError` for anything that is not an envelope of this format."""
+    """Header and payload of stored bytes, or of their beginning as far as the header goes.
+
+    Raises `EnvelopeError` for anything that is not an envelope of this format.
+    """
     try:
         magic, form, flags, length, epoch, number, own, made, fresh, stale, error, schema, key_id, digest, count = _FIXED.unpack_from(blob)
     except struct.error as problem:

@@ -466,6 +466,19 @@ class Await(NamedTuple):
     seconds: float
 
 
+class Sift(NamedTuple):
+    """Find the dead among entries. Answered by `Sifted`. Each has a name, its key where that is known, and the beginning of its bytes."""
+
+    entries: tuple[tuple[bytes, str | None, bytes], ...]
+
+
+class Sifted(NamedTuple):
+    """Names and identities of the dead, and how many entries could not be judged."""
+
+    dead: tuple[tuple[bytes, bytes], ...]
+    unjudged: int
+
+
 class Outdated(NamedTuple):
     """Whether what is computed under another one's lease is known to be refused: its position is before an invalidation that matches.
 
@@ -511,9 +524,8 @@ class Settle(NamedTuple):
     reply: Announced | Failed | None
 
 
-LocalStep: TypeAlias = (
-    Hear | Admit | Position | Apply | Rejoin | Reaches | Contact | Wake | Outdated | Begin | Call | Encode | Keep | Join | Each | Await
-)
-Step: TypeAlias = SharedStep | LocalStep | Pend | Settle
+LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Sift
+LocalStep: TypeAlias = Admit | Outdated | Begin | Call | Encode | Keep | Join | Each | Await | Pend | Settle
+Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]
 """Whatever is asked step by step."""
