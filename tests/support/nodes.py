@@ -21,6 +21,7 @@ import asyncio
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.operations import Operations
 from cachesync.coordination.site import Site
 from cachesync.core.settings import CoordinationSettings, Settings
-from cachesync.core.steps import Reply, SharedStep
-from cachesync.protocols import AsyncSharedLayer, Clock, Shared, SharedLayer
+from cachesync.core.steps import Beat, Failed, Hear, Heard, Reply, SharedStep
+from cachesync.protocols import AsyncSharedLayer, Clock, Ear, Shared, SharedLayer
 
 LONG: Final = 20.0
 """Seconds after which something that should have happened has not."""
@@ -77,11 +78,46 @@ def sites_of(cache: Cache) -> tuple[Site, ...]:
     return cache._registry.sites()  # pyright: ignore[reportPrivateUsage] - there is no public way to them, on purpose
 
 
+class AnsweredEar:
+    """An ear that counts the answers to the question where the log ends."""
+
+    def __init__(self, inner: Ear) -> None:
+        self._inner = inner
+        self.answers = 0
+
+    def perform(self, step: Hear, /) -> Heard | Failed:
+        heard = self._inner.perform(step)
+        if isinstance(heard, Heard):
+            self.answers += sum(isinstance(item, Beat) for item in heard.items)
+        return heard
+
+    def watch(self, key: str) -> None:
+        self._inner.watch(key)
+
+    def unwatch(self, key: str) -> None:
+        self._inner.unwatch(key)
+
+    def wake(self) -> None:
+        self._inner.wake()
+
+    def close(self) -> None:
+        self._inner.close()
+
+
 def read_log(cache: Cache) -> bool:
-    """Let a cache with ``listen=False`` read the log as its reader would, without waiting. False when the layer failed."""
-    reader = operations_of(cache).reader
-    reader._block = 0.0  # pyright: ignore[reportPrivateUsage] - a turn would wait for news
-    return reader.turn()
+    """Let a cache with ``listen=False`` hear the log as its reader would, up to where it ends now. False when the layer failed."""
+    engine, reader = engine_of(cache), operations_of(cache).reader
+    assert engine.shared is not None
+    ear = engine.waiters.ear
+    if not isinstance(ear, AnsweredEar):
+        ear = engine.waiters.ear = AnsweredEar(engine.shared.ear())
+        weakref.finalize(cache, ear.close)
+    before = ear.answers
+    reader._due = 0.0  # pyright: ignore[reportPrivateUsage] - the master is asked now
+    while ear.answers == before:
+        if not reader.turn():
+            return False
+    return True
 
 
 class Gate:
@@ -229,8 +265,8 @@ class HoldingShared:
                     return held.gate
         return None
 
-    def wake(self) -> None:
-        self.inner.wake()
+    def ear(self) -> Ear:
+        return self.inner.ear()
 
     def close(self) -> None:
         self.inner.close()
