@@ -11,7 +11,6 @@ import copy
 import math
 import os
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
@@ -61,6 +60,7 @@ from cachesync.core.tuples import make
 from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
+from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
@@ -96,7 +96,7 @@ class Engine:
         self.now = clock.monotonic
         self.events = events
         self.origin = os.urandom(6).hex()
-        self.lock = threading.RLock()  # a finalizer may run anywhere, and ask this cache in the same thread
+        self.lock = lock_across_forks()  # re-entrant: a finalizer may run anywhere, and ask this cache in the same thread
         self.flights = Flights()
         self.waiters = Waiters()
         self.ledger = self._new_ledger()
@@ -559,17 +559,20 @@ class Engine:
         self.events.send("layer_recovered", layer="shared")
 
     def after_fork(self) -> None:
-        """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard."""
-        self.lock = threading.RLock()
+        """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard.
+
+        Invalidations that were queued are announced by both: the parent may be gone before it can.
+        """
         self.flights = Flights()
-        self.waiters = Waiters()
+        ear, self.waiters = self.waiters.ear, Waiters()
+        if ear is not None:
+            ear.close()
         self.leases, self.forsaken = {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()
             self.ledger.contact = -ALWAYS
-        self.ledger.pending, self.ledger.queued = [], []  # the parent announces them
-        self.ledger.turn()
+        self.ledger.keep_queued()
 
 
 def tags_of(texts: Any) -> tuple[Dependency, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, cast
 
 from cachesync.coordination.engine import BEHIND, Engine
+from cachesync.coordination.events import logger
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
@@ -36,6 +36,7 @@ from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetc
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
+from cachesync.layers.forks import lock_across_forks
 
 
 class Operations:
@@ -330,7 +331,7 @@ def own_copy(policy: Policy, value: Any) -> Any:
 
 
 _alive: weakref.WeakSet[Operations] = weakref.WeakSet()
-_alive_lock = threading.Lock()
+_alive_lock = lock_across_forks()
 
 
 def _survive_forks(operations: Operations) -> None:
@@ -339,10 +340,11 @@ def _survive_forks(operations: Operations) -> None:
 
 
 def _after_fork() -> None:
-    global _alive_lock
-    _alive_lock = threading.Lock()
     for operations in list(_alive):
-        operations.after_fork()
+        try:
+            operations.after_fork()
+        except Exception:  # of a layer that was plugged in: the other caches have to be put in order all the same
+            logger.exception("a cache could not be put in order after a fork")
 
 
 if hasattr(os, "register_at_fork"):

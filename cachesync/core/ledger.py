@@ -211,6 +211,12 @@ class Ledger:
             self.queued = [everything]
             self.turn()
 
+    def keep_queued(self) -> None:
+        """Forget what is on its way to the log by other hands; what waits goes on waiting."""
+        waiting = (*self.queued, *(ticket for ticket, _ in self._elsewhere))
+        self.pending = [ticket for ticket in self.pending if ticket in waiting]
+        self.turn()
+
     def settle(self, ticket: Ticket, last: Stamp, now: float) -> None:
         """The ticket's records have their numbers, ``last`` being that of the last one. ``now`` is seconds, monotonic clock."""
         if ticket in self.queued:

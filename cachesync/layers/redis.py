@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from cachesync.core.names import Names
 from cachesync.core.steps import Fetch, Fetched, Reply, SharedReply, SharedStep
 from cachesync.core.tuples import make
 from cachesync.layers.redis_ear import RedisEar
-from cachesync.layers.redis_line import BROKEN, PUSHES, TROUBLE, AsyncLine, Line, connect, failed, maker, refused
+from cachesync.layers.redis_line import BROKEN, PUSHES, TROUBLE, AsyncLine, Line, connect, failed, let_go, maker, refused
 from cachesync.layers.redis_wire import Bounds, WireError, pack, reply_of
 
 MAX_CONNECTIONS: Final = 32
@@ -44,14 +45,22 @@ class RedisShared:
     def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self.names = Names.of(namespace)
         self.bounds = bounds
-        self._make_connection = maker(redis.ConnectionPool, url)
-        self._make_async = maker(redis.asyncio.ConnectionPool, url)
-        self._make_ear = maker(redis.ConnectionPool, url, PUSHES)
-        self._max_connections = max_connections
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()  # redis-py's connections, in both colours
+        self._make_connection = self._noting(maker(redis.ConnectionPool, url))
+        self._make_async = self._noting(maker(redis.asyncio.ConnectionPool, url))
+        self._make_ear = self._noting(maker(redis.ConnectionPool, url, PUSHES))
         self._lock = threading.Lock()
         self.sync = ThreadRedis(self.names, self._make_connection, max_connections, bounds)
         self._loops: dict[asyncio.AbstractEventLoop, LoopRedis] = {}  # those of closed loops go when another loop comes
         self._latest: LoopRedis | None = None
+
+    def _noting(self, make: Callable[[], Any]) -> Callable[[], Any]:
+        def noting() -> Any:
+            connection = make()
+            self._opened.add(connection)
+            return connection
+
+        return noting
 
     def of_loop(self) -> LoopRedis:
         loop = asyncio.get_running_loop()
@@ -83,10 +92,22 @@ class RedisShared:
         self.close()
 
     def after_fork(self) -> None:
-        """The child opens connections of its own; redis-py closes the copies of the parent's without ending them."""
+        """The child opens connections of its own, and lets go of its copies of the parent's sockets without a word to the server.
+
+        The parent's threads and loops do not run here, and what they hold is never let go by itself. Loops are kept as they are:
+        ending their tasks would run the parent's ``finally`` blocks here.
+        """
+        for connection in list(self._opened):
+            let_go(connection)
+        self._opened.clear()
+        _left_behind.extend(self._loops.values())
         self._lock = threading.Lock()
-        self.sync = ThreadRedis(self.names, self._make_connection, self._max_connections, self.bounds)
+        self.sync = self.sync.reborn()
         self._loops, self._latest = {}, None
+
+
+_left_behind: Final[list[LoopRedis]] = []
+"""In a forked child: what belongs to loops of the parent."""
 
 
 class ThreadRedis:
@@ -97,11 +118,18 @@ class ThreadRedis:
         self._bounds = bounds
         self._make_connection = make_connection
         self._idle: deque[Line] = deque()  # used from one end: the connection used last is the likeliest alive
+        self._max_connections = max_connections
         self._room = max_connections  # how many more may be opened
         self._lock = threading.Lock()  # taken directly: an interrupted Condition.__enter__ would never give it back
         self._returned = threading.Condition(self._lock)
         self._waiting = 0
         self._closed = False
+
+    def reborn(self) -> ThreadRedis:
+        """The same without any connection, closed if it was closed."""
+        other = ThreadRedis(self._names, self._make_connection, self._max_connections, self._bounds)
+        other._closed = self._closed
+        return other
 
     def perform(self, step: SharedStep, /) -> Reply:
         try:

@@ -69,6 +69,18 @@ def refused(replies: Sequence[Any]) -> None:
             raise reply
 
 
+def let_go(connection: Any) -> None:
+    """Close this process's copy of a connection's socket, which another process goes on using: nothing is sent, and no loop is told."""
+    sock = getattr(connection, "_sock", None)
+    writer = getattr(connection, "_writer", None)
+    if sock is None and writer is not None:
+        seen = writer.transport.get_extra_info("socket")
+        sock = getattr(seen, "_sock", seen)
+    if sock is not None:
+        with suppress(OSError):
+            sock.close()
+
+
 def failed(step: Any, error: BaseException) -> Failed:
     """The reply to a step that could not be performed."""
     reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
