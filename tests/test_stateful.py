@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cachesync import Cache, MemoryShared, Policy
+from cachesync.coordination.engine import Arrival
 from cachesync.coordination.flights import Flight
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core import flows
@@ -26,16 +27,16 @@ from cachesync.core.settings import CoordinationSettings, Settings
 from cachesync.core.steps import (
     Announce,
     Announced,
+    Await,
     Begin,
     Call,
     Called,
     Encode,
     Fetch,
+    Hear,
     Join,
-    Later,
     Lease,
     Pend,
-    ReadLog,
     Refused,
     Seize,
     Settle,
@@ -44,7 +45,20 @@ from cachesync.core.steps import (
     Waited,
 )
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, KINDS, Colour, HoldingShared, LoopThread, Node, Origin, engine_of, operations_of, read_log, sites_of
+from support.nodes import (
+    COLOURS,
+    KINDS,
+    AnsweredEar,
+    Colour,
+    HoldingShared,
+    LoopThread,
+    Node,
+    Origin,
+    engine_of,
+    operations_of,
+    read_log,
+    sites_of,
+)
 
 NUMBERS: Final = tuple(range(1, 3))
 TTL: Final = 30.0
@@ -107,6 +121,7 @@ class StoryNode:
         self.operations = operations_of(self.cache)
         self.owed = dict.fromkeys(NUMBERS, 0)
         self.computations = 0
+        self.engine.waiters.ear = AnsweredEar(memory.ear())  # nobody listens: a hand does, or a whole turn of the reader
         self._threads = ThreadWorld(self.engine)
         self._loops = LoopWorld(self.engine)
 
@@ -130,7 +145,7 @@ class StoryNode:
 
     def perform(self, step: Step, colour: Colour) -> Any:
         """Answer one step as the world of this colour does."""
-        if colour == "def":
+        if colour == "def" or isinstance(step, Hear):
             return self._threads.perform(step)
         handler = self.engine.here.get(type(step))
         if handler is not None:
@@ -138,12 +153,13 @@ class StoryNode:
         answering: Any = self._loops.perform(step)
         return finished(answering)
 
-    def join(self, ask: Ask) -> tuple[Flight, bool]:
-        engine = self.engine
+    def join(self, ask: Ask) -> tuple[Flight, bool, Arrival]:
         mine = Flight(ask.key, ask.dependencies)
-        with engine.lock:
-            flight = engine.flights.join(mine)
-        return flight, flight is mine
+        flight, arrival = self.engine.join(mine)
+        return flight, flight is mine, arrival
+
+    def is_for(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> bool:
+        return self._threads.is_for(ask, outcome, flight, arrival)
 
     def judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
         """What a reply of the layer is worth, as the operations judge it."""
@@ -178,7 +194,7 @@ class Story(RuleBasedStateMachine):
 
     def perform(self, who: int, step: Step, colour: Colour, gives: Versions | None = None) -> Any:
         node = self.nodes[who]
-        if isinstance(step, Later):
+        if isinstance(step, Await):
             return Waited(self.clock.monotonic())
         reply = node.perform(step, colour)
         self.last = type(step)
@@ -234,16 +250,21 @@ class Story(RuleBasedStateMachine):
 
     def joining(self, who: int, step: Join, colour: Colour) -> Generator[None, None, Result]:
         """What both worlds do when a flow joins: lead the flight, or wait for it."""
-        node = self.nodes[who]
-        flight, leading = node.join(step.ask)
-        if leading:
-            outcome: Result = node.engine.at_hand(step.ask) or (yield from self.follow(who, node.filling(step, flight), colour))
-            node.land(flight, outcome)
-            return outcome
-        step.ask.site.counts.joined += 1
-        while not flight.outcome.done():
-            yield
-        return flight.outcome.result()
+        node, ask = self.nodes[who], step.ask
+        while True:
+            flight, leading, arrival = node.join(ask)
+            if leading:
+                at_hand = node.engine.at_hand(ask, only_fresh=True)
+                outcome: Result = at_hand or (yield from self.follow(who, node.filling(step, flight), colour))
+                node.land(flight, outcome)
+                return outcome
+            ask.site.counts.joined += 1
+            while not flight.outcome.done():
+                yield
+            outcome = flight.outcome.result()
+            if node.is_for(ask, outcome, flight, arrival):
+                return outcome
+            step = step._replace(late=True)
 
     def reading(self, who: int, number: int, colour: Colour) -> Hands:
         node = self.nodes[who]
@@ -347,11 +368,10 @@ class Story(RuleBasedStateMachine):
         for hand in held:
             self.go_on(hand, WHOLE)
 
-    @rule(who=nodes)
-    def listen(self, who: int) -> None:
+    @rule(who=nodes, beat=st.booleans())
+    def listen(self, who: int, beat: bool) -> None:
         """As the log's reader does, but step by step: a reply may be applied late."""
-        position, now = self.nodes[who].engine.ledger.position, self.clock.monotonic()
-        self.begin(self.follow(who, flows.listen(position, block=0.0, patience=1.0, now=now), "def"), ReadLog)
+        self.begin(self.follow(who, flows.listen(0.0, beat=beat, patience=1.0, now=self.clock.monotonic()), "def"), Hear)
 
     @rule(who=nodes)
     def read_the_log(self, who: int) -> None:
