@@ -120,8 +120,8 @@ class Cache:
         if local is None:
             local = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
-        self._operations = Operations(self._engine, listen=listen)
         self._registry = Registry(settings.policies, local)
+        self._operations = Operations(self._engine, self._registry, listen=listen)
         if unused := settings.without_effect():
             self._events.send("setting_without_effect", policy="*", settings=list(unused))
 

@@ -10,32 +10,51 @@ import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar, cast
 
+from cachesync.core.bans import Floors
 from cachesync.core.entry import SIZE_UNIT, Held
 from cachesync.core.envelope import IDENTITY, Header, digest_of, seal
-from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Record, Targets
-from cachesync.core.stamps import Stamp
+from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, SOFT, TAG, VALUE, Record, Targets
+from cachesync.core.stamps import NOWHERE, Lineage, Stamp
 from cachesync.core.steps import (
+    NEVER,
     Announce,
     Announced,
+    Bans,
+    Beat,
+    Confirm,
+    Discard,
+    Discarded,
     Done,
     Extend,
+    Failed,
     Fetch,
     Fetched,
+    Heads,
+    Hear,
+    Heard,
+    Holder,
     Joined,
     Lease,
     Leased,
     Log,
+    ReadBans,
     ReadLog,
     Release,
     Reply,
+    Scan,
+    Scanned,
     Seize,
     SharedStep,
     Snapshot,
     Store,
+    Torn,
+    Woken,
 )
-from cachesync.protocols import LocalLayer, Shared, Shelf
+from cachesync.protocols import Ear, LocalLayer, Shared, Shelf
 
 R = TypeVar("R")
 
@@ -467,8 +486,8 @@ class SharedLayerContract:
         """Milliseconds, the same clock for every step, never back."""
         with self.opened() as talk:
             first = talk.ask(Fetch(("a",)), Fetched).now
-            second = talk.ask(Lease("a", "token", 60_000, None), Leased).now
-            third = talk.ask(Seize("a", "token", 60_000, unlink=False), Leased).now
+            second = self.lease(talk, "a", "token").now
+            third = self.seize(talk, "a", "token", unlink=False).now
             assert first <= second <= third
             self.wait_until(talk, lambda: talk.ask(Fetch(("a",)), Fetched).now > third)
 
@@ -480,7 +499,7 @@ class SharedLayerContract:
             assert self.store(talk, "long", blob)
             self.wait_until(talk, lambda: talk.ask(Fetch(("short",)), Fetched).blobs == (None,))
             assert talk.ask(Fetch(("long",)), Fetched).blobs == (blob,)
-            assert talk.ask(Lease("short", "token", 60_000, None), Leased).granted
+            assert self.lease(talk, "short", "token").granted
 
     def test_large_and_empty_payloads_are_stored(self) -> None:
         """No bytes at all, bytes that look like the protocol, and three megabytes."""
@@ -499,13 +518,13 @@ class SharedLayerContract:
         with self.opened() as talk:
             head = talk.ask(Snapshot(), Joined).head
             now = talk.ask(Fetch(("a",)), Fetched).now
-            leased = talk.ask(Lease("a", "mine", 60_000, None), Leased)
+            leased = self.lease(talk, "a", "mine")
             assert leased.granted
             assert leased.blob is None
             assert leased.head == head
             assert leased.now >= now
-            assert talk.ask(Lease("a", "other", 60_000, None), Leased)[:2] == (False, None)
-            assert talk.ask(Lease("b", "other", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "other")[:2] == (False, None)
+            assert self.lease(talk, "b", "other").granted
 
     def test_of_many_who_ask_at_once_one_is_granted(self) -> None:
         """One computation among all processes."""
@@ -517,15 +536,15 @@ class SharedLayerContract:
         """The first answer may have been lost on its way."""
         with self.opened() as talk:
             for _ in range(3):
-                assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
-            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+                assert self.lease(talk, "a", "mine").granted
+            assert not self.lease(talk, "a", "other").granted
 
     def test_a_lease_looks_for_the_entry_again(self) -> None:
         """What came between the fetch and the lease is handed over, and no lease is taken."""
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
             assert self.store(talk, "a", blob)
-            assert talk.ask(Lease("a", "mine", 60_000, None), Leased)[:2] == (False, blob)
+            assert self.lease(talk, "a", "mine")[:2] == (False, blob)
             assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
 
     def test_an_entry_that_was_refused_is_not_handed_over_again(self) -> None:
@@ -534,9 +553,9 @@ class SharedLayerContract:
             head = talk.ask(Snapshot(), Joined).head
             old, new = self.make_blob(head, b"old"), self.make_blob(head, b"new")
             assert self.store(talk, "a", new)
-            assert talk.ask(Lease("a", "mine", 60_000, old[:IDENTITY]), Leased)[:2] == (False, new)
-            assert talk.ask(Lease("a", "mine", 60_000, new[:IDENTITY]), Leased)[:2] == (True, None)
-            assert talk.ask(Lease("a", "other", 60_000, new[:IDENTITY]), Leased)[:2] == (False, None)
+            assert self.lease(talk, "a", "mine", dead=old[:IDENTITY])[:2] == (False, new)
+            assert self.lease(talk, "a", "mine", dead=new[:IDENTITY])[:2] == (True, None)
+            assert self.lease(talk, "a", "other", dead=new[:IDENTITY])[:2] == (False, None)
 
     def test_bytes_that_are_no_envelope_can_be_refused_and_replaced(self) -> None:
         """Also when they are shorter than an identity, or nothing at all."""
@@ -546,7 +565,7 @@ class SharedLayerContract:
                 key = f"bad:{bad.hex()}"
                 assert self.store(talk, key, bad)
                 assert talk.ask(Fetch((key,)), Fetched).blobs == (bad,)
-                assert talk.ask(Lease(key, "mine", 60_000, None), Leased)[:2] == (False, bad)
+                assert self.lease(talk, key, "mine")[:2] == (False, bad)
                 assert self.store(talk, key, good, dead=bad[:IDENTITY])
                 assert talk.ask(Fetch((key,)), Fetched).blobs == (good,)
 
@@ -554,14 +573,14 @@ class SharedLayerContract:
         """``dead`` is what was met, and need not be there any more."""
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
-            assert talk.ask(Lease("a", "mine", 60_000, blob[:IDENTITY]), Leased).granted
+            assert self.lease(talk, "a", "mine", dead=blob[:IDENTITY]).granted
 
     def test_a_lease_lapses_with_its_time(self) -> None:
         """Its holder may not fill any more, and another may."""
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
-            assert talk.ask(Lease("a", "mine", 20, None), Leased).granted
-            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+            assert self.lease(talk, "a", "mine", milliseconds=20).granted
+            self.wait_until(talk, lambda: self.lease(talk, "a", "other").granted)
             assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
             assert talk.ask(Fetch(("a",)), Fetched).blobs == (None,)
             assert talk.ask(Store("a", "other", blob, 60_000), Done).done
@@ -572,15 +591,15 @@ class SharedLayerContract:
             head = talk.ask(Snapshot(), Joined).head
             old, new = self.make_blob(head, b"old"), self.make_blob(head, b"new")
             assert self.store(talk, "a", old)
-            assert talk.ask(Lease("a", "computes", 60_000, old[:IDENTITY]), Leased).granted
-            seized = talk.ask(Seize("a", "sets", 60_000, unlink=False), Leased)
+            assert self.lease(talk, "a", "computes", dead=old[:IDENTITY]).granted
+            seized = self.seize(talk, "a", "sets", unlink=False)
             assert seized[:3] == (True, None, head)
             assert talk.ask(Fetch(("a",)), Fetched).blobs == (old,)
             assert not talk.ask(Store("a", "computes", new, 60_000), Done).done
             assert not talk.ask(Extend("a", "computes", 60_000), Done).done
             assert not talk.ask(Release("a", "computes"), Done).done
             assert talk.ask(Store("a", "sets", new, 60_000), Done).done
-            assert talk.ask(Seize("a", "sets again", 60_000, unlink=True), Leased).granted
+            assert self.seize(talk, "a", "sets again", unlink=True).granted
             assert talk.ask(Fetch(("a",)), Fetched).blobs == (None,)
 
     def test_the_last_who_seizes_has_the_lease(self) -> None:
@@ -588,43 +607,43 @@ class SharedLayerContract:
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
             for token in ("one", "two", "three"):
-                assert talk.ask(Seize("a", token, 60_000, unlink=True), Leased).granted
+                assert self.seize(talk, "a", token, unlink=True).granted
             assert [talk.ask(Store("a", token, blob, 60_000), Done).done for token in ("one", "two", "three")] == [False, False, True]
 
     def test_a_seized_lease_lapses_too(self) -> None:
         """Nothing is held for ever."""
         with self.opened() as talk:
-            assert talk.ask(Seize("a", "mine", 20, unlink=True), Leased).granted
-            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+            assert self.seize(talk, "a", "mine", milliseconds=20, unlink=True).granted
+            self.wait_until(talk, lambda: self.lease(talk, "a", "other").granted)
 
     def test_extending_gives_a_lease_a_new_time(self) -> None:
         """Counted from now: here it is made shorter, so that it is seen to lapse."""
         with self.opened() as talk:
-            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "mine").granted
             assert not talk.ask(Extend("a", "other", 20), Done).done
-            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert not self.lease(talk, "a", "other").granted
             assert talk.ask(Extend("a", "mine", 20), Done).done
-            self.wait_until(talk, lambda: talk.ask(Lease("a", "other", 60_000, None), Leased).granted)
+            self.wait_until(talk, lambda: self.lease(talk, "a", "other").granted)
 
     def test_extending_never_makes_a_lease_anew(self) -> None:
         """One that was revoked, has lapsed or never was stays away: another computation may hold it any moment."""
         with self.opened() as talk:
             assert not talk.ask(Extend("never", "mine", 60_000), Done).done
-            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "mine").granted
             self.announce(talk, Targets(KEY, ("a",)), unlink=("a",))
             assert not talk.ask(Extend("a", "mine", 60_000), Done).done
-            assert talk.ask(Lease("a", "other", 60_000, None), Leased).granted
-            assert talk.ask(Lease("never", "other", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "other").granted
+            assert self.lease(talk, "never", "other").granted
 
     def test_only_the_holder_gives_a_lease_back(self) -> None:
         """Once; then another may compute."""
         with self.opened() as talk:
-            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "mine").granted
             assert not talk.ask(Release("a", "other"), Done).done
-            assert not talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert not self.lease(talk, "a", "other").granted
             assert talk.ask(Release("a", "mine"), Done).done
             assert not talk.ask(Release("a", "mine"), Done).done
-            assert talk.ask(Lease("a", "other", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "other").granted
 
     # --- fills --------------------------------------------------------------------------------------------------------------------
 
@@ -633,7 +652,7 @@ class SharedLayerContract:
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
             assert not talk.ask(Store("a", "mine", blob, 60_000), Done).done
-            assert talk.ask(Lease("a", "mine", 60_000, None), Leased).granted
+            assert self.lease(talk, "a", "mine").granted
             assert not talk.ask(Store("a", "other", blob, 60_000), Done).done
             assert not talk.ask(Store("b", "mine", blob, 60_000), Done).done
             assert talk.ask(Fetch(("a", "b")), Fetched).blobs == (None, None)
@@ -647,7 +666,7 @@ class SharedLayerContract:
             assert self.store(talk, "a", first)
             assert not talk.ask(Store("a", "filler", second, 60_000), Done).done
             assert talk.ask(Fetch(("a",)), Fetched).blobs == (first,)
-            assert talk.ask(Lease("a", "other", 60_000, first[:IDENTITY]), Leased).granted
+            assert self.lease(talk, "a", "other", dead=first[:IDENTITY]).granted
 
     def test_a_fill_never_replaces_a_higher_stamp_of_its_epoch(self) -> None:
         """An equal or a lower one it replaces. Numbers are compared as numbers: 10 is above 9, 256 above 255."""
@@ -806,7 +825,7 @@ class SharedLayerContract:
         with self.opened() as talk:
             before = self.announce(talk, Targets(TAG, ("t",)), Targets(EVERYTHING, ("*",)))
             assert self.store(talk, "a", self.make_blob(before))
-            assert talk.ask(Lease("b", "mine", 60_000, None), Leased).granted
+            assert self.lease(talk, "b", "mine").granted
             self.lose_everything(talk.shared)
             fetched = talk.ask(Fetch(("a",)), Fetched)
             assert fetched.blobs == (None,)
@@ -859,7 +878,7 @@ class SharedLayerContract:
             blob = self.make_blob(head)
             for key in ("a", "b", "c"):
                 assert self.store(talk, key, blob)
-                assert talk.ask(Lease(key, "computes", 60_000, blob[:IDENTITY]), Leased).granted
+                assert self.lease(talk, key, "computes", dead=blob[:IDENTITY]).granted
             self.announce(talk, Targets(KEY, ("a", "b", "c")), unlink=("a", "b"))
             assert talk.ask(Fetch(("a", "b", "c")), Fetched).blobs == (None, None, blob)
             stored = [talk.ask(Store(key, "computes", blob, 60_000), Done).done for key in ("a", "b", "c")]
@@ -931,7 +950,7 @@ class SharedLayerContract:
         """A lease is named as its entry is."""
         with self.opened() as talk:
             for i, key in enumerate(self.ODD_TEXTS):
-                assert talk.ask(Lease(key, f"token{i}", 60_000, None), Leased).granted, key[:20]
+                assert self.lease(talk, key, f"token{i}").granted, key[:20]
             for i, key in enumerate(self.ODD_TEXTS):
                 assert talk.ask(Extend(key, f"token{i}", 60_000), Done).done, key[:20]
                 assert talk.ask(Release(key, f"token{i}"), Done).done, key[:20]

@@ -26,7 +26,7 @@ from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshne
 from cachesync.core.keys import written as as_written
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
-from cachesync.core.records import TAG, Record, Targets, written
+from cachesync.core.records import TAG, Targets, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
@@ -313,11 +313,7 @@ class Engine:
                 self._detach([record.targets for record in records])
         if records:
             self.waiters.wake()  # a lease may be gone with what it was for
-            self.on_records(records)
         return Done(records is not None)
-
-    def on_records(self, records: Sequence[Record]) -> None:
-        """Records of the log were applied here: the auditor's seam."""
 
     def _detach(self, targets: Sequence[Targets]) -> None:
         """Nobody joins the flights that ``targets`` match. They may not fill, so their leases only keep others waiting."""

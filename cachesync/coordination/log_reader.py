@@ -13,10 +13,11 @@ import traceback
 import weakref
 from typing import Final
 
+from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import Extend, Failed
+from cachesync.core.steps import Collect, Examine, Extend, Failed, Inquire, Testify
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
 
@@ -32,9 +33,10 @@ LONGEST_PAUSE: Final = 1.0
 class LogReader:
     """Reads the log in a daemon thread while its cache lives."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, auditor: Auditor) -> None:
         self._engine = engine
-        self._world = ThreadWorld(engine)
+        self._auditor = auditor
+        self._world = ThreadWorld(engine, {Examine: self._examine})
         coordination = engine.settings.coordination
         self._interval = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()
@@ -70,6 +72,7 @@ class LogReader:
         self._stop = threading.Event()
         self._thread = None
         self._due, self._silent = 0.0, False
+        self._auditor.forget()
         self.is_running = False
 
     def turn(self) -> bool:
@@ -87,7 +90,23 @@ class LogReader:
         if not heard:
             self._due = 0.0
         self._tell_lag()
+        if heard:
+            self._audit()
         return heard
+
+    def _audit(self) -> None:
+        auditor = self._auditor
+        for audit in auditor.due():
+            deadline = self._engine.now() + PATIENCE
+            if audit.question is None:
+                self._world.perform(Inquire(auditor.ask(audit), deadline))
+                continue
+            reply = self._world.perform(Collect(audit.question, deadline))
+            auditor.conclude(audit, () if isinstance(reply, Failed) else reply.answers)
+
+    def _examine(self, step: Examine) -> Testify | None:
+        number = self._auditor.examine(step.question)
+        return None if number is None else Testify(step.question, self._engine.origin, number, self._engine.now() + PATIENCE)
 
     def _tell_lag(self) -> None:
         """Say once when the log falls silent, and once when it is heard again."""

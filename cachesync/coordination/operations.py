@@ -8,11 +8,13 @@ import weakref
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, cast
 
+from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import BEHIND, Engine
 from cachesync.coordination.events import logger
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
+from cachesync.coordination.registry import Registry
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import Entry
 from cachesync.core.flows import (
@@ -42,13 +44,14 @@ from cachesync.layers.forks import lock_across_forks
 class Operations:
     """Everything the doors offer goes through here: ``run`` and ``arun`` take the flows that the other methods make."""
 
-    def __init__(self, engine: Engine, *, listen: bool) -> None:
+    def __init__(self, engine: Engine, registry: Registry, *, listen: bool) -> None:
         self.engine = engine
+        self._auditor = Auditor(engine, registry.find, registry.sites)
         self._threads = ThreadWorld(engine)
         self._loops = LoopWorld(engine)
         self.run = self._threads.run
         self.arun = self._loops.run
-        self.reader = LogReader(engine)
+        self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
         _survive_forks(self)
@@ -277,7 +280,10 @@ class Operations:
         self.awake()
         engine = self.engine
         deadline = engine.now() + engine.settings.coordination.budget
-        return (yield from invalidate(targets, shared=engine.shared is not None, deadline=deadline))
+        stamp: Stamp = yield from invalidate(targets, shared=engine.shared is not None, deadline=deadline)
+        if not stamp.pending:
+            self._auditor.sample(targets, stamp)
+        return stamp
 
     def awake(self) -> None:
         """The log's reader runs from the first time on that the shared layer matters."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -52,6 +52,7 @@ Threads and tasks that a computation starts inherit it with their context; a fli
 stands here too long does no harm.
 """
 
+NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
@@ -149,10 +150,11 @@ def _was_meant(outcome: Result) -> bool:
 class ThreadWorld(_World):
     """Steps for ``def``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, others: Mapping[type, Callable[[Any], Any]] = NO_OTHERS) -> None:
         super().__init__(engine)
         self._handlers: dict[type, Callable[[Any], Any]] = {
             **engine.here,
+            **others,
             Hear: self._hear,
             Call: self._call,
             Join: self._join,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
 
+from cachesync.core.auditing import Question
 from cachesync.core.entry import Dependency
 from cachesync.core.envelope import IDENTITY, Header, seal
 from cachesync.core.policy import Policy
@@ -33,6 +34,7 @@ from cachesync.core.steps import (
     Each,
     Encode,
     Encoded,
+    Examine,
     Failed,
     Fetch,
     Fetched,
@@ -59,6 +61,7 @@ from cachesync.core.steps import (
     Stands,
     Step,
     Store,
+    Testify,
     Ticket,
     Waited,
     Wake,
@@ -480,6 +483,10 @@ def listen(seconds: float, *, beat: bool, patience: float, now: float) -> Genera
         for item in items:
             if isinstance(item, Woken):
                 yield Wake(item.key)
+            elif isinstance(item, Question):
+                answer: Testify | None = yield Examine(item)
+                if answer is not None:
+                    yield answer
             elif not (yield from confirm(deadline, item if isinstance(item, Beat) else None)):
                 return False
     return True

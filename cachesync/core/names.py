@@ -39,6 +39,10 @@ class Names:
     def entry(self, key: str) -> bytes:
         return self.entry_prefix + escape(key) + b"}"
 
+    def audit(self, question: str) -> bytes:
+        """Where answers to a question of the auditor are collected."""
+        return self.meta.removesuffix(b"meta") + b"audit:" + question.encode("ascii")
+
     def lease(self, key: str) -> bytes:
         return self.lease_prefix + escape(key) + b"}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from cachesync.core.auditing import Question
 from cachesync.core.bans import Floors
 from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.records import Record, Targets
@@ -209,7 +210,7 @@ class Hear(NamedTuple):
 class Heard(NamedTuple):
     """What came, in the order in which the server sent it. `Torn` stands for a message that can not be read."""
 
-    items: tuple[Record | Torn | Beat | Woken, ...]
+    items: tuple[Record | Torn | Beat | Woken | Question, ...]
 
 
 class Torn(NamedTuple):
@@ -293,10 +294,55 @@ class Discarded(NamedTuple):
     entries: int
 
 
+class Inquire(NamedTuple):
+    """Ask every process a question of the auditor. Answered by `Done`."""
+
+    question: Question
+    deadline: float = NO_DEADLINE
+
+
+class Testify(NamedTuple):
+    """Answer a question: ``number`` is the lowest stamp that this process would serve. Answered by `Done`."""
+
+    question: Question
+    origin: str
+    number: int
+    deadline: float = NO_DEADLINE
+
+
+class Collect(NamedTuple):
+    """Take the answers to a question away. Answered by `Testimony`."""
+
+    question: Question
+    deadline: float = NO_DEADLINE
+
+
+class Testimony(NamedTuple):
+    """Who would serve what is too old: origins and numbers."""
+
+    answers: tuple[tuple[str, int], ...]
+
+
 SharedStep: TypeAlias = (
-    Fetch | Lease | Seize | Extend | Release | Store | Announce | ReadLog | Confirm | Snapshot | ReadBans | Scan | Heads | Discard
+    Fetch
+    | Lease
+    | Seize
+    | Extend
+    | Release
+    | Store
+    | Announce
+    | ReadLog
+    | Confirm
+    | Snapshot
+    | ReadBans
+    | Scan
+    | Heads
+    | Discard
+    | Inquire
+    | Testify
+    | Collect
 )
-SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded
+SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded | Testimony
 Reply: TypeAlias = SharedReply | Failed
 
 
@@ -466,6 +512,12 @@ class Await(NamedTuple):
     seconds: float
 
 
+class Examine(NamedTuple):
+    """Find what this process would serve of what a question is about. Answered by a `Testify` to be said, or ``None``."""
+
+    question: Question
+
+
 class Sift(NamedTuple):
     """Find the dead among entries. Answered by `Sifted`. Each has a name, its key where that is known, and the beginning of its bytes."""
 
@@ -524,7 +576,7 @@ class Settle(NamedTuple):
     reply: Announced | Failed | None
 
 
-LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Sift
+LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
 LocalStep: TypeAlias = Admit | Outdated | Begin | Call | Encode | Keep | Join | Each | Await | Pend | Settle
 Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
 
+from cachesync.core.auditing import Question
 from cachesync.core.bans import BanIndex
 from cachesync.core.envelope import IDENTITY
 from cachesync.core.records import SOFT, Record, Targets
@@ -23,6 +24,7 @@ from cachesync.core.steps import (
     Announced,
     Bans,
     Beat,
+    Collect,
     Confirm,
     Discard,
     Discarded,
@@ -35,6 +37,7 @@ from cachesync.core.steps import (
     Hear,
     Heard,
     Holder,
+    Inquire,
     Joined,
     Lease,
     Leased,
@@ -50,6 +53,8 @@ from cachesync.core.steps import (
     SharedStep,
     Snapshot,
     Store,
+    Testify,
+    Testimony,
     Torn,
     Woken,
 )
@@ -82,6 +87,7 @@ class MemoryShared:
             self._nonce = ""
             self._cuts: Mapping[str, int] = {}
             self._hard, self._soft = BanIndex(), BanIndex()
+            self._answers: dict[str, list[tuple[str, int]]] = {}
             self._again: set[tuple[str, str, str]] = set()
             self._records: list[Record] = []
             self.changed.notify_all()
@@ -173,6 +179,15 @@ class MemoryShared:
                 return Fetched(tuple(self._entry(name.decode("utf-8", "surrogatepass"), now) for name in names), self.head(), now)
             case Discard(entries):
                 return Discarded(sum(self._discard(name.decode("utf-8", "surrogatepass"), identity, now) for name, identity in entries))
+            case Inquire(question):
+                self._answers.setdefault(question.id, [])
+                self._publish(question)
+                return Done(done=True)
+            case Testify(question, origin, number):
+                self._answers.setdefault(question.id, []).append((origin, number))
+                return Done(done=True)
+            case Collect(question):
+                return Testimony(tuple(self._answers.pop(question.id, [])))
 
     def _now(self) -> int:
         return int(self.clock() * 1000)
@@ -239,7 +254,7 @@ class MemoryShared:
             self._records.pop(0)
         self._publish(record)
 
-    def _publish(self, item: Record | Woken) -> None:
+    def _publish(self, item: Record | Woken | Question) -> None:
         for ear in self.ears:
             ear.tell(item)
         self.changed.notify_all()
@@ -285,11 +300,11 @@ class MemoryEar:
 
     def __init__(self, memory: MemoryShared) -> None:
         self._memory = memory
-        self._heard: list[Record | Torn | Beat | Woken] = []
+        self._heard: list[Record | Torn | Beat | Woken | Question] = []
         self._watched: set[str] = set()
         self._wakes = 0
 
-    def tell(self, item: Record | Woken) -> None:
+    def tell(self, item: Record | Woken | Question) -> None:
         """Something is published; the memory's lock is held."""
         if not isinstance(item, Woken) or item.key in self._watched:
             self._heard.append(item)

@@ -19,12 +19,14 @@ import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from cachesync.core.auditing import Question, is_question, read_question
 from cachesync.core.names import Names
 from cachesync.core.records import Record, RecordError, from_message
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
 from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
 from cachesync.layers.redis_wire import Command, beat_of, confirm, pack_all
 
+Item = Record | Torn | Beat | Woken | Question
 _SUBSCRIBED: Final = frozenset({b"ssubscribe", b"subscribe"})
 _MESSAGES: Final = frozenset({b"smessage", b"message"})
 _UNSUBSCRIBED: Final = frozenset({b"sunsubscribe", b"unsubscribe"})
@@ -169,8 +171,8 @@ class RedisEar:
         self._fill(line, 1.0)
         return False
 
-    def _items(self) -> list[Record | Torn | Beat | Woken]:
-        items: list[Record | Torn | Beat | Woken] = []
+    def _items(self) -> list[Item]:
+        items: list[Item] = []
         while (reply := self._parser.gets()) is not MORE:
             if isinstance(reply, hiredis.PushNotification):
                 item = self._pushed(*reply[:3])
@@ -185,11 +187,11 @@ class RedisEar:
                     self._answers = []
         return items
 
-    def _pushed(self, kind: bytes, channel: bytes, message: Any) -> Record | Torn | Woken | None:
+    def _pushed(self, kind: bytes, channel: bytes, message: Any) -> Item | None:
         if channel == self._names.log:
             if kind in _UNSUBSCRIBED:
                 raise RedisConnectionError("the server ended the subscription")
-            return _record_of(message) if kind in _MESSAGES else None
+            return _item_of(message) if kind in _MESSAGES else None
         key = self._watched.get(channel)
         return None if key is None or kind in _UNSUBSCRIBED else Woken(key)
 
@@ -199,8 +201,13 @@ class RedisEar:
             line.close()
 
 
-def _record_of(message: bytes) -> Record | Torn:
+def _item_of(message: bytes) -> Item | None:
     try:
-        return from_message(message.decode("utf-8", "surrogatepass"))
+        text = message.decode("utf-8", "surrogatepass")
+        if is_question(text):
+            with suppress(ValueError, TypeError, KeyError):
+                return read_question(text)
+            return None  # of another version: nobody has to answer
+        return from_message(text)
     except (RecordError, UnicodeDecodeError):
         return Torn()

@@ -21,6 +21,7 @@ from cachesync.core.steps import (
     Announced,
     Bans,
     Beat,
+    Collect,
     Confirm,
     Discard,
     Discarded,
@@ -30,6 +31,7 @@ from cachesync.core.steps import (
     Fetched,
     Heads,
     Holder,
+    Inquire,
     Joined,
     Lease,
     Leased,
@@ -44,6 +46,8 @@ from cachesync.core.steps import (
     SharedStep,
     Snapshot,
     Store,
+    Testify,
+    Testimony,
 )
 from cachesync.layers import scripts
 from cachesync.layers.scripts import Script
@@ -54,6 +58,8 @@ _pack_command: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_com
 
 LOG_PAGE: Final = 1_000
 """Records read in one trip."""
+ANSWERS_KEPT: Final = 60_000
+"""Milliseconds after which answers to an auditor who is gone are let go."""
 HEAD_BYTES: Final = 16_384
 """As much of an entry is read to judge it without its value. A header with more dependencies than fit is not judged."""
 
@@ -116,6 +122,15 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
             return [(b"TIME",), head, *((b"GETRANGE", name, 0, HEAD_BYTES - 1) for name in entries)]
         case Discard(entries):
             return [_call(scripts.DISCARD, (name,), identity) for name, identity in entries]
+        case Inquire(question):
+            message = question.to_message().encode("utf-8", "surrogatepass")
+            return [_call(scripts.PUBLISH, (names.meta,), names.log, message)]
+        case Testify(question, origin, number):
+            answers = names.audit(question.id)
+            return [(b"RPUSH", answers, f"{origin} {number}"), (b"PEXPIRE", answers, ANSWERS_KEPT)]
+        case Collect(question):
+            answers = names.audit(question.id)
+            return [(b"LRANGE", answers, 0, -1), (b"UNLINK", answers)]
 
 
 def confirm(names: Names) -> list[Command]:
@@ -187,8 +202,11 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
             return Leased(granted == 1, blob, _head(replies[1]), _milliseconds(replies[0]), _holder(held))
         case Seize():
             return Leased(granted=True, blob=None, head=_head(replies[1]), now=_milliseconds(replies[0]))
-        case Extend() | Release() | Store():
-            return Done(replies[0] == 1)
+        case Extend() | Release() | Store() | Inquire() | Testify():
+            return Done(replies[0] >= 1)
+        case Collect():
+            answers = (answer.decode("ascii").split(" ") for answer in replies[0])
+            return Testimony(tuple((origin, int(number)) for origin, number in answers))
         case Announce(_, _, _, unlink):
             epoch, number = replies[len(unlink)]
             waited = replies[len(unlink) + 1 :]

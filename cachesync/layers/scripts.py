@@ -281,4 +281,13 @@ end
 return 0
 """)
 
-ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD)
+# KEYS: meta, for the slot. ARGV: channel, message.
+PUBLISH: Final = Script.of(
+    _PUBLISH
+    + """
+publish(ARGV[1], ARGV[2])
+return 1
+"""
+)
+
+ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD, PUBLISH)
