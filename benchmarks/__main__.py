@@ -11,9 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.scale import Costs
 from benchmarks.table import about_the_machine, budgets, lines
 
-NAMES: Final = ("local_hit", "redis_hit", "memory", "hit_ratio")
+NAMES: Final = (
+    *("local_hit", "redis_hit", "memory", "hit_ratio"),
+    *("coordinated_hit", "propagation", "issuing", "invalidation", "delivery", "recovery", "scale"),
+)
 LONG: Final = ("memory", "hit_ratio")
 """They have no short form: they count, and would count something else. ``--quick`` leaves them out unless ``--only`` names them."""
 FOLDER: Final = Path("benchmarks", "results")
@@ -29,7 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
         run: Callable[..., dict[str, Any]] = import_module(f"benchmarks.{name}").run
         try:
-            results[name] = run() if name in LONG else run(quick=options.quick)
+            given: dict[str, Any] = {} if name in LONG else {"quick": options.quick}
+            if name == "scale":
+                given["costs"] = Costs.of(results)  # those of this run, where it has measured them
+            results[name] = run(**given)
         except ImportError as error:
             print(f"{name} is not measured: {error.name or error} is not installed", file=sys.stderr)
     if not results:
@@ -65,11 +72,15 @@ def _write(options: argparse.Namespace, machine: dict[str, Any], results: dict[s
         print(f"\nfigures: {to_json}")
     if to_plot is not None:
         try:
-            from benchmarks.plot import draw
+            from benchmarks.plot import draw, draw_scale
 
             to_plot.parent.mkdir(parents=True, exist_ok=True)
             draw(results, to_plot)
             print(f"plot:    {to_plot}")
+            if "scale" in results:
+                curves = to_plot.with_name("scale.svg")
+                draw_scale(results["scale"], curves)
+                print(f"curves:  {curves}")
         except ImportError as error:
             print(f"no plot: {error.name or error} is not installed")
 

@@ -14,6 +14,7 @@ COLOURS: Final = {
     f"{OURS}, evicting": "#e78f9b",
     f"{OURS} over cachetools LRU": "#e78f9b",
     "bare await": "#222222",
+    "bare pub/sub": "#222222",
     "dict": "#222222",
     "redis-py GET": "#222222",
     "lru_cache": "#8d96a3",
@@ -24,6 +25,19 @@ COLOURS: Final = {
     "async_lru": "#a0785a",
     "aiocache": "#2a9d8f",
     "cashews": "#f08a4b",
+    "django-redis": "#66a182",
+    "with the log": "#d1495b",
+    "without": "#222222",
+    "pub/sub": "#d1495b",
+    "XREAD BLOCK": "#222222",
+    "key": "#8d96a3",
+    "tag": "#30638e",
+    "prefix": "#edae49",
+    "everything": "#7b5ea7",
+    "direct": "#d1495b",
+    "coalesced": "#edae49",
+    "relay": "#30638e",
+    "relay, coalesced": "#66a182",
 }
 """Each contestant has one colour in all panels; a variant has that of the longest name here that it begins with."""
 
@@ -46,6 +60,34 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def draw_scale(result: Mapping[str, Any], path: Path, rate: float = 300.0) -> None:
+    """Write the curves of the simulation at one rate, as SVG or PNG. Raises ``ImportError`` where matplotlib is not installed."""
+    shown = f"{min(result['rates'], key=lambda each: abs(each - rate)):g}"
+    matplotlib = importlib.import_module("matplotlib")
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "cachesync"  # the same figures give the same file
+    pyplot = importlib.import_module("matplotlib.pyplot")
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
+    panels = (("Share of one Redis that is busy", "busy", 100.0, "%"), ("Delay of delivery, p99, ms", "p99", 1_000.0, "ms"))
+    for axis, (title, kind, scale, unit) in zip(axes, panels, strict=True):
+        for design, outcomes in result["designs"].items():
+            heights = [scale * outcome[kind] for outcome in outcomes[shown]]
+            style = "--" if "50 ms" in design else "-"
+            axis.plot(result["processes"], heights, style, marker="o", markersize=4, label=design, color=_colour(design))
+        axis.set_title(f"{title}; {shown} invalidations a second", loc="left", fontsize=11, fontweight="bold")
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("processes")
+        axis.set_ylabel(unit)
+        axis.grid(color="#e4e4e4", linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 
 
@@ -74,6 +116,20 @@ def _panels(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, _Rows, 
         traces = results["hit_ratio"]["traces"]
         ratios: _Rows = {trace: {bar: row["ratio"] for bar, row in rows.items()} for trace, rows in traces.items()}
         panels.append(("Hit ratio with room for 1 % of the keys (higher is better)", ratios, False))
+    for name, title, kind in (
+        ("coordinated_hit", "Local hit with and without coordination: nanoseconds per call (lower is better)", "best"),
+        ("propagation", "From invalidate() to another process, p99 in ms (lower is better)", "p99"),
+        ("invalidation", "Invalidating, ms (lower is better)", "median"),
+        ("delivery", "Processor time of Redis for a record, microseconds (lower is better)", "record"),
+    ):
+        if name in results:
+            measured: _Rows = {
+                row: {bar: figure[kind] for bar, figure in ones.items()} for row, ones in results[name]["rows"].items() if ones
+            }
+            panels.append((title, measured, name != "coordinated_hit"))
+    if "issuing" in results:
+        issued = {row: {way: figure["p50"] for way, figure in ones.items()} for row, ones in results["issuing"]["rows"].items()}
+        panels.append(("Issuing an invalidation, by state of the cache, median in ms (lower is better)", issued, False))
     return panels
 
 
@@ -87,7 +143,7 @@ def _bars(axis: Any, rows: _Rows) -> None:
             drawn = axis.bar(place, height, 0.8 / most, label=label or None, color=_colour(bar), hatch=_hatch(bar), edgecolor="white")
             axis.bar_label(drawn, labels=[_short(height)], fontsize=6.5, padding=1)
             shown.add(bar)
-    axis.set_xticks(range(len(rows)), [row.replace(", 2 threads", "\n2 threads") for row in rows])
+    axis.set_xticks(range(len(rows)), [row.replace(", 2 threads", "\n2 threads").replace(", while", "\nwhile") for row in rows])
     axis.margins(x=0.01, y=0.1)
 
 
@@ -98,7 +154,9 @@ def _colour(bar: str) -> str:
 
 def _hatch(bar: str) -> str:
     """Tells the variants of one library apart."""
-    return "////" if "evicting" in bar or bar.endswith(" LFU") else "...." if "TTL" in bar else ""
+    if "evicting" in bar or bar.endswith((" LFU", ", prefix", " in pages")) or bar == "cashews, pattern":
+        return "////"
+    return "...." if "TTL" in bar or "over all" in bar or "at once" in bar else ""
 
 
 def _short(height: float) -> str:

