@@ -8,12 +8,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, ClassVar, Final, Literal, Self, TypeVar, cast
 
+from cachesync.core.auditing import Question
 from cachesync.core.bans import Floors
 from cachesync.core.entry import SIZE_UNIT, Held
 from cachesync.core.envelope import IDENTITY, Header, digest_of, seal
@@ -25,6 +26,7 @@ from cachesync.core.steps import (
     Announced,
     Bans,
     Beat,
+    Collect,
     Confirm,
     Discard,
     Discarded,
@@ -37,6 +39,7 @@ from cachesync.core.steps import (
     Hear,
     Heard,
     Holder,
+    Inquire,
     Joined,
     Lease,
     Leased,
@@ -51,12 +54,15 @@ from cachesync.core.steps import (
     SharedStep,
     Snapshot,
     Store,
+    Testify,
+    Testimony,
     Torn,
     Woken,
 )
 from cachesync.protocols import Ear, LocalLayer, Shared, Shelf
 
 R = TypeVar("R")
+Heardable = Record | Torn | Beat | Woken | Question
 
 
 class FakeClock:
@@ -366,6 +372,11 @@ class SharedLayerContract:
             def lose_everything(self, shared: Shared) -> None:
                 ...  # what FLUSHALL does, at least to that namespace
 
+            @contextmanager
+            def cut_off(self, shared: Shared) -> Generator[None, None, None]:
+                ...  # break the connections on which ears hear
+                yield
+
         class TestMineAsync(TestMine):
             colour = "async def"
 
@@ -383,6 +394,10 @@ class SharedLayerContract:
     def lose_everything(self, shared: Shared) -> None:
         """Do what a restart without data does."""
         raise NotImplementedError("remove entries, leases and the log, as FLUSHALL does")
+
+    def cut_off(self, shared: Shared) -> AbstractContextManager[None]:
+        """Ears fail inside the ``with`` block, at the latest when they ask something. Afterwards they can hear again."""
+        raise NotImplementedError("break the connections on which ears hear")
 
     def pass_time(self, shared: Shared, seconds: float) -> None:
         """Let the layer's clock go on. Override it for a layer whose clock is moved by hand."""
@@ -411,16 +426,35 @@ class SharedLayerContract:
         header = Header(0, bytes.fromhex(stamp.epoch), stamp.number, 0, 0, 60_000, 0, 0, 1, 0, digest_of(payload))
         return seal(header, payload)
 
+    @staticmethod
+    def lease(
+        talk: SharedTalk,
+        key: str,
+        token: str,
+        *,
+        stamp: Stamp = NOWHERE,
+        milliseconds: int = 60_000,
+        dead: bytes | None = None,
+        over: Holder | None = None,
+    ) -> Leased:
+        """Ask for a lease."""
+        return talk.ask(Lease(key, token, stamp, milliseconds, dead, over), Leased)
+
+    @staticmethod
+    def seize(talk: SharedTalk, key: str, token: str, *, stamp: Stamp = NOWHERE, milliseconds: int = 60_000, unlink: bool) -> Leased:
+        """Take a lease from whoever holds it."""
+        return talk.ask(Seize(key, token, stamp, milliseconds, unlink), Leased)
+
     def store(self, talk: SharedTalk, key: str, blob: bytes, *, dead: bytes | None = None, milliseconds: int = 60_000) -> bool:
         """Take the lease and fill."""
-        assert talk.ask(Lease(key, "filler", 60_000, dead), Leased).granted
+        assert self.lease(talk, key, "filler", dead=dead).granted
         return talk.ask(Store(key, "filler", blob, milliseconds), Done).done
 
     @staticmethod
-    def announce(talk: SharedTalk, *targets: Targets, unlink: tuple[str, ...] = ()) -> Stamp:
+    def announce(talk: SharedTalk, *targets: Targets, unlink: tuple[str, ...] = (), again: bool = False) -> Stamp:
         """Append records with nonces of their own. Returns the position of the last."""
         nonces = tuple(os.urandom(8).hex() for _ in targets)
-        return talk.ask(Announce(targets, nonces, "contract", unlink), Announced).last
+        return talk.ask(Announce(targets, nonces, "contract", unlink, again), Announced).last
 
     @staticmethod
     def read_all(talk: SharedTalk, after: Stamp) -> list[Record]:
@@ -435,6 +469,27 @@ class SharedLayerContract:
                 after = Stamp(log.records[-1].epoch, log.records[-1].number)
             if not log.records or after == log.head:
                 return records
+
+    @staticmethod
+    def read_bans(talk: SharedTalk, since: int = 0, *, most: int = 1_000) -> tuple[dict[tuple[str, str, bool], int], Bans]:
+        """All bans from a number on, page by page: kind, text and whether it is soft, with the number; and the last page.
+
+        Asserts that they come in the order of their numbers, and no more of them in a page than asked for.
+        """
+        numbers: dict[tuple[str, str, bool], int] = {}
+        while True:
+            page = talk.ask(ReadBans(since, most), Bans)
+            assert len(page.found) <= most
+            assert [number for _, number in page.found] == sorted(number for _, number in page.found)
+            for targets, number in page.found:
+                assert number >= since
+                for text in targets.texts:
+                    assert numbers.setdefault((targets.kind, text, targets.is_soft), number) == number
+            if not page.more or not page.found:
+                return numbers, page
+            last = page.found[-1][1]
+            most = 2 * most if last == since else most  # one record banned more than a page holds
+            since = last
 
     # --- entries ------------------------------------------------------------------------------------------------------------------
 
@@ -529,7 +584,7 @@ class SharedLayerContract:
     def test_of_many_who_ask_at_once_one_is_granted(self) -> None:
         """One computation among all processes."""
         with self.opened() as talk:
-            replies = talk.ask_together([Lease("a", f"token{i}", 60_000, None) for i in range(16)], Leased)
+            replies = talk.ask_together([Lease("a", f"token{i}", NOWHERE, 60_000, None) for i in range(16)], Leased)
             assert [reply.granted for reply in replies].count(True) == 1
 
     def test_the_same_token_is_granted_again(self) -> None:
@@ -574,6 +629,65 @@ class SharedLayerContract:
         with self.opened() as talk:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
             assert self.lease(talk, "a", "mine", dead=blob[:IDENTITY]).granted
+
+    def test_whoever_is_refused_a_lease_is_told_who_holds_it(self) -> None:
+        """By which token, and since which position: one that is about to compute something outdated need not be waited for."""
+        with self.opened() as talk:
+            head = self.announce(talk, Targets(TAG, ("t",)))
+            assert self.lease(talk, "a", "mine", stamp=head) == (True, None, head, self.lease(talk, "a", "mine", stamp=head).now, None)
+            assert self.lease(talk, "a", "other").holder == Holder("mine", head)
+            assert self.lease(talk, "b", "other").holder is None
+            assert self.lease(talk, "b", "mine").holder == Holder("other", NOWHERE)
+            assert self.seize(talk, "a", "sets", stamp=Stamp("ff" * 8, 7), unlink=True).granted
+            assert self.lease(talk, "a", "other").holder == Holder("sets", Stamp("ff" * 8, 7))
+            assert talk.ask(Extend("a", "sets", 60_000), Done).done
+            assert self.lease(talk, "a", "other").holder == Holder("sets", Stamp("ff" * 8, 7))
+
+    def test_a_lease_is_taken_over_by_whoever_names_its_holder(self) -> None:
+        """And the position it has. The one who held it can not fill any more; everybody else is told who holds it now."""
+        with self.opened() as talk:
+            head = self.announce(talk, Targets(TAG, ("t",)))
+            blob = self.make_blob(head)
+            holder = Holder("older", NOWHERE)
+            assert self.lease(talk, "a", "older").granted
+            for other in (Holder("older", head), Holder("somebody", NOWHERE), Holder("old", NOWHERE)):
+                refused = self.lease(talk, "a", "newer", stamp=head, over=other)
+                assert (refused.granted, refused.holder) == (False, holder)
+            assert self.lease(talk, "a", "newer", stamp=head, over=holder).granted
+            late = self.lease(talk, "a", "late", stamp=head, over=holder)
+            assert (late.granted, late.holder) == (False, Holder("newer", head))
+            assert not talk.ask(Extend("a", "older", 60_000), Done).done
+            assert not talk.ask(Store("a", "older", blob, 60_000), Done).done
+            assert talk.ask(Store("a", "newer", blob, 60_000), Done).done
+
+    def test_of_many_who_take_over_one_is_granted(self) -> None:
+        """Compare and set, in one piece."""
+        with self.opened() as talk:
+            assert self.lease(talk, "a", "older").granted
+            over = Holder("older", NOWHERE)
+            steps = [Lease("a", f"token{i}", NOWHERE, 60_000, None, over) for i in range(16)]
+            assert [reply.granted for reply in talk.ask_together(steps, Leased)].count(True) == 1
+
+    def test_a_lease_that_has_ended_can_not_be_taken_over_but_taken(self) -> None:
+        """Whom it was to be taken from does not matter then; an entry that came is handed over all the same."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            over = Holder("older", NOWHERE)
+            assert self.lease(talk, "a", "newer", over=over).granted
+            assert talk.ask(Store("a", "newer", blob, 60_000), Done).done
+            assert self.lease(talk, "a", "third", over=over)[:2] == (False, blob)
+
+    def test_tokens_that_begin_alike_are_told_apart(self) -> None:
+        """A token is compared as a whole."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            assert self.lease(talk, "a", "token1").granted
+            for other in ("token", "token10", "t", ""):
+                assert not self.lease(talk, "a", other).granted, other
+                assert not talk.ask(Extend("a", other, 60_000), Done).done, other
+                assert not talk.ask(Release("a", other), Done).done, other
+                assert not talk.ask(Store("a", other, blob, 60_000), Done).done, other
+            assert talk.ask(Release("a", "token1"), Done).done
 
     def test_a_lease_lapses_with_its_time(self) -> None:
         """Its holder may not fill any more, and another may."""
@@ -762,63 +876,20 @@ class SharedLayerContract:
                 assert log.head == stamps[-1]
                 assert not log.gap
 
-    def test_a_waiting_reader_is_told_what_comes(self) -> None:
-        """At once, and without waiting for more."""
-        with self.opened() as talk:
-            start = talk.ask(Snapshot(), Joined).head
-            nonces = ("one", "two")
-            announce = Announce((Targets(KEY, ("a",)), Targets(TAG, ("t",))), nonces, "contract", ())
-            [log] = talk.read_while([ReadLog(start, block=20.0, deadline=time.monotonic() + 60.0)], announce)
-            assert not log.gap
-            assert log.records
-            assert [record.nonce for record in log.records] == list(nonces)[: len(log.records)]
-            assert [record.nonce for record in self.read_all(talk, start)] == list(nonces)
-
-    def test_several_readers_may_wait_at_once(self) -> None:
-        """Several caches of one process may share a layer: each has its own reader."""
-        with self.opened() as talk:
-            start = talk.ask(Snapshot(), Joined).head
-            announce = Announce((Targets(KEY, ("a",)),), ("nonce",), "contract", ())
-            for log in talk.read_while([ReadLog(start, block=20.0, deadline=time.monotonic() + 60.0)] * 3, announce):
-                assert not log.gap
-                assert [record.nonce for record in log.records] == ["nonce"]
-
-    def test_a_waiting_reader_can_be_woken(self) -> None:
-        """With whatever answer: a process that ends does not wait for news."""
-        with self.opened() as talk:
-            start = talk.ask(Snapshot(), Joined).head
-            reading = ReadLog(start, block=600.0)
-            reader = threading.Thread(target=talk.shared.sync.perform, args=(reading,), daemon=True)
-            reader.start()
-            ends = time.monotonic() + 60.0
-            while reader.is_alive() and time.monotonic() < ends:
-                talk.shared.wake()
-                reader.join(0.01)
-            assert not reader.is_alive()
-            assert talk.ask(ReadLog(start), Log) == Log((), start, gap=False)
-
-    def test_a_reader_that_waits_in_vain_is_told_the_head(self) -> None:
-        """Which proves that it is in contact."""
-        with self.opened() as talk:
-            stamp = self.announce(talk, Targets(KEY, ("a",)))
-            assert talk.ask(ReadLog(stamp), Log) == Log((), stamp, gap=False)
-            assert talk.read_log(ReadLog(stamp, block=0.02)) == Log((), stamp, gap=False)
-
     def test_a_position_of_another_epoch_can_not_be_continued(self) -> None:
         """Whatever its number."""
         with self.opened() as talk:
             stamp = self.announce(talk, Targets(KEY, ("a",)))
             for number in (0, 1, 7):
-                other = Stamp("ff" * 8, number)
-                for log in (talk.ask(ReadLog(other), Log), talk.read_log(ReadLog(other, block=0.02))):
-                    assert log == Log((), stamp, gap=True)
+                assert talk.ask(ReadLog(Stamp("ff" * 8, number)), Log) == Log((), stamp, gap=True)
 
     def test_a_log_that_has_not_begun_can_not_be_continued(self) -> None:
         """There is no head either."""
         with self.opened() as talk:
-            other = Stamp("ff" * 8, 3)
-            assert talk.ask(ReadLog(other), Log) == Log((), None, gap=True)
-            assert talk.read_log(ReadLog(other, block=0.02)) == Log((), None, gap=True)
+            assert talk.ask(ReadLog(Stamp("ff" * 8, 3)), Log) == Log((), None, gap=True)
+            assert talk.ask(Confirm(), Beat).head is None
+            page = talk.ask(ReadBans(0, 10), Bans)
+            assert page == Bans((), False, None, Floors(), 0)
 
     def test_a_log_that_was_lost_begins_another_epoch(self) -> None:
         """Nothing of the old one is left: no entry, no lease, no ban, no position that could be continued."""
@@ -834,7 +905,8 @@ class SharedLayerContract:
             assert not talk.ask(Store("b", "mine", self.make_blob(before), 60_000), Done).done
             joined = talk.ask(Snapshot(), Joined)
             assert joined.head.epoch != before.epoch
-            assert (joined.head.number, joined.floor, joined.bans) == (0, 0, ())
+            assert (joined.head.number, joined.nonce, joined.lineage) == (0, "", Lineage(joined.head.epoch, {}))
+            assert talk.ask(ReadBans(0, 10), Bans) == Bans((), False, joined.head.epoch, Floors(), 0)
             assert talk.ask(ReadLog(before), Log).gap
             first = self.announce(talk, Targets(KEY, ("a",)))
             assert first == Stamp(joined.head.epoch, 1)
@@ -849,8 +921,7 @@ class SharedLayerContract:
             batch = tuple(Targets(TAG, ("t",)) for _ in range(500))
             for _ in range(self.log_length * 5 // 4 // len(batch)):
                 last = self.announce(talk, *batch)
-            for log in (talk.ask(ReadLog(start), Log), talk.read_log(ReadLog(start, block=0.02))):
-                assert log == Log((), last, gap=True)
+            assert talk.ask(ReadLog(start), Log) == Log((), last, gap=True)
             late = Stamp(last.epoch, last.number - self.log_length // 2)
             assert len(self.read_all(talk, late)) == self.log_length // 2
 
@@ -892,22 +963,442 @@ class SharedLayerContract:
             self.announce(talk, Targets(PREFIX, ("a:",)), Targets(TAG, ("t",)), Targets(EVERYTHING, ("*",)))
             assert talk.ask(Fetch(("a:1",)), Fetched).blobs == (blob,)
 
-    def test_a_process_that_starts_is_told_position_floor_and_bans(self) -> None:
-        """The newest number of each ban; "everything" is the floor, and what the floor says need not be said again."""
+    def test_whoever_asks_is_told_where_the_log_ends(self) -> None:
+        """Position and nonce of the last record, by the master that numbers them: the proof that nothing was missed."""
         with self.opened() as talk:
-            self.announce(talk, Targets(TAG, ("old",)))
-            self.announce(talk, Targets(EVERYTHING, ("*",)))
-            self.announce(talk, Targets(KEY, ("a", "b")), Targets(TAG, ("t",)), Targets(PREFIX, ("a:",)), Targets(GLOB, ("*:x",)))
-            last = self.announce(talk, Targets(KEY, ("a",), "v"))
+            start = talk.ask(Snapshot(), Joined)
+            told = talk.ask(Confirm(), Beat)
+            assert (told.head, told.nonce) == (start.head, "")
+            assert told.is_master
+            assert told.is_same
+            last = talk.ask(Announce((Targets(KEY, ("a",)), Targets(TAG, ("t",))), ("one", "two"), "me", ()), Announced).last
+            assert talk.ask(Confirm(), Beat)[:2] == (last, "two")
+
+    def test_a_process_that_starts_is_told_where_it_joins(self) -> None:
+        """Position and nonce of the last record, and the lineage of the epoch, which continues none here."""
+        with self.opened() as talk:
+            last = talk.ask(Announce((Targets(KEY, ("a",)),), ("nonce",), "me", ()), Announced).last
             joined = talk.ask(Snapshot(), Joined)
-            assert joined.head == last
-            assert joined.floor == 2
-            newest: dict[tuple[str, str], int] = {}
-            for targets, number in joined.bans:
-                for text in targets.texts:
-                    newest[targets.kind, text] = max(number, newest.get((targets.kind, text), 0))
-            newest.pop((TAG, "old"), None)
-            assert newest == {(KEY, "a"): 7, (KEY, "b"): 3, (TAG, "t"): 4, (PREFIX, "a:"): 5, (GLOB, "*:x"): 6}
+            assert (joined.head, joined.nonce, joined.lineage) == (last, "nonce", Lineage(last.epoch, {}))
+
+    # --- bans ---------------------------------------------------------------------------------------------------------------------
+
+    def test_a_process_that_starts_is_told_the_newest_number_of_each_ban(self) -> None:
+        """Hard and soft are two. A value that is set bans as a hard one does. "Everything" is a floor, for hard and soft one each."""
+        with self.opened() as talk:
+            self.announce(talk, Targets(EVERYTHING, ("*",)), Targets(EVERYTHING, ("*",), SOFT))
+            self.announce(talk, Targets(KEY, ("a", "b")), Targets(TAG, ("t",)), Targets(PREFIX, ("a:",)), Targets(GLOB, ("*:x",)))
+            self.announce(talk, Targets(TAG, ("t",), SOFT), Targets(KEY, ("b", "c"), SOFT), Targets(PREFIX, ("a:",), SOFT))
+            last = self.announce(talk, Targets(GLOB, ("*:x",), SOFT), Targets(KEY, ("a",), VALUE), Targets(TAG, ("u",)))
+            numbers, page = self.read_bans(talk)
+            assert numbers == {
+                (KEY, "a", False): 11,
+                (KEY, "b", False): 3,
+                (TAG, "t", False): 4,
+                (TAG, "u", False): 12,
+                (PREFIX, "a:", False): 5,
+                (GLOB, "*:x", False): 6,
+                (TAG, "t", True): 7,
+                (KEY, "b", True): 8,
+                (KEY, "c", True): 8,
+                (PREFIX, "a:", True): 9,
+                (GLOB, "*:x", True): 10,
+            }
+            assert (page.epoch, page.hard.all, page.soft) == (last.epoch, 1, 2)
+
+    def test_bans_are_read_in_pages(self) -> None:
+        """In the order of their numbers, from any number on; also where one record banned more than a page holds."""
+        with self.opened() as talk:
+            expected: dict[tuple[str, str, bool], int] = {}
+            for number in range(1, 21):
+                texts = tuple(f"tag:{number}:{i}" for i in range(number))
+                self.announce(talk, Targets(TAG, texts, SOFT if number % 5 == 0 else "h"))
+                expected |= {(TAG, text, number % 5 == 0): number for text in texts}
+            for most in (1, 2, 7, 100, 1_000):
+                assert self.read_bans(talk, most=most)[0] == expected
+            for since in (0, 1, 13, 20, 21):
+                found, _ = self.read_bans(talk, since, most=4)
+                assert found == {ban: number for ban, number in expected.items() if number >= since}
+
+    def test_a_ban_that_is_renewed_moves_behind_the_others(self) -> None:
+        """Whoever reads on from a number does not miss it."""
+        with self.opened() as talk:
+            self.announce(talk, Targets(TAG, ("t",)), Targets(TAG, ("u",)), Targets(TAG, ("t",)))
+            assert self.read_bans(talk, most=1)[0] == {(TAG, "u", False): 2, (TAG, "t", False): 3}
+
+    # --- announcing again ---------------------------------------------------------------------------------------------------------
+
+    def test_what_several_announce_again_is_appended_once(self) -> None:
+        """Every process that knows of a record the log has lost brings it; the log does not grow with their number."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            lost = (Targets(KEY, ("a", "b")), Targets(TAG, ("t",)))
+            last = self.announce(talk, *lost, again=True)
+            assert last.number == 2
+            for _ in range(3):
+                assert self.announce(talk, *lost, again=True) == last
+            assert [record.targets for record in self.read_all(talk, start)] == list(lost)
+            assert self.read_bans(talk)[0] == {(KEY, "a", False): 1, (KEY, "b", False): 1, (TAG, "t", False): 2}
+
+    def test_of_what_is_announced_again_only_the_unknown_is_appended(self) -> None:
+        """Text by text. Another mode or kind is another invalidation."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            self.announce(talk, Targets(KEY, ("a", "b")), again=True)
+            self.announce(talk, Targets(KEY, ("b", "c", "a")), Targets(TAG, ("a",)), Targets(KEY, ("a",), SOFT), again=True)
+            self.announce(talk, Targets(EVERYTHING, ("*",)), again=True)
+            self.announce(talk, Targets(EVERYTHING, ("*",)), Targets(KEY, ("c",)), again=True)
+            records = self.read_all(talk, start)
+            assert [record.targets for record in records] == [
+                Targets(KEY, ("a", "b")),
+                Targets(KEY, ("c",)),
+                Targets(TAG, ("a",)),
+                Targets(KEY, ("a",), SOFT),
+                Targets(EVERYTHING, ("*",)),
+            ]
+            assert [(one.nonce, other.previous) for one, other in pairwise(records)] == [(record.nonce,) * 2 for record in records[:-1]]
+
+    def test_those_who_announce_again_at_once_append_one_record(self) -> None:
+        """The second one finds it there."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            steps = [Announce((Targets(TAG, ("t",)),), (f"nonce{i}",), str(i), (), again=True) for i in range(16)]
+            assert {reply.last.number for reply in talk.ask_together(steps, Announced)} == {1}
+            assert len(self.read_all(talk, start)) == 1
+
+    def test_an_announcement_that_is_no_repetition_is_always_appended(self) -> None:
+        """An invalidation after one that says the same is news: something may have been computed in between."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            self.announce(talk, Targets(TAG, ("t",)), again=True)
+            for _ in range(2):
+                self.announce(talk, Targets(TAG, ("t",)))
+            assert [record.number for record in self.read_all(talk, start)] == [1, 2, 3]
+
+    def test_announcing_again_unlinks_again(self) -> None:
+        """An entry that a failover brought back goes, whoever comes first."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            for _ in range(2):
+                assert self.store(talk, "a", blob)
+                self.announce(talk, Targets(KEY, ("a",)), unlink=("a",), again=True)
+                assert talk.ask(Fetch(("a",)), Fetched).blobs == (None,)
+
+    def test_a_log_that_was_lost_takes_what_is_announced_again(self) -> None:
+        """It knows nothing of what another one was told."""
+        with self.opened() as talk:
+            self.announce(talk, Targets(TAG, ("t",)), again=True)
+            self.lose_everything(talk.shared)
+            start = talk.ask(Snapshot(), Joined).head
+            assert self.announce(talk, Targets(TAG, ("t",)), again=True) == Stamp(start.epoch, 1)
+
+    # --- hearing ------------------------------------------------------------------------------------------------------------------
+
+    def test_an_ear_hears_what_is_announced(self) -> None:
+        """By itself, each record once, in order, and as it is read from the log."""
+        with self.opened() as talk, talk.listening() as heard:
+            start = talk.ask(Snapshot(), Joined).head
+            targets = (
+                Targets(KEY, ("stores:JKT", "stores:BDG")),
+                Targets(KEY, ("stores:JKT",), VALUE),
+                Targets(TAG, ("region:java",), SOFT),
+                Targets(PREFIX, ("stores:",)),
+                Targets(GLOB, ("*:stats", "a*b*c")),
+                Targets(EVERYTHING, ("*",)),
+            )
+            self.announce(talk, *targets[:2])
+            self.announce(talk, *targets[2:])
+            heard.until(lambda: len(heard.items) >= len(targets))
+            assert [record.targets for record in heard.records] == list(targets)
+            assert heard.items == self.read_all(talk, start)
+
+    def test_the_answer_where_the_log_ends_comes_behind_what_was_announced_before(self) -> None:
+        """So that an answer that agrees with what was heard proves that nothing is missing."""
+        with self.opened() as talk, talk.listening() as heard:
+            start, asked = talk.ask(Snapshot(), Joined).head, NEVER
+            for _ in range(5):
+                last = self.announce(talk, Targets(KEY, ("a",)), Targets(TAG, ("t",)), Targets(PREFIX, ("p:",)))
+                beat = heard.beat()
+                assert heard.items == [*self.read_all(talk, start), beat]
+                assert (beat.head, beat.nonce) == (last, heard.records[-1].nonce)
+                assert beat.is_master
+                assert beat.is_same
+                assert beat.asked >= asked
+                start, asked = last, beat.asked
+                heard.items.clear()
+
+    def test_an_ear_is_told_that_there_is_no_log(self) -> None:
+        """Nothing has begun, or everything is lost."""
+        with self.opened() as talk, talk.listening() as heard:
+            assert heard.beat().head is None
+            before = self.announce(talk, Targets(TAG, ("t",)))
+            assert heard.beat().head == before
+            self.lose_everything(talk.shared)
+            assert heard.beat().head is None
+            after = self.announce(talk, Targets(TAG, ("t",)))
+            assert heard.beat().head == after
+            assert [record.epoch for record in heard.records] == [before.epoch, after.epoch]
+
+    def test_from_the_first_answer_on_nothing_is_missed(self) -> None:
+        """Whoever reads the log after it, and then takes what was heard, has everything, though others announce all the time."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            steps = [Announce((Targets(KEY, (f"key{i}",)),), (f"nonce{i}",), "me", ()) for i in range(200)]
+            announcing = threading.Thread(target=lambda: [talk.shared.sync.perform(step) for step in steps])
+            heard = Listening(talk.shared.ear())
+            announcing.start()
+            first = heard.beat()
+            announcing.join()
+            last = heard.beat()
+            records = self.read_all(talk, start)
+            heard.ear.close()
+            assert first.head is not None
+            assert last.head is not None
+            assert last.head.number == 200
+            assert heard.records == records[200 - len(heard.records) :]
+            assert len(heard.records) >= 200 - first.head.number
+
+    def test_those_who_announce_at_once_are_heard_in_the_order_of_their_numbers(self) -> None:
+        """Whatever way each record takes."""
+        with self.opened() as talk, talk.listening() as heard:
+            start = talk.ask(Snapshot(), Joined).head
+            targets = Targets(KEY, ("a",)), Targets(TAG, ("t",))
+            talk.ask_together([Announce(targets, (f"{i}:0", f"{i}:1"), str(i), ()) for i in range(40)], Announced)
+            heard.beat()
+            assert [record.number for record in heard.records] == list(range(1, 81))
+            assert heard.records == self.read_all(talk, start)
+
+    def test_several_ears_hear_the_same(self) -> None:
+        """Several caches of one process may share a layer: each has its own."""
+        with self.opened() as talk, talk.listening() as one, talk.listening() as two, talk.listening() as three:
+            start = talk.ask(Snapshot(), Joined).head
+            for _ in range(3):
+                self.announce(talk, Targets(KEY, ("a",)), Targets(TAG, ("t",)))
+            for heard in (one, two, three):
+                heard.beat()
+                assert heard.records == self.read_all(talk, start)
+
+    def test_an_ear_that_was_cut_off_says_so_and_begins_anew(self) -> None:
+        """It does not hand over what it may have missed a part of; from its first answer on it hears everything again."""
+        with self.opened() as talk, talk.listening() as heard:
+            self.announce(talk, Targets(TAG, ("before",)))
+            heard.beat()
+            for round_ in range(3):
+                with self.cut_off(talk.shared):
+                    heard.fail()
+                missed = self.announce(talk, Targets(TAG, (f"missed {round_}",)))
+                assert heard.beat().head == missed
+                self.announce(talk, Targets(TAG, (f"after {round_}",)))
+                heard.beat()
+                assert [record.targets.texts for record in heard.records] == [(f"after {round_}",)]
+
+    def test_a_waiting_ear_can_be_woken(self) -> None:
+        """Who has something to say to it, or wants it to end, does not wait for news."""
+        with self.opened() as talk, talk.listening() as heard:
+            found: list[object] = []
+            listener = threading.Thread(target=lambda: found.append(heard.ear.perform(Hear(600.0, False, 600.0))), daemon=True)
+            listener.start()
+            heard.ear.wake()
+            listener.join(60.0)
+            assert found == [Heard(())]
+
+    def test_the_end_of_a_lease_is_heard(self) -> None:
+        """By a fill, or because it was given back: whoever waits may look again. And once when watching has begun, before it is
+        known whether the lease ended meanwhile.
+        """
+        with self.opened() as talk, talk.listening() as heard:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            heard.ear.watch("a")
+            heard.until(lambda: heard.woken == ["a"])
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Release("a", "mine"), Done).done
+            heard.until(lambda: heard.woken == ["a"] * 2)
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Store("a", "mine", blob, 60_000), Done).done
+            heard.until(lambda: heard.woken == ["a"] * 3)
+            heard.beat()
+            assert heard.woken == ["a"] * 3
+
+    def test_what_ends_no_lease_wakes_nobody(self) -> None:
+        """Neither taking, extending or seizing one, nor trying to end another one's, nor what happens to other keys."""
+        with self.opened() as talk, talk.listening() as heard:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            heard.ear.watch("a")
+            heard.until(lambda: heard.woken == ["a"])
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Extend("a", "mine", 60_000), Done).done
+            assert not talk.ask(Release("a", "other"), Done).done
+            assert not talk.ask(Store("a", "other", blob, 60_000), Done).done
+            assert self.seize(talk, "a", "sets", unlink=True).granted
+            assert not talk.ask(Release("a", "mine"), Done).done
+            assert self.store(talk, "b", blob)
+            heard.beat()
+            assert heard.woken == ["a"]
+
+    def test_what_is_watched_can_be_let_go(self) -> None:
+        """And watched again."""
+        with self.opened() as talk, talk.listening() as heard:
+            for _ in range(3):
+                heard.items.clear()
+                heard.ear.watch("a")
+                heard.ear.watch("b")
+                heard.until(lambda: sorted(heard.woken) == ["a", "b"])
+                heard.ear.unwatch("a")
+                for key in ("a", "b"):
+                    assert self.lease(talk, key, "mine").granted
+                    assert talk.ask(Release(key, "mine"), Done).done
+                heard.until(lambda: heard.woken[2:] == ["b"])
+                heard.beat()
+                assert heard.woken[2:] == ["b"]
+                heard.ear.unwatch("b")
+
+    def test_what_is_watched_before_anything_is_heard_is_heard_from_the_beginning(self) -> None:
+        """Whoever waits need not know whether the log is being heard already."""
+        with self.opened() as talk:
+            ear = talk.shared.ear()
+            ear.watch("a")
+            ear.watch("b")
+            ear.unwatch("b")
+            heard = Listening(ear)
+            heard.until(lambda: heard.woken == ["a"])
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Release("a", "mine"), Done).done
+            heard.until(lambda: heard.woken == ["a", "a"])
+            ear.close()
+
+    def test_an_ear_that_begins_anew_watches_what_it_watched(self) -> None:
+        """The lease may have ended while it was cut off, so whoever waits is told to look."""
+        with self.opened() as talk, talk.listening() as heard:
+            heard.ear.watch("a")
+            heard.until(lambda: heard.woken == ["a"])
+            assert self.lease(talk, "a", "mine").granted
+            with self.cut_off(talk.shared):
+                heard.fail()
+            assert talk.ask(Release("a", "mine"), Done).done
+            heard.until(lambda: heard.woken == ["a"])
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Release("a", "mine"), Done).done
+            heard.until(lambda: heard.woken == ["a", "a"])
+
+    def test_an_ear_can_be_closed_at_any_time(self) -> None:
+        """Before it has heard anything, and twice; what is said to it afterwards does no harm."""
+        with self.opened() as talk:
+            for turns in range(2):
+                heard = Listening(talk.shared.ear())
+                for _ in range(turns):
+                    heard.beat()
+                heard.ear.close()
+                heard.ear.close()
+                heard.ear.wake()
+                heard.ear.unwatch("a")
+
+    # --- sweeping -----------------------------------------------------------------------------------------------------------------
+
+    def test_every_entry_is_found_by_its_name(self) -> None:
+        """Page by page; neither leases nor the log are among them. The name tells the key, unless the layer shortens it."""
+        with self.opened() as talk:
+            blob = self.make_blob(self.announce(talk, Targets(TAG, ("t",))))
+            keys = {*(f"key:{i}" for i in range(300)), *self.ODD_TEXTS}
+            for key in keys:
+                assert self.store(talk, key, blob)
+            assert self.lease(talk, "a lease and no entry", "mine").granted
+            found: dict[bytes, str | None] = {}
+            pages = cursor = 0
+            while cursor or not pages:
+                scanned = talk.ask(Scan(cursor, 50), Scanned)
+                found |= dict(scanned.found)
+                cursor, pages = scanned.cursor, pages + 1
+            assert len(found) == len(keys)
+            known = [key for key in found.values() if key is not None]
+            assert len(set(known)) == len(known)
+            assert set(known) <= keys
+            assert {key for key in keys if len(key.encode("utf-8", "surrogatepass")) < 100} <= set(known)
+
+    def test_nothing_is_found_where_nothing_is(self) -> None:
+        """An empty layer has one empty page, or several."""
+        with self.opened() as talk:
+            cursor = -1
+            while cursor:
+                scanned = talk.ask(Scan(max(cursor, 0), 1_000), Scanned)
+                assert scanned.found == ()
+                cursor = scanned.cursor
+
+    def names_of(self, talk: SharedTalk) -> dict[str, bytes]:
+        """The names of all entries by their keys."""
+        found: dict[str, bytes] = {}
+        cursor = -1
+        while cursor:
+            scanned = talk.ask(Scan(max(cursor, 0), 1_000), Scanned)
+            found |= {key: name for name, key in scanned.found if key is not None}
+            cursor = scanned.cursor
+        return found
+
+    def test_entries_are_judged_by_their_beginnings(self) -> None:
+        """As much as holds header and dependencies; the value need not travel. An entry that is gone is ``None`` in its place."""
+        with self.opened() as talk:
+            head = self.announce(talk, Targets(TAG, ("t",)))
+            blobs = {"small": self.make_blob(head, b"s"), "large": self.make_blob(head, b"x" * 3_000_000)}
+            for key, blob in blobs.items():
+                assert self.store(talk, key, blob)
+            names = self.names_of(talk)
+            assert names.keys() == blobs.keys()
+            assert self.seize(talk, "small", "sets", unlink=True).granted
+            fetched = talk.ask(Heads(tuple(names[key] for key in ("large", "small", "large"))), Fetched)
+            large, gone, again = fetched.blobs
+            assert large is not None
+            assert gone is None
+            assert again == large
+            assert len(large) >= 1_024
+            assert blobs["large"].startswith(large)
+            assert fetched.head == head
+            assert fetched.now > 0
+
+    def test_what_is_discarded_is_still_what_was_read(self) -> None:
+        """An entry that was filled anew meanwhile stays; the count is exact."""
+        with self.opened() as talk:
+            head = self.announce(talk, Targets(TAG, ("t",)))
+            old, new = self.make_blob(head, b"old"), self.make_blob(head, b"new")
+            for key in ("dead", "renewed", "gone", "alive"):
+                assert self.store(talk, key, old)
+            names = self.names_of(talk)
+            assert self.seize(talk, "gone", "sets", unlink=True).granted
+            assert self.store(talk, "renewed", new, dead=old[:IDENTITY])
+            entries = tuple((names[key], old[:IDENTITY]) for key in ("dead", "renewed", "gone"))
+            assert talk.ask(Discard(entries), Discarded).entries == 1
+            assert talk.ask(Discard(entries), Discarded).entries == 0
+            assert talk.ask(Discard(()), Discarded).entries == 0
+            assert talk.ask(Fetch(("dead", "renewed", "gone", "alive")), Fetched).blobs == (None, new, None, old)
+
+    # --- auditing -----------------------------------------------------------------------------------------------------------------
+
+    def test_a_question_is_heard_by_everybody_in_its_place(self) -> None:
+        """Behind the records that were announced before it. It is no record: it takes no number and is not read later."""
+        with self.opened() as talk, talk.listening() as one, talk.listening() as two:
+            start = talk.ask(Snapshot(), Joined).head
+            before = self.announce(talk, Targets(TAG, ("t",)))
+            questions = [Question(f"id{i}", Targets(kind, self.ODD_TEXTS), before) for i, kind in enumerate((KEY, TAG))]
+            for question in questions:
+                assert talk.ask(Inquire(question), Done).done
+            assert self.announce(talk, Targets(TAG, ("u",))).number == 2
+            records = self.read_all(talk, start)
+            for heard in (one, two):
+                beat = heard.beat()
+                assert heard.items == [records[0], *questions, records[1], beat]
+
+    def test_answers_to_a_question_are_collected_once(self) -> None:
+        """Each question has its own."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            one, other = (Question(name, Targets(KEY, ("a",)), head) for name in ("one", "other"))
+            assert talk.ask(Collect(one), Testimony).answers == ()
+            for question in (one, other):
+                assert talk.ask(Inquire(question), Done).done
+            assert talk.ask(Testify(one, "me", 3), Done).done
+            assert talk.ask(Testify(one, "you", 0), Done).done
+            assert talk.ask(Testify(other, "me", 2**53), Done).done
+            assert sorted(talk.ask(Collect(one), Testimony).answers) == [("me", 3), ("you", 0)]
+            assert talk.ask(Collect(one), Testimony).answers == ()
+            assert talk.ask(Collect(other), Testimony).answers == (("me", 2**53),)
 
     # --- odd texts ----------------------------------------------------------------------------------------------------------------
 
@@ -956,18 +1447,35 @@ class SharedLayerContract:
                 assert talk.ask(Release(key, f"token{i}"), Done).done, key[:20]
 
     def test_odd_texts_travel_through_the_log(self) -> None:
-        """In a record, in the bans of a process that starts, and when the entry is unlinked."""
-        with self.opened() as talk:
+        """In a record, on the way to an ear, in the bans of a process that starts, and when the entry is unlinked."""
+        with self.opened() as talk, talk.listening() as heard:
             start = talk.ask(Snapshot(), Joined).head
             blob = self.make_blob(start)
             for key in self.ODD_TEXTS:
                 assert self.store(talk, key, blob)
             for kind in (KEY, TAG, PREFIX):
                 self.announce(talk, Targets(kind, self.ODD_TEXTS), unlink=self.ODD_TEXTS if kind == KEY else ())
-            assert [record.targets.texts for record in self.read_all(talk, start)] == [self.ODD_TEXTS] * 3
+            records = self.read_all(talk, start)
+            assert [record.targets.texts for record in records] == [self.ODD_TEXTS] * 3
+            heard.beat()
+            assert heard.records == records
             assert talk.ask(Fetch(self.ODD_TEXTS), Fetched).blobs == (None,) * len(self.ODD_TEXTS)
-            bans = {(targets.kind, text): number for targets, number in talk.ask(Snapshot(), Joined).bans for text in targets.texts}
-            assert bans == {(kind, text): number for number, kind in enumerate((KEY, TAG, PREFIX), 1) for text in self.ODD_TEXTS}
+            bans, _ = self.read_bans(talk)
+            assert bans == {(kind, text, False): number for number, kind in enumerate((KEY, TAG, PREFIX), 1) for text in self.ODD_TEXTS}
+
+    def test_ends_of_odd_leases_are_heard(self) -> None:
+        """Whoever waits is told for which key."""
+        with self.opened() as talk, talk.listening() as heard:
+            for key in self.ODD_TEXTS:
+                heard.ear.watch(key)
+                assert self.lease(talk, key, "mine").granted
+            heard.until(lambda: len(heard.woken) >= len(self.ODD_TEXTS))
+            assert sorted(heard.woken) == sorted(self.ODD_TEXTS)
+            heard.items.clear()
+            for key in self.ODD_TEXTS:
+                assert talk.ask(Release(key, "mine"), Done).done
+            heard.beat()
+            assert heard.woken == list(self.ODD_TEXTS)
 
 
 class SharedTalk:
@@ -999,27 +1507,9 @@ class SharedTalk:
         run_together([partial(ask, at) for at in range(len(steps))])
         return [replies[at] for at in range(len(steps))]
 
-    def read_log(self, step: ReadLog) -> Log:
-        """What a log's reader is told. It is a thread in either colour, because it waits."""
-        log = self.shared.sync.perform(step)
-        assert isinstance(log, Log), log
-        return log
-
-    def read_while(self, readers: Sequence[ReadLog], step: SharedStep) -> list[Log]:
-        """What readers are told, each in a thread of its own, while another step is asked here."""
-        found: list[Log] = []
-
-        def read(reader: ReadLog) -> None:
-            found.append(self.read_log(reader))
-
-        threads = [threading.Thread(target=read, args=(reader,)) for reader in readers]
-        for thread in threads:
-            thread.start()
-        self.ask(step, Announced)
-        for thread in threads:
-            thread.join()
-        assert len(found) == len(readers), "a reader failed"
-        return found
+    def listening(self) -> Listening:
+        """What hears the layer, for one process; to be used as a context manager."""
+        return Listening(self.shared.ear())
 
     async def _in_tasks(self, steps: Sequence[SharedStep]) -> list[Reply]:
         layer = self.shared.of_loop()
@@ -1034,3 +1524,68 @@ class SharedTalk:
         else:
             self._runner.run(self.shared.aclose())
             self._runner.close()
+
+
+class Listening:
+    """An ear, in the hands of a test. It hears everything from the beginning of the ``with`` block on, and is closed at its end.
+
+    ``items`` is what it has heard, in order. A ``Failed`` reply fails the test.
+    """
+
+    PATIENCE: Final = 60.0
+    TURNS: Final = 2_000
+
+    def __init__(self, ear: Ear) -> None:
+        self.ear = ear
+        self.items: list[Heardable] = []
+
+    @property
+    def records(self) -> list[Record]:
+        """The records among what was heard."""
+        return [item for item in self.items if isinstance(item, Record)]
+
+    @property
+    def woken(self) -> list[str]:
+        """The keys whose leases were heard to end, or whose watching was heard to begin."""
+        return [item.key for item in self.items if isinstance(item, Woken)]
+
+    def turn(self, *, beat: bool = False, seconds: float = 0.01) -> None:
+        """Wait once, for at most ``seconds``."""
+        heard = self.ear.perform(Hear(seconds, beat, self.PATIENCE))
+        assert isinstance(heard, Heard), heard
+        self.items += heard.items
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the condition holds; about twenty seconds at most."""
+        for _ in range(self.TURNS):
+            if condition():
+                return
+            self.turn()
+        raise AssertionError(f"it was not heard; {len(self.items)} items were, the last of them {self.items[-5:]}")
+
+    def beat(self) -> Beat:
+        """Ask where the log ends, and wait for the answer. What came with it, or before it, is heard then."""
+        known = sum(isinstance(item, Beat) for item in self.items)
+
+        def answers() -> list[Beat]:
+            return [item for item in self.items if isinstance(item, Beat)][known:]
+
+        self.turn(beat=True)
+        self.until(lambda: bool(answers()))
+        return answers()[0]
+
+    def fail(self) -> None:
+        """Be told that it can not hear any more. What it had heard before is forgotten."""
+        for _ in range(self.TURNS):
+            if isinstance(self.ear.perform(Hear(0.01, True, self.PATIENCE)), Failed):
+                self.items.clear()
+                return
+        raise AssertionError("it did not notice that it was cut off")
+
+    def __enter__(self) -> Self:
+        self.beat()
+        self.items.clear()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.ear.close()

@@ -780,7 +780,7 @@ def test_jitter_spreads_expiry_within_its_bounds(make: Callable[..., Cache], col
 def test_local_ttl_bounds_the_copy_in_this_process(make: Callable[..., Cache], colour: Colour, clock: FakeClock) -> None:
     """After it the shared layer is asked, not the function; without one, the function."""
     for shared, computed in ((MemoryShared(clock.monotonic), 1), (None, 2)):
-        cache = make(shared=shared, local_ttl=5, on_disconnect="serve")
+        cache = make(shared=shared, local_ttl=5, on_disconnect="serve", stale_if_error=60)
         calls = Calls()
 
         def find(calls: Calls = calls) -> int:

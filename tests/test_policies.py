@@ -165,17 +165,16 @@ def test_the_longest_life_counts_every_window() -> None:
 
 def test_settings_without_effect_are_named() -> None:
     """What is accepted and not acted upon in this version is said aloud; defaults and working settings are not."""
-    working = policy(local_ttl=1, version=2, tags=["a"], compress_over=1, on_disconnect="serve", copy=True, jitter=0.1, negative_ttl=1)
+    working = policy(local_ttl=1, version=2, tags=["a"], compress_over=1, copy=True, jitter=0.1, negative_ttl=1)
+    assert policy(consistency="strict", on_disconnect="serve", stale_while_revalidate=1).without_effect() == ()
     assert working.without_effect() == ()
     assert policy(ttl=None, min_ttl=1, max_ttl=2).without_effect() == ()
     silent = policy(
-        stale_while_revalidate=1,
         stale_if_error=1,
         early_refresh=0.5,
         soft_timeout=1,
         hard_timeout=1,
         errors=1,
-        consistency="strict",
         shadow=0.1,
         ramp=0.5,
         mask=["a"],
@@ -183,7 +182,7 @@ def test_settings_without_effect_are_named() -> None:
         http=HttpPolicy(vary=["Accept"], visibility="public"),
     )
     assert silent.without_effect() == (
-        *("stale_while_revalidate", "stale_if_error", "early_refresh", "soft_timeout", "hard_timeout", "errors", "consistency"),
+        *("stale_if_error", "early_refresh", "soft_timeout", "hard_timeout", "errors"),
         *("shadow", "ramp", "mask", "warm", "http.visibility", "http.vary"),
     )
     assert policy(http=HttpPolicy()).without_effect() == ("http",)
@@ -387,7 +386,7 @@ def test_named_durations_can_not_be_changed() -> None:
 def test_settings_name_everything_without_effect() -> None:
     """By full names, the tables' and the policies'."""
     found = Settings(coordination=CoordinationSettings(durable=True), policies=Policies([policy(ramp=0.5)]))
-    assert found.without_effect() == ("coordination.durable", "policy.stores.ramp")
+    assert found.without_effect() == ("policy.stores.ramp",)
 
 
 @pytest.mark.parametrize(
@@ -427,3 +426,10 @@ def test_no_message_shows_a_password(form: str, password: str) -> None:
 def test_paths_are_written_with_dots() -> None:
     """As TOML would write them."""
     assert dotted(("policy", "my stores", "tags", 0)) == 'policy."my stores".tags[0]'
+
+
+def test_to_serve_while_the_log_is_silent_takes_a_window() -> None:
+    """``on_disconnect = "serve"`` without a word on how long is a mistake: a copy would live on with nobody to end it."""
+    with pytest.raises(PolicyError, match='on_disconnect: "serve" needs stale_while_revalidate or stale_if_error'):
+        policy(on_disconnect="serve")
+    assert policy(on_disconnect="serve", stale_if_error="10m").on_disconnect == "serve"

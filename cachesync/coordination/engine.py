@@ -139,7 +139,9 @@ class Engine:
         """The question for one call; ``call`` computes the answer where that is not the site's function."""
         key, raw, dependencies = address
         budget = self.budget
-        return make(Ask, (key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease))
+        return make(
+            Ask, (key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease, None)
+        )
 
     def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
         """The answer that a local copy gives. It may be stale, where the policy allows that."""
@@ -156,6 +158,10 @@ class Engine:
         """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
         owned: bool = cast("Any", self.lock)._is_owned()  # as threading.Condition asks
         return owned
+
+    def token(self) -> str:
+        """A new token for a lease. It begins with this process's origin, which a forked child does not share."""
+        return self.origin + os.urandom(6).hex()
 
     def uses_shared(self) -> bool:
         """Whether the shared layer is asked now: there is one, and it did not fail a moment ago."""
@@ -399,6 +405,8 @@ class Engine:
 
         An invalidation that matches what was found out to depend on only at the end could not detach the flight before that.
         """
+        if called.is_stale and ask.least is not None:
+            return False
         with self.lock:
             ledger, key, found = self.ledger, ask.key, called.dependencies
             if flight.pends != arrival.pends and ledger.is_pending(key, found):
@@ -426,10 +434,13 @@ class Engine:
         except Exception as error:  # the decorator's functions are the user's: their failure costs the storing, not the result
             self.not_stored(ask, f"its ttl or its tags can not be told: {error!r}")
             return Called(value, seconds, None, dependencies=ask.dependencies)
-        if found is not None:
-            dependencies = bounded((*dependencies, *found.dependencies))
-            if fresh is not None:
-                fresh = None if found.is_stale else min(fresh, found.until - began)
+        if found is None:
+            return Called(value, seconds, fresh, dependencies=dependencies)
+        dependencies = bounded((*dependencies, *found.dependencies))
+        if found.is_stale:  # it never was fresh itself
+            return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True)
+        if fresh is not None:
+            fresh = min(fresh, found.until - began)
         return Called(value, seconds, fresh, dependencies=dependencies)
 
     def _lifetime(self, ask: Ask, value: Any) -> float | None:

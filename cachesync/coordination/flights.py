@@ -7,7 +7,6 @@ flight of their own, because what the old one brings may be from before the inva
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -26,10 +25,10 @@ class Flight:
 
     __slots__ = ("dependencies", "key", "outcome", "pends", "task", "thread", "token", "waiting")
 
-    def __init__(self, key: str, dependencies: tuple[Dependency, ...]) -> None:
+    def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str) -> None:
         self.key = key
         self.dependencies = dependencies
-        self.token = os.urandom(12).hex()
+        self.token = token
         self.thread = threading.get_ident()
         self.task: asyncio.Task[None] | None = None
         self.pends = 0

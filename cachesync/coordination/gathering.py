@@ -14,6 +14,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
 from cachesync.core.records import KEY
+from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called
 
 P = ParamSpec("P")
@@ -21,11 +22,15 @@ R = TypeVar("R")
 
 
 class Gathering:
-    """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale."""
+    """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale.
 
-    __slots__ = ("_found", "is_stale", "until")
+    ``least`` is the stamp that its caller asked for: nothing it is made of may be older.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_found", "is_stale", "least", "until")
+
+    def __init__(self, least: Stamp | None = None) -> None:
+        self.least = least
         self._found: dict[Dependency, None] = {}
         self.until = math.inf
         self.is_stale = False

@@ -16,7 +16,7 @@ from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
-from cachesync.core.entry import Entry
+from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
     Result,
@@ -33,7 +33,7 @@ from cachesync.core.flows import (
 )
 from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, written
-from cachesync.core.stamps import NOWHERE, Stamp
+from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
 from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Refused, Step
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.tuples import make
@@ -61,14 +61,15 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled or engine.is_busy_here():
             return cast("Result", self.run(_calling(ask)))
-        if self._is_strict(ask):
-            return cast("Result", self._used(ask, self.run(self.confirming(ask, None))))
+        least = _least()
+        if least is not None or self._is_strict(ask):
+            return cast("Result", self._used(ask, self.run(self.confirming(ask, least))))
         found: Result | None = engine.at_hand(ask)
         if found is None:
             fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False))) if self._shares() else None
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
-        if isinstance(found, Called) and found.is_stale and self._shares():
+        if self._wants_refresh(found):
             self.refresher.start(ask)
         return cast("Result", self._used(ask, found))
 
@@ -77,8 +78,9 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled:
             return cast("Result", await self.arun(_calling(ask)))
-        if self._is_strict(ask):
-            return cast("Result", self._used(ask, await self.arun(self.confirming(ask, None))))
+        least = _least()
+        if least is not None or self._is_strict(ask):
+            return cast("Result", self._used(ask, await self.arun(self.confirming(ask, least))))
         found: Result | None = engine.at_hand(ask)
         if found is None:
             fetched: Any = None
@@ -87,7 +89,7 @@ class Operations:
                 fetched = self._loops.note(step, asked, await self._loops.layer().perform(step))
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
-        if isinstance(found, Called) and found.is_stale and self._shares():
+        if self._wants_refresh(found):
             self.refresher.start_task(ask)
         return cast("Result", self._used(ask, found))
 
@@ -99,6 +101,10 @@ class Operations:
         if blob is not None:
             return engine.judge(ask, blob, fetched.head, fetched.now)
         return BEHIND if engine.is_behind(fetched.head) else None
+
+    def _wants_refresh(self, found: Result | None) -> bool:
+        """Whether a stale copy was served. What was made of something stale was computed just now."""
+        return isinstance(found, Called) and found.is_stale and found.until > NEVER and self._shares()
 
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
@@ -122,18 +128,25 @@ class Operations:
             called = engine.at_hand(ask, only_fresh=True)
             if called is not None:
                 return called
-        if engine.shared is None:
-            reached = least is None or engine.has_reached(least)
-            joined: Result = (yield Join(ask, False, None)) if reached else (yield Call(ask))
-            return joined
-        found = (yield from obtain_confirmed(ask, least)) if self._shares() else None
+        found: Called | Refused | Failed = Failed(LookupError("the shared layer is away"))
+        if engine.shared is None and (least is None or engine.has_reached(least)):
+            found = Refused()
+        elif self._shares():
+            found = yield from obtain_confirmed(ask, least)
         if isinstance(found, Called):
             return found
-        outcome: Result = (yield Join(ask, True, found.dead)) if isinstance(found, Refused) else (yield Call(ask))
+        outcome: Result
+        if isinstance(found, Refused):
+            ask = ask._replace(least=least or engine.ledger.position)
+            outcome = yield Join(ask, engine.shared is not None, found.dead)
+        else:
+            outcome = yield Call(ask._replace(least=UNREACHED))
         return outcome
 
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
-        """As `confirming`, for a caller who asked for a stamp."""
+        """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
+        if (outer := _least()) is not None and not self.engine.has_reached(outer):
+            least = UNREACHED
         result: Result = self._used(ask, (yield from self.confirming(ask, least)))
         return result
 
@@ -144,6 +157,11 @@ class Operations:
             return list(computed)
         answers: dict[str, Result] = {}
         missing: dict[str, Ask] = {}
+        least = _least()
+        if least is not None:
+            flows = tuple(self.confirming(ask, least) for ask in asks)
+            confirmed: tuple[Result, ...] = yield Each(flows)
+            return [self._used(ask, result) for ask, result in zip(asks, confirmed, strict=True)]
         strict = any(map(self._is_strict, asks))
         for ask in asks:
             at_hand = None if strict else self.engine.at_hand(ask)
@@ -154,14 +172,14 @@ class Operations:
         obtained = yield from obtain_many(tuple(missing.values()), shared=self._shares(), strict=strict)
         answers.update(zip(missing, obtained, strict=True))
         for ask in asks:
-            answer = answers[ask.key]
-            if isinstance(answer, Called) and answer.is_stale and self._shares():
+            if self._wants_refresh(answers[ask.key]):
                 refresh(ask)
         return [self._used(ask, answers[ask.key]) for ask in asks]
 
     def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
         engine = self.engine
+        least = least or _least()
         if not engine.settings.enabled:
             return Refused()
         confirms = self._is_strict(ask) or least is not None
@@ -208,7 +226,7 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
-        token = os.urandom(12).hex()
+        token = engine.token()
         try:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
         finally:
@@ -226,7 +244,7 @@ class Operations:
     def seizing(self, ask: Ask) -> Generator[Step, Any, Seized]:
         """Begin to replace a value: from now on an invalidation that comes wins over what will be set."""
         self.awake()
-        token = os.urandom(12).hex()
+        token = self.engine.token()
         try:
             return (yield from seize(ask, token=token, shared=self.engine.shared is not None, unlink=False))
         except BaseException:
@@ -250,7 +268,8 @@ class Operations:
     def giving_up(self, seized: Seized) -> Generator[Step, Any, None]:
         """The value is not replaced after all, or has been: the lease is given back."""
         self.engine.forsake(seized.token)
-        yield from self.engine.take_forsaken(seized.token)
+        for release in self.engine.take_forsaken(seized.token):  # noqa: UP028 - each reply is sent here, which a list can not take
+            yield release
 
     def sweeping(self, progress: Callable[[Swept], object] | None) -> Generator[Step, Any, Swept]:
         """Delete what is dead from the shared layer, page by page. Raises ``LayerError`` where it fails."""
@@ -308,6 +327,12 @@ class Operations:
         self.engine.after_fork()
         self.reader.after_fork()
         self.refresher.after_fork()
+
+
+def _least() -> Stamp | None:
+    """The stamp that whoever asked for the computation under way here asked for."""
+    found = gathering.get()
+    return None if found is None else found.least
 
 
 def _calling(ask: Ask) -> Generator[Step, Any, Result]:

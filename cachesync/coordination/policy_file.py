@@ -40,10 +40,17 @@ def load_settings(path: str | os.PathLike[str], environ: Mapping[str, str] | Non
     return parse_settings(text, name, form, os.environ if environ is None else environ)
 
 
+def _at_once(name: str, flags: int) -> int:
+    """Open without waiting: a named pipe that nobody writes to is empty."""
+    descriptor = os.open(name, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
 def _read(name: str) -> tuple[str, str]:
     """The text, or why there is none. Nothing is raised from here, so that no exception carries the file's bytes along."""
     try:
-        with open(name, "rb") as file:
+        with open(name, "rb", opener=_at_once) as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as wrong:
         why = wrong.strerror if isinstance(wrong, OSError) else None

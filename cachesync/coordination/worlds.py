@@ -25,7 +25,9 @@ from cachesync.core.steps import (
     Await,
     Beat,
     Call,
+    Done,
     Each,
+    Extend,
     Failed,
     Fetched,
     Flow,
@@ -54,6 +56,7 @@ stands here too long does no harm.
 
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
+_OF_HOLDERS: Final = frozenset((Store, Release, Extend))
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
 EXTEND_AT: Final = 1 / 3
@@ -89,6 +92,10 @@ class _World:
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
         return reply
+
+    def is_of_another(self, step: SharedStep) -> bool:
+        """Whether a step is about a lease that the parent of this process has taken: a forked child may not end it."""
+        return step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin)
 
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
@@ -170,6 +177,8 @@ class ThreadWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
 
     def ask_shared(self, step: SharedStep) -> Reply:
+        if self.is_of_another(step):
+            return Done(done=False)
         asked = self.ask(step)
         assert self.engine.shared is not None
         try:
@@ -210,7 +219,7 @@ class ThreadWorld(_World):
         if given is not None:
             return self.engine.called(ask, given[0], began)
         ask.site.counts.computed += 1
-        found = Gathering()
+        found = Gathering(ask.least)
         outer = gathering.set(found)
         try:
             value = ask.call(*ask.values)
@@ -224,7 +233,7 @@ class ThreadWorld(_World):
     def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
-            mine = Flight(ask.key, ask.dependencies)
+            mine = Flight(ask.key, ask.dependencies, engine.token())
             try:
                 flight, arrival = engine.join(mine)
                 if flight is mine:
@@ -282,6 +291,8 @@ class LoopWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step)
 
     async def ask_shared(self, step: SharedStep) -> Reply:
+        if self.is_of_another(step):
+            return Done(done=False)
         asked = self.ask(step)
         try:
             reply = await self.layer().perform(step)
@@ -307,7 +318,7 @@ class LoopWorld(_World):
         if given is not None:
             return self.engine.called(ask, given[0], began)
         ask.site.counts.computed += 1
-        found = Gathering()
+        found = Gathering(ask.least)
         outer = gathering.set(found)
         try:
             value = await ask.call(*ask.values)
@@ -321,7 +332,7 @@ class LoopWorld(_World):
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
         while True:
-            mine = Flight(ask.key, ask.dependencies)
+            mine = Flight(ask.key, ask.dependencies, engine.token())
             flight, arrival = engine.join(mine)
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.

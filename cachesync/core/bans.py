@@ -96,6 +96,25 @@ class BanIndex:
         found = ((kind, tuple(text for text, banned in bans.items() if banned > number)) for kind, bans in self._bans.items())
         return tuple(Targets(kind, texts) for kind, texts in found if texts)
 
+    def matching(self, key: str, dependencies: Iterable[Dependency]) -> Iterator[tuple[Kind, str, int]]:
+        """The bans that match, with their numbers; floors apart."""
+        keys = [key]
+        for kind, text in dependencies:
+            if kind == TAG and text in self._bans[TAG]:
+                yield TAG, text, self._bans[TAG][text]
+            elif kind == KEY:
+                keys.append(text)
+        for one in keys:
+            if one in self._bans[KEY]:
+                yield KEY, one, self._bans[KEY][one]
+            for length in self._prefix_lengths:
+                head = one[:length]
+                if len(head) == length and head in self._bans[PREFIX]:
+                    yield PREFIX, head, self._bans[PREFIX][head]
+                if len(head) == length:
+                    found = (text for text, pattern in self._globs.get(head, _NO_GLOBS).items() if pattern.matches(one))
+                    yield from ((GLOB, text, self._bans[GLOB][text]) for text in found)
+
     def numbered(self) -> Iterator[tuple[Targets, int]]:
         """All bans with their numbers."""
         for kind, bans in self._bans.items():
@@ -178,3 +197,53 @@ class BanIndex:
             if not filed:
                 del self._of_length[len(prefix)]
                 self._prefix_lengths = tuple(sorted(self._of_length))
+
+
+TIMES_OF_A_BAN: Final = 16
+"""Renewals of one soft ban whose times are told apart. Of two that are not, the earlier time counts."""
+
+
+class SoftIndex(BanIndex):
+    """Soft bans, which also know when they were first heard of: what they match may be served stale for a while from then on."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self, limit: int = MAX_BANS_OF_A_KIND) -> None:
+        super().__init__(limit)
+        self._times: dict[tuple[Kind, str], list[tuple[int, float]]] = {}  # numbers with times: seconds, monotonic clock
+
+    def note(self, targets: Targets, number: int, at: float) -> None:
+        """Ban what ``targets`` name, now."""
+        self.add_all(targets, number)
+        for text in ("*",) if targets.kind == EVERYTHING else targets.texts:
+            times = self._times.setdefault((targets.kind, Pattern(text).text if targets.kind == GLOB else text), [])
+            times.append((number, at))
+            if len(times) > TIMES_OF_A_BAN:
+                times[1:3] = [(times[2][0], times[1][1])]
+
+    def since(self, key: str, dependencies: tuple[Dependency, ...], number: int) -> float | None:
+        """When the first of the bans above ``number`` that match was heard of; long ago where that is not known, ``None`` for none."""
+        if number >= self.highest:
+            return None
+        if any(kind == EVERYTHING for kind, _ in dependencies):
+            return _LONG_AGO
+        found: list[float] = []
+        if self.floors.all > number:
+            found.append(self._first(EVERYTHING, "*", number, self.floors.all))
+        if max(self.floors.keys, self.floors.tags) > number and dependencies:
+            found.append(_LONG_AGO)
+        found += [self._first(kind, text, number, newest) for kind, text, newest in self.matching(key, dependencies) if newest > number]
+        return min(found, default=None)
+
+    def _first(self, kind: Kind, text: str, number: int, newest: int) -> float:
+        times = self._times.get((kind, text), ())
+        if not times or times[-1][0] != newest:
+            return _LONG_AGO  # it was read from the shared layer, or is a floor
+        return next(at for known, at in times if known > number)
+
+    def _drop(self, kind: Kind, text: str) -> None:
+        super()._drop(kind, text)
+        self._times.pop((kind, text), None)
+
+
+_LONG_AGO: Final = float("-inf")

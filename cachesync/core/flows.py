@@ -96,6 +96,8 @@ class Ask(NamedTuple):
     budget: float
     lease: int
     """How long a lease lives unless it is extended, milliseconds."""
+    least: Stamp | None = None
+    """The answer, and every cached value it is made of, may not be older. A pending stamp is never reached: then all is computed."""
 
 
 def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) -> Generator[Step, Any, Result]:

@@ -7,12 +7,11 @@ Its owner holds a lock around everything but reading ``mark`` and ``contact``.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from cachesync.core.bans import MAX_BANS_OF_A_KIND, BanIndex, Floors
+from cachesync.core.bans import MAX_BANS_OF_A_KIND, BanIndex, Floors, SoftIndex
 from cachesync.core.entry import Dependency
 from cachesync.core.patterns import Pattern
 from cachesync.core.records import EVERYTHING, KEY, PREFIX, SOFT, TAG, Record, Targets
@@ -21,10 +20,9 @@ from cachesync.core.steps import Bans, Beat, Joined, Log, Ticket
 
 MAX_QUEUED: Final = 1_000
 """Invalidations that wait for the shared layer one by one; what comes on top makes them one "everything"."""
-SOFT_TIMES: Final = 10_000
-"""Soft invalidations whose time is remembered. What an older one concerns is not served stale."""
 TEXTS_OF_A_RECORD: Final = 500
 """Texts in one record where several are announced again."""
+_ENDLESS: Final = 2**63
 EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
 
 
@@ -81,10 +79,8 @@ class Ledger:
 
     def _forget(self) -> None:
         self.bans = BanIndex(self._limit)
-        self.soft = BanIndex(self._limit)
+        self.soft = SoftIndex(self._limit)
         """Soft invalidations: what they match may be served stale, for as long as its policy says."""
-        self._soft_numbers: list[int] = []
-        self._soft_times: list[float] = []
 
     def turn(self) -> None:
         """Begin a new generation: every copy held is judged again before it is served."""
@@ -128,12 +124,7 @@ class Ledger:
         if not targets.is_soft:
             self.bans.add_all(targets, number)
             return
-        self.soft.add_all(targets, number)
-        if not self._soft_numbers or number > self._soft_numbers[-1]:
-            self._soft_numbers.append(number)
-            self._soft_times.append(now)
-        if len(self._soft_numbers) > 2 * SOFT_TIMES:
-            del self._soft_numbers[:SOFT_TIMES], self._soft_times[:SOFT_TIMES]
+        self.soft.note(targets, number, now)
 
     def rejoin(self, joined: Joined, pages: Sequence[Bans], origin: str, now: float) -> Rejoined | None:
         """Take over position and bans as the shared layer has them. ``None`` where somebody was faster: nothing was done.
@@ -143,7 +134,8 @@ class Ledger:
         how = self._how(joined)
         if how is None:
             return None
-        missing = (*self.bans.above(self._cut(joined)), *_softly(self.soft.above(self._cut(joined)))) if how.lost else ()
+        shared = self._shared_until(joined.lineage) or 0
+        missing = (*self.bans.above(shared), *_softly(self.soft.above(shared))) if how.lost else ()
         if how.ends_copies:
             self._forget()
         for page in pages:
@@ -164,16 +156,20 @@ class Ledger:
         if before is None:
             return Rejoined("first")
         if before.epoch != head.epoch:
-            cut = joined.lineage.cuts.get(before.epoch)
-            return Rejoined("epoch") if cut is None else Rejoined("cut", max(0, before.number - cut))
+            shared = self._shared_until(joined.lineage)
+            return Rejoined("epoch") if shared is None else Rejoined("cut", max(0, before.number - shared))
         if before.number < head.number:
             return Rejoined("gap")
         if before.number == head.number:
             return None if self.nonce in {None, joined.nonce} else Rejoined("epoch")  # the number was given to another record
         return Rejoined("epoch") if joined.asked > self._moved else None  # a log that was known to be longer has become shorter
 
-    def _cut(self, joined: Joined) -> int:
-        return 0 if self.position is None else joined.lineage.cuts.get(self.position.epoch, 0)
+    def _shared_until(self, other: Lineage) -> int | None:
+        """The last number that both lineages have in common; ``None`` for two logs that have nothing to do with each other."""
+        ends = {self.lineage.epoch: _ENDLESS, **self.lineage.cuts}
+        others = {other.epoch: _ENDLESS, **other.cuts}
+        shared = [min(ends[epoch], others[epoch]) for epoch in ends.keys() & others.keys()]
+        return max(shared, default=None)
 
     def agrees(self, beat: Beat) -> bool:
         """Whether the log ends where this process stands, by the word of the server that numbers its records."""
@@ -263,22 +259,16 @@ class Ledger:
             matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets if not targets.is_soft
         )
 
-    def softened(self, key: str, dependencies: Iterable[Dependency], since: int, now: float) -> float | None:
-        """When the newest soft invalidation that matches, pending or numbered above ``since``, was applied here (seconds, monotonic
+    def softened(self, key: str, dependencies: tuple[Dependency, ...], since: int, now: float) -> float | None:
+        """When the first soft invalidation that matches, numbered above ``since`` or pending, was applied here (seconds, monotonic
         clock; long ago where that is not known). ``None`` for none.
         """
-        for ticket in self.pending:
-            if any(targets.is_soft and matches(targets, key, dependencies) for targets in ticket.targets):
-                return now
-        soft = self.soft
-        if since >= soft.highest:
-            return None
-        newest = soft.newest(key, dependencies)
-        if newest <= since:
-            return None
-        at = bisect_left(self._soft_numbers, newest)
-        known = at < len(self._soft_numbers) and self._soft_numbers[at] == newest
-        return self._soft_times[at] if known else float("-inf")
+        first = self.soft.since(key, dependencies, since)
+        if first is None and any(
+            targets.is_soft and matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets
+        ):
+            return now
+        return first
 
 
 def matches(targets: Targets, key: str, dependencies: Iterable[Dependency]) -> bool:

@@ -187,6 +187,9 @@ class Policy(Section):
                 yield Problem((name,), 'only a dynamic ttl has bounds; leave it out, or write ttl = "dynamic"')
             if values["ttl"] is None and values.get(name) is None and not is_wrong:
                 yield Problem((name,), f'missing; ttl = "dynamic" needs min_ttl and max_ttl, write {name} = "{example}"')
+        if values.get("on_disconnect") == "serve" and not (values.get("stale_while_revalidate") or values.get("stale_if_error")):
+            problem = '"serve" needs stale_while_revalidate or stale_if_error, which say for how long; write one, such as "10m"'
+            yield Problem(("on_disconnect",), problem)
         for low, high in (("min_ttl", "max_ttl"), ("soft_timeout", "hard_timeout")):
             least, most = values.get(low), values.get(high)
             if isinstance(least, float) and isinstance(most, float) and least > most:

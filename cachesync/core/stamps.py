@@ -41,6 +41,8 @@ class Stamp:
 
 NOWHERE: Final = Stamp("0", 0)
 """The position of a process that has joined no log."""
+UNREACHED: Final = Stamp("0", 0, pending=True)
+"""A position that no process ever reaches."""
 
 
 @dataclass(frozen=True, slots=True)
