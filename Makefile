@@ -24,7 +24,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test quick lint types docs bench mutants api check wheel clean FORCE
+.PHONY: help setup demo test quick lint types docs bench mutants soak api check wheel clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(TOOLS) $(PEERS)  ## measure us beside the peers: a table, a plot, a JSO
 
 mutants: $(TOOLS)  ## break the package in known ways; a test must notice each; ARGS="--only NAME"
 	$(PY) tests/mutants.py $(ARGS)
+
+soak: $(TOOLS)  ## two minutes of random faults, and a checker of the promises; ARGS="--seconds 20 --seed 7"
+	PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(PY) -m soak $(ARGS)
 
 api: $(TOOLS)  ## compare the public names with tests/api.txt; ARGS=--write renews it
 	PYTHONPATH="$(CURDIR)" $(PY) tests/api_names.py $(or $(ARGS),--check)
