@@ -382,7 +382,7 @@ def _bounds(settings: Settings) -> Bounds:
         log_keep=coordination.log_keep,
         bans=coordination.bans,
         longest_life=max(policy.longest_life for policy in settings.policies) + coordination.lease,
-        durable=max(1, round(coordination.budget * 1000)) if coordination.durable else 0,
+        durable=max(1, round(coordination.budget * 1000 / 3)) if coordination.durable else 0,  # it may have to be said twice
     )
 
 

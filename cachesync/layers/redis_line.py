@@ -100,6 +100,18 @@ def parser() -> Any:
 
 MORE: Final = object()
 _LOAD_SCRIPTS: Final = pack_all([(b"SCRIPT", b"LOAD", script.text) for script in scripts.ALL])
+_LOAD_PLAIN: Final = pack_all([(b"SCRIPT", b"LOAD", (script.plain or script).text) for script in scripts.ALL])
+
+
+def _without_flags(packed: bytes) -> bytes:
+    """The same for a server that knows no flags of scripts (before Redis 7)."""
+    for flagged, plain in scripts.WITHOUT_FLAGS:
+        packed = packed.replace(flagged, plain)
+    return packed
+
+
+def _knows_no_flags(replies: Sequence[Any]) -> bool:
+    return any(reply.__class__ is ResponseError and "compiling" in str(reply) for reply in replies)
 
 
 def connect(make_connection: Callable[[], Any], deadline: float) -> Line:
@@ -138,21 +150,24 @@ class Line:
     One write and mostly one read make a trip; redis-py's own reading costs as much again for each reply.
     """
 
-    __slots__ = ("_connection", "_gets", "_reader", "sock")
+    __slots__ = ("_connection", "_gets", "_is_old", "_reader", "sock")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         connection.retry = Retry(NoBackoff(), 0)
+        self._is_old = False
         self.sock: socket.socket = connection._sock
         self._reader = parser()
         self._gets = self._reader.gets
 
     def say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
         """One trip, and another where the server has lost the scripts."""
-        replies = self._say(packed, count, deadline)
+        replies = self._say(_without_flags(packed) if self._is_old else packed, count, deadline)
         if _lacks_script(replies):
-            refused(self._say(_LOAD_SCRIPTS, len(scripts.ALL), deadline))
-            replies = self._say(packed, count, deadline)
+            loaded = self._say(_LOAD_SCRIPTS, len(scripts.ALL), deadline)
+            self._is_old = _knows_no_flags(loaded)
+            refused(self._say(_LOAD_PLAIN, len(scripts.ALL), deadline) if self._is_old else loaded)
+            replies = self._say(_without_flags(packed) if self._is_old else packed, count, deadline)
         return replies
 
     def _say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
@@ -186,11 +201,12 @@ class Line:
 class AsyncLine(asyncio.Protocol):
     """As `Line`, for an event loop. It listens to the transport itself: a stream would cost two more turns of the loop for each trip."""
 
-    __slots__ = ("_arrive", "_connection", "_count", "_gets", "_old", "_reader", "_replies", "_transport")
+    __slots__ = ("_arrive", "_connection", "_count", "_gets", "_is_old", "_old", "_reader", "_replies", "_transport")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         connection.retry = AsyncRetry(NoBackoff(), 0)
+        self._is_old = False
         self._reader = parser()
         self._gets = self._reader.gets
         self._arrive: Callable[[AsyncLine, list[Any] | Exception], None] | None = None
@@ -214,10 +230,12 @@ class AsyncLine(asyncio.Protocol):
 
     async def say(self, packed: bytes, count: int) -> list[Any]:
         """One trip, and another where the server has lost the scripts."""
-        replies = await self._say(packed, count)
+        replies = await self._say(_without_flags(packed) if self._is_old else packed, count)
         if _lacks_script(replies):
-            refused(await self._say(_LOAD_SCRIPTS, len(scripts.ALL)))
-            replies = await self._say(packed, count)
+            loaded = await self._say(_LOAD_SCRIPTS, len(scripts.ALL))
+            self._is_old = _knows_no_flags(loaded)
+            refused(await self._say(_LOAD_PLAIN, len(scripts.ALL)) if self._is_old else loaded)
+            replies = await self._say(_without_flags(packed) if self._is_old else packed, count)
         return replies
 
     def _say(self, packed: bytes, count: int) -> asyncio.Future[list[Any]]:

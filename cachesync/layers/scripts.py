@@ -13,15 +13,18 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and the SHA-1 digest by which ``EVALSHA`` calls it."""
+    """A Lua script and the SHA-1 digest by which ``EVALSHA`` calls it. ``plain`` is the same for servers that know no flags."""
 
     text: bytes
     digest: bytes
+    plain: Script | None = None
 
     @classmethod
-    def of(cls, text: str) -> Script:
-        encoded = text.encode("ascii")
-        return cls(encoded, hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode("ascii"))
+    def of(cls, text: str, flags: str = "") -> Script:
+        """``flags`` are those of Redis 7 (Redis documentation, "Script flags")."""
+        encoded = (f"#!lua flags={flags}\n{text}" if flags else text).encode("ascii")
+        digest = hashlib.sha1(encoded, usedforsecurity=False).hexdigest().encode("ascii")
+        return cls(encoded, digest, cls.of(text) if flags else None)
 
 
 # Sharded channels where the server has them (Redis 7), because a channel of a cluster is heard by one shard only that way.
@@ -162,6 +165,7 @@ end
 # KEYS: meta, log, bans, what was announced again. ARGV: a new epoch, the log's length, how long it remembers (ms), the bound on bans,
 # the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
 # texts as a JSON array, origin. Returns {epoch, number of the last record}.
+# A full server still takes it (Redis 7): it goes on answering hits, so it has to hear what is out of date.
 # Soft bans stand among the others with a capital letter for their kind. A ban that is dropped raises the floor of its kind.
 APPEND: Final = Script.of(
     _PUBLISH
@@ -261,7 +265,8 @@ if first and (at_of(first) or 0) < now - tonumber(ARGV[3]) then
   redis.call('XTRIM', log, 'MINID', young)
 end
 return {epoch, number}
-"""
+""",
+    flags="allow-oom",
 )
 
 # KEYS: meta, log, bans. ARGV: a new epoch. Returns {epoch, number, nonce, cuts as JSON}.
@@ -291,3 +296,6 @@ return 1
 )
 
 ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD, PUBLISH)
+
+WITHOUT_FLAGS: Final = tuple((script.digest, script.plain.digest) for script in ALL if script.plain is not None)
+"""Digests of scripts that have flags, and of the same without."""
