@@ -7,8 +7,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import cast
 
 import pytest
+
+from cachesync import Cache, Policy
+from cachesync.core.names import Names
+from cachesync.core.records import from_fields
+from support.nodes import COLOURS, Colour, until
+from support.proxy import Proxy
+from support.scripts import Script, connections, is_alive, kill, ports_of_clients, subscribers
+from support.servers import Server
 
 BEGINNING = """
 import os
@@ -144,3 +153,622 @@ def test_threads_may_fork_at_the_same_time() -> None:
     """Each gives back the locks it has taken, and no others."""
     done = run(FROM_MANY_THREADS)
     assert (done.stderr, done.returncode) == ("", 0)
+
+
+# --- the whole cache ----------------------------------------------------------------------------------------------------------------
+
+SHOP = """
+import mmap
+import struct
+
+from cachesync import Cache, Policy, Settings
+from cachesync.core.settings import CoordinationSettings
+
+url, namespace, colour, *rest = sys.argv[1:]
+
+class Origin:
+    # What is cached, as all processes see it. What was computed is counted by each for itself.
+    def __init__(self):
+        self._memory = mmap.mmap(-1, 8)
+        self.version, self.computed = 1, 0
+
+    @property
+    def version(self):
+        return struct.unpack("q", self._memory[:8])[0]
+
+    @version.setter
+    def version(self, version):
+        self._memory[:8] = struct.pack("q", version)
+
+origin = Origin()
+
+def open_cache(**others):
+    # Patient, so that a busy machine is no outage.
+    policy = Policy(name="items", match="item:*", ttl="1h", **others)
+    wide = Settings(coordination=CoordinationSettings(budget=20.0, lease=20.0, max_lag=10.0))
+    return Cache(wide, policies=[policy], redis=None if url == "memory" else url, namespace=namespace)
+
+def sell(cache):
+    # The function that is cached, in the colour of the test, called from where no loop runs.
+    if colour == "def":
+        @cache.cached("item:{number}", tags=["items"])
+        def item(number: int) -> int:
+            return compute(number)
+        return item
+    @cache.cached("item:{number}", tags=["items"])
+    async def aitem(number: int) -> int:
+        return compute(number)
+    return lambda number: asyncio.run(aitem(number))
+
+def compute(number):
+    origin.computed += 1
+    return origin.version
+"""
+
+ANY_LINE = """
+import cachesync
+
+what, PACKAGE, FORKS = rest[0], os.path.dirname(cachesync.__file__), 30
+forking, held = threading.Event(), threading.Event()
+os.register_at_fork(before=forking.set)  # the last to be registered is the first to be called
+cache = open_cache()
+item = sell(cache)
+
+def act():
+    if what == "invalidate":
+        cache.invalidate("item:1", "item:7*", tags=["items"])
+    elif what == "compute":
+        item(3)
+    elif what == "set":
+        cache.set("item:1", origin.version)
+    else:
+        sell(open_cache())(1)  # a new cache reads what Redis has
+
+def act_and_stop_at(line):
+    # Returns how many lines there were.
+    count = 0
+    def trace(frame, event, argument):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            count += 1
+            if count == line:
+                held.set()
+                forking.wait(10)
+                time.sleep(0.002)  # if this thread holds no lock, the fork happens now
+        return trace
+    sys.settrace(trace)
+    try:
+        act()
+    finally:
+        sys.settrace(None)
+    return count
+
+def begin():
+    origin.version = 1
+    cache.invalidate("*")
+    assert [item(1), item(2)] == [1, 1]
+    origin.version = 2
+
+def is_kept():
+    origin.computed = 0
+    answers = [item(number) for number in (1, 2, 3)]
+    assert answers == [3, 3, 3], f"forked at {line}: {answers} is older than what was invalidated"
+    return origin.computed == 0
+
+def check():
+    for number in (1, 2, 3):
+        assert item(number) in (1, 2), f"forked at {line}"
+    origin.version = 3
+    cache.invalidate(tags=["items"])
+    until(is_kept)
+
+begin()
+total = act_and_stop_at(0)
+lines = list(range(1, total, max(1, total // FORKS)))
+for line in lines:
+    begin()
+    held.clear()
+    forking.clear()
+    thread = threading.Thread(target=act_and_stop_at, args=[line])
+    thread.start()
+    until(lambda: held.is_set() or not thread.is_alive())
+    child = fork(check)
+    thread.join()
+    if what == "invalidate":
+        assert 1 not in [item(1), item(2)], f"forked at {line}: the parent's copy is older"
+    ended(child)
+say(len(lines) >= FORKS)
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("what", ["invalidate", "compute", "set", "read"])
+@pytest.mark.parametrize("where", ["in memory", "with Redis"])
+def test_a_fork_at_any_line_of_another_thread_leaves_two_whole_caches(
+    server: Server, namespace: str, where: str, what: str, colour: Colour
+) -> None:
+    """The child caches as ever, and serves nothing older than what it invalidates; the parent goes on."""
+    url = "memory" if where == "in memory" else server.url
+    with Script(SHOP + ANY_LINE, url, namespace, colour, what) as script:
+        assert script.hear() == "True"
+        script.end()
+
+
+WARM = """
+cache = open_cache(on_disconnect=rest[0])
+item = sell(cache)
+assert [item(1), item(2), item(1), item(2)] == [1] * 4
+doors = [Door() for _ in range(3)]
+
+def serve(door):
+    door.stand()
+    origin.version, origin.computed = int(wait()), 0
+    say(item(1), item(2), origin.computed)
+    hits = sum(one.local_hits for one in cache.stats().functions.values())
+    until(lambda: item(2) and sum(one.local_hits for one in cache.stats().functions.values()) > hits)
+    say(origin.computed)
+    cache.invalidate("item:1")
+    say("invalidated")
+
+children = [fork(lambda: serve(door)) for door in doors]
+say("forked")
+for door, child in zip(doors, children):
+    door.open()
+    ended(child)
+origin.version = int(wait())
+until(lambda: item(1) == origin.version)
+say("the parent too")
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("on_disconnect", ["bypass", "serve"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_child_serves_its_warm_copies_only_after_it_has_heard_the_log(
+    server: Server, namespace: str, colour: Colour, on_disconnect: str
+) -> None:
+    """What was invalidated while it was being forked, by whomever, is computed; what was not is a local hit again."""
+    other = Cache(policies=[Policy(name="items", match="item:*", ttl="1h")], redis=server.url, namespace=namespace)
+    with Script(SHOP + WARM, server.url, namespace, colour, on_disconnect) as script, other:
+        script.hear("forked")
+        for version in (2, 3, 4):
+            assert not other.invalidate("item:1").pending
+            script.say(str(version))
+            assert script.hear() == f"{version} 1 1"
+            assert script.hear() == "1"
+            script.hear("invalidated")
+        script.say("5")
+        script.hear("the parent too")
+        script.end()
+
+
+UNDER_WAY = """
+begun, go = threading.Event(), threading.Event()
+
+def compute(number):
+    answer = origin.version
+    begun.set()
+    assert go.wait(20)
+    return answer
+
+cache = open_cache()
+item = sell(cache)
+answers = []
+thread = threading.Thread(target=lambda: answers.append(item(1)))
+thread.start()
+assert begun.wait(20)
+
+def ask():
+    origin.version = 2
+    begun.clear()
+    go.set()
+    if rest[0] == "invalidate":
+        cache.invalidate("item:1")
+        origin.version = 3
+    elif rest[0] == "ask":
+        say("asks")
+    say(item(1), begun.is_set())
+    cache.close()
+
+child = fork(ask)
+if rest[0] == "ask":
+    say(wait())
+else:
+    ended(child)
+go.set()
+thread.join()
+if rest[0] == "ask":
+    ended(child)
+say(*answers, item(1))
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_child_waits_for_what_its_parent_computes_as_any_process_does(server: Server, namespace: str, colour: Colour) -> None:
+    """By the lease: the flight in its memory is not its own. It is given the parent's result, and computes nothing."""
+    with Script(SHOP + UNDER_WAY, server.url, namespace, colour, "ask") as script:
+        script.hear("asks")
+        script.say("finish")
+        script.hear("finish")
+        assert sorted([script.hear(), script.hear()]) == ["1 1", "1 False"]
+        script.end()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_child_without_a_shared_layer_computes_what_its_parent_is_computing(colour: Colour) -> None:
+    """The thread that computes is in the parent; nobody lands its flight in the child."""
+    with Script(SHOP + UNDER_WAY, "memory", "alone", colour, "alone") as script:
+        assert script.hear() == "2 True"
+        assert script.hear() == "1 1"
+        script.end()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_an_invalidation_by_a_child_reaches_what_its_parent_computes(server: Server, namespace: str, colour: Colour) -> None:
+    """The result belongs to its caller only; afterwards parent and child are given the newer one."""
+    with Script(SHOP + UNDER_WAY, server.url, namespace, colour, "invalidate") as script:
+        assert script.hear() == "3 True"
+        assert script.hear() == "1 3"
+        script.end()
+
+
+LEASES = """
+go = Door()
+arrived = Door()
+
+def compute(number):
+    arrived.open()
+    go.stand()
+    return os.getpid()
+
+cache = open_cache()
+item = sell(cache)
+thread = threading.Thread(target=item, args=[0])
+thread.start()
+arrived.stand()
+children = [fork(lambda: item(number)) for number in (1, 2)]
+arrived.stand()
+arrived.stand()
+say("three are computing")
+wait()
+for _ in range(3):
+    go.open()
+thread.join()
+ended(*children)
+for number in range(3):
+    cache.invalidate(f"item:{number}")
+ended(fork(lambda: cache.invalidate("item:9")), fork(lambda: cache.invalidate("item:9")))
+say("three have invalidated")
+cache.close()
+"""
+
+
+def test_parent_and_children_never_use_the_same_token(server: Server, namespace: str) -> None:
+    """Nor the same nonce or origin in the log: what is drawn at random is drawn by each process for itself."""
+    client, names = server.client(), Names.of(namespace)
+    with Script(SHOP + LEASES, server.url, namespace, "def") as script:
+        script.hear("three are computing")
+        tokens = [client.get(names.lease(f"item:{number}")) for number in range(3)]
+        assert None not in tokens and len(set(tokens)) == 3
+        script.say()
+        script.hear("three have invalidated")
+        log = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrange(names.log))
+        records = [from_fields({name.decode(): value.decode() for name, value in fields.items()}) for _, fields in log]
+        assert len({record.nonce for record in records}) == len(records) == 5
+        assert len({record.origin for record in records}) == 3
+        script.end()
+
+
+CONNECTED = """
+cache = open_cache()
+computing = threading.Event()
+door = Door()
+
+def compute(number):
+    if number == 3:
+        computing.set()
+        time.sleep(0.01)
+    return number
+
+item = sell(cache)
+item(1)
+thread = threading.Thread(target=item, args=[3])
+thread.start()
+computing.wait()
+
+def serve():
+    say("child", os.getpid())
+    door.stand()
+    item(1), item(2), item(4)
+    say("served")
+    door.stand()
+    cache.close()
+
+child = fork(serve)
+thread.join()
+until(lambda: cache.stats().position)
+assert wait() == "use them"
+door.open()
+item(1), item(2)
+assert wait() == "end"
+door.open()
+ended(child)
+cache.invalidate("item:1")
+item(1)
+say("ended")
+wait()
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_child_has_connections_of_its_own_and_none_of_its_parent_s(server: Server, proxy: Proxy, namespace: str, colour: Colour) -> None:
+    """Not even open and unused: no socket is in both processes, and the server sees those of each. The parent opens none anew."""
+    with Script(SHOP + CONNECTED, proxy.url, namespace, colour) as script:
+        child = int(script.hear("child"))
+        inherited = connections(script.pid, proxy.port).keys() & connections(child, proxy.port).keys()
+        assert not inherited
+        script.say("use them")
+        script.hear("served")
+        parents, childs = connections(script.pid, proxy.port), connections(child, proxy.port)
+        assert parents and childs
+        assert not parents.keys() & childs.keys()
+        assert not set(parents.values()) & set(childs.values())
+        accepted = proxy.accepted
+        script.say("end")
+        script.hear("ended")
+        if colour == "def":  # each asyncio.run opens connections of its own
+            assert connections(script.pid, proxy.port) == parents
+            assert proxy.accepted == accepted
+        script.say()
+        script.end()
+
+
+ORPHAN = """
+cache = open_cache()
+item = sell(cache)
+item(1)
+door = Door()
+
+def serve():
+    item(1)
+    say("child", os.getpid())
+    door.stand()
+
+say("warm")
+wait()
+until(lambda: "cachesync-connect" not in [thread.name for thread in threading.enumerate()])
+fork(serve)
+door.stand()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_the_connections_of_a_parent_that_is_killed_end_with_it(server: Server, namespace: str, colour: Colour) -> None:
+    """Though its child lives on: the server does not keep them for a process that is gone."""
+    client = server.client()
+    with Script(SHOP + ORPHAN, server.url, namespace, colour) as script:
+        script.hear("warm")
+        until(lambda: subscribers(client) & set(connections(script.pid, server.port).values()), "it hears the log")
+        script.say()
+        child = int(script.hear("child"))
+        parents = set(connections(script.pid, server.port).values())
+        assert parents <= ports_of_clients(client)
+        script.kill()
+        until(lambda: not parents & ports_of_clients(client), "the server lets the connections of the dead go")
+        assert is_alive(child)
+        kill(child)
+
+
+CLOSED = """
+cache = open_cache()
+item = sell(cache)
+item(1)
+asyncio.run(cache.aclose()) if colour == "async def" else cache.close()
+
+def serve():
+    before = threading.active_count()
+    assert [item(1), item(2), item(1), item(2)] == [1] * 4
+    cache.invalidate("item:1")
+    say(os.getpid(), threading.active_count() - before)
+    wait()
+
+ended(fork(serve))
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_cache_that_was_closed_before_the_fork_stays_closed(server: Server, namespace: str, colour: Colour) -> None:
+    """It answers, and keeps neither a thread nor a connection."""
+    with Script(SHOP + CLOSED, server.url, namespace, colour) as script:
+        pid, threads = map(int, script.hear().split())
+        assert threads == 0
+        assert not connections(pid, server.port)
+        script.say()
+        script.end()
+
+
+DAEMON = """
+cache = open_cache()
+cache._engine.budget = 0.2
+item = sell(cache)
+assert [item(1), item(1)] == [1, 1]
+say("warm")
+wait()
+origin.version = 2
+assert cache.invalidate("item:1").pending
+if os.fork():
+    os._exit(0)  # as programs do that go into the background
+signal.alarm(40)
+say("in the background", os.getpid())
+wait()
+say(item(1))
+until(lambda: cache.stats().position.number > 0)
+say("announced", item(1))
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_program_that_goes_into_the_background_takes_its_queued_invalidations_along(
+    server: Server, proxy: Proxy, namespace: str, colour: Colour
+) -> None:
+    """Its parent ends at once and can not announce them. Until the child has, the old entry in Redis is not served."""
+    with Script(SHOP + DAEMON, proxy.url, namespace, colour) as script:
+        script.hear("warm")
+        proxy.refuse()
+        script.say()
+        pid = int(script.hear("in the background"))
+        proxy.admit()
+        script.say()
+        assert script.hear() == "2"
+        assert script.hear() == "announced 2"
+        until(lambda: not is_alive(pid), "it ends")
+
+
+INSIDE = """
+PARENT, CHILD, NOBODY = 1, 2, 3
+forked = None
+
+def compute(number):
+    global forked
+    if forked is not None:
+        return NOBODY
+    forked = os.fork()
+    if forked:
+        ended(forked)  # the child is faster
+        return PARENT
+    signal.alarm(40)
+    return CHILD
+
+cache = open_cache()
+item = sell(cache)
+answer = item(1)
+if forked == 0:
+    assert answer == CHILD
+    os._exit(0)
+say(answer, item(1), sell(open_cache())(1))
+"""
+
+
+def test_a_computation_that_forks_is_stored_by_the_parent_alone(server: Server, namespace: str) -> None:
+    """Both return from it, and the lease is one process's: what the child has made is for its caller."""
+    with Script(SHOP + INSIDE, server.url, namespace, "def") as script:
+        assert script.hear() == "1 1 1"
+        script.end()
+
+
+RUNNING = """
+async def story():
+    cache = open_cache()
+    busy, go = asyncio.Event(), asyncio.Event()
+
+    @cache.cached("item:{number}")
+    async def item(number: int) -> int:
+        if number == 3:
+            try:
+                busy.set()
+                await go.wait()
+            finally:
+                say("left by", "the child" if os.getpid() != parent else "the parent")
+        return origin.version
+
+    async def in_child():
+        # As a pool of processes does it: the parent's loop is not run any more, another may be.
+        gc.collect()
+        answers = [await item(1), await item(2), await asyncio.to_thread(cache.get, "item:2")]
+        gc.collect()
+        await cache.aclose()
+        return answers
+
+    def serve():
+        assert asyncio.run(in_child()) == [1, 1, 1]
+        gc.collect()
+
+    parent = os.getpid()
+    await item(1)
+    task = asyncio.create_task(item(3))
+    await busy.wait()
+    children = [fork(serve) for _ in range(3)]
+    assert await item(2) == 1
+    await asyncio.to_thread(ended, *children)
+    assert [await item(number) for number in (1, 2, 4)] == [1, 1, 1]
+    await cache.ainvalidate("item:1")
+    origin.version = 2
+    assert await item(1) == 2
+    go.set()
+    assert await task == 2
+    await cache.aclose()
+
+asyncio.run(story())
+"""
+
+
+def test_a_fork_in_a_running_loop_leaves_the_loop_to_the_parent(server: Server, namespace: str) -> None:
+    """The child may run another one. Its tasks are not touched in the child, and the connections go on in the parent."""
+    with Script(SHOP + RUNNING, server.url, namespace, "async def") as script:
+        script.hear("left by the parent")
+        script.end()
+
+
+BUSY = """
+dead = Origin()  # its version is the last one that was invalidated
+cache = open_cache()
+item = sell(cache)
+over = threading.Event()
+wrong = []
+
+def invalidate():
+    while not over.is_set():
+        origin.version += 1
+        cache.invalidate(tags=["items"])
+        least = dead.version = origin.version
+        if item(1) < least:
+            wrong.append(("own", least))
+
+def read():
+    while not over.is_set():
+        for number in range(6):
+            least = dead.version
+            if item(number) < least:
+                wrong.append((number, least))
+
+def read_redis():
+    while not over.is_set():
+        other = open_cache()
+        answer = sell(other)
+        answer(1)
+
+def serve():
+    for number in range(6):
+        least = dead.version
+        value = item(number)
+        if number == 0:  # before it the child had not heard anything
+            assert value >= least, (value, least)
+    cache.invalidate("item:0")
+    cache.close()
+
+threads = [threading.Thread(target=work) for work in (invalidate, read, read, read_redis)]
+for thread in threads:
+    thread.start()
+for _ in range(6):
+    ended(*[fork(serve) for _ in range(2)])
+over.set()
+for thread in threads:
+    thread.join()
+assert not wrong, wrong
+assert dead.version > 6
+say("well", dead.version)
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_forks_in_the_middle_of_everything(server: Server, namespace: str, colour: Colour) -> None:
+    """Other threads invalidate, compute, and open and close caches: nobody hangs, and nothing older than what was invalidated is served."""
+    with Script(SHOP + BUSY, server.url, namespace, colour) as script:
+        script.hear("well")
+        script.end()
