@@ -1,51 +1,61 @@
-"""The command line: ``cachesync check | explain | schema | demo``.
+"""The command line: ``cachesync check | explain | schema | tail | invalidate | sweep | demo``.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
-matches, an answer was stale. 2: the command was not understood, or something has to be installed first. 130: interrupted. 141: who
-read the output stopped reading.
+matches, an answer was stale, Redis could not be reached. 2: the command was not understood, there is no Redis to speak to, or something
+has to be installed first. 74: the output could not be written. 130: interrupted. 141: who read the output stopped reading.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import resources
 from io import TextIOWrapper
 from typing import Any, Final, TextIO
 
 from cachesync import __version__
+from cachesync.coordination.environment import read_environment
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.keys import check_key
 from cachesync.core.names import Names
 from cachesync.core.policy import Policy
 from cachesync.core.settings import Settings
-from cachesync.core.units import format_duration, format_size
+from cachesync.core.stamps import Stamp
+from cachesync.core.units import format_duration, format_size, parse_duration
 from cachesync.errors import KeyArgumentError, PolicyError
+from cachesync.printing import address_of, paint, print_json, print_pairs, print_table, quoted, wants_colour
+
+__all__ = ["main", "wants_colour"]
 
 DEFAULT_FILE: Final = "cachesync.toml"
 OK: Final = 0
 NO: Final = 1
 USAGE: Final = 2
+UNWRITTEN: Final = 74
 INTERRUPTED: Final = 130
 PIPE_CLOSED: Final = 141
 
 _EXIT_CODES: Final = """\
 exit codes:
   0  all is well
-  1  the answer is no: mistakes found, no policy matches, an answer was stale
-  2  the command was not understood, or something has to be installed first
+  1  the answer is no: mistakes found, no policy matches, an answer was stale,
+     Redis could not be reached
+  2  the command was not understood, there is no Redis to speak to,
+     or something has to be installed first
 """
 _FILE_HELP: Final = f"the policy file; left out: $CACHESYNC_FILE, or {DEFAULT_FILE} in the working directory"
-_COLOURS: Final = {"good": "32", "bad": "31", "name": "36", "head": "1", "dim": "2", "note": "33"}
+_UNWRITTEN: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
+"""What is wrong with a place that can not be written to. All other trouble with files is told where it happens."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says. Returns the exit code; raises ``SystemExit`` only for ``--help``, ``--version`` and misuse."""
-    _never_fail_to_print(sys.stdout, sys.stderr)
+    _prepare_streams()
     try:
         try:
             arguments = _parser().parse_args(argv)
@@ -53,19 +63,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes standard output once more at its end, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in _UNWRITTEN:
+            raise
+        _write_no_more()
+        with suppress(OSError):
+            print(f"cachesync: the output can not be written: {error.strerror}", file=sys.stderr)
+        return UNWRITTEN
     except KeyboardInterrupt:
         return INTERRUPTED
     return code
 
 
-def _never_fail_to_print(*streams: TextIO) -> None:
-    """A terminal that can not show a character shows its code instead."""
-    for stream in streams:
+def _prepare_streams() -> None:
+    """A terminal that can not show a character shows its code instead. A stream that is closed takes everything and shows nothing."""
+    if sys.stdout is None:  # after >&-
+        sys.stdout = _nowhere()
+    if sys.stderr is None:  # after 2>&-
+        sys.stderr = _nowhere()
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+def _write_no_more() -> None:
+    """Python flushes standard output once more at its end, which must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- what is understood ---------------------------------------------------------------------------------------------------------
@@ -106,8 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         "cachesync explain stores:JKT --json | jq -r .redis.entry",
     )
     explain.add_argument("key", metavar="KEY", help="a key as text, such as stores:JKT")
-    explain.add_argument("--file", metavar="FILE", help=_FILE_HELP)
     _add_json(explain)
+    _add_file(explain)
     explain.set_defaults(run=_explain)
 
     schema = _command(
@@ -118,6 +147,61 @@ def _parser() -> argparse.ArgumentParser:
         "cachesync schema > cachesync.schema.json",
     )
     schema.set_defaults(run=_schema)
+
+    tail = _command(
+        commands,
+        "tail",
+        "show the log of invalidations, live",
+        "Shows the last invalidations, then each one that comes, from whichever process: when, its number, hard or soft or a value "
+        "that was set, what was named, and the id of the process. Changes nothing. Needs Redis.",
+        "cachesync tail",
+        "cachesync tail --last 100 --no-follow",
+        "cachesync tail --from 9f86d081884c7d65:121",
+        "cachesync tail --json | jq -c 'select(.kind == \"tag\")'",
+    )
+    where = tail.add_mutually_exclusive_group()
+    where.add_argument("--last", metavar="N", type=_number("records", 0), default=10, help="show so many that are there already (10)")
+    where.add_argument("--from", metavar="STAMP", dest="start", type=_stamp, help="show everything from this stamp on, epoch:number")
+    tail.add_argument("--no-follow", action="store_true", help="end after what is there already")
+    _add_json(tail, "print JSON, one object on each line")
+    _add_file(tail)
+    tail.set_defaults(run=_tail)
+
+    invalidate = _command(
+        commands,
+        "invalidate",
+        "make copies out of date, everywhere",
+        "Invalidates keys, prefixes, globs and tags in every process, and prints the stamp: the position in the log. "
+        "Put patterns in quotes. Needs Redis.",
+        "cachesync invalidate stores:JKT",
+        "cachesync invalidate 'stores:*' --tag region:java",
+        "cachesync invalidate '*:stats' --soft",
+        "cachesync invalidate --everything",
+        "psql -Atc \"SELECT 'stores:' || code FROM moved\" | cachesync invalidate -",
+    )
+    invalidate.add_argument(
+        "patterns", nargs="*", metavar="PATTERN", help="a key, a prefix (stores:*), a glob (*:stats), or - for lines of input"
+    )
+    invalidate.add_argument("--tag", metavar="TAG", dest="tags", action="append", default=[], help="what carries this tag; may be repeated")
+    invalidate.add_argument("--soft", action="store_true", help="the old value may be served stale while it is refreshed")
+    invalidate.add_argument("--everything", action="store_true", help="every key of the namespace")
+    invalidate.add_argument("--timeout", metavar="T", type=_seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
+    _add_json(invalidate)
+    _add_file(invalidate)
+    invalidate.set_defaults(run=_invalidate)
+
+    sweep = _command(
+        commands,
+        "sweep",
+        "delete what is dead from Redis, and count it",
+        "Invalidated entries are refused when they are met, and go with their lifetime. This deletes them now, page by page, for the "
+        "memory or the number. It is never needed for correctness. Needs Redis.",
+        "cachesync sweep",
+        "cachesync sweep --json | jq .deleted",
+    )
+    _add_json(sweep)
+    _add_file(sweep)
+    sweep.set_defaults(run=_sweep)
 
     demo = _command(
         commands,
@@ -130,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         "cachesync demo --keep-open",
         "cachesync demo --json | jq .traffic",
     )
-    demo.add_argument("--requests", metavar="N", type=_count, default=8000, help="requests in the burst of traffic (8000)")
+    demo.add_argument("--requests", metavar="N", type=_number("requests", 1), default=8000, help="requests in the burst of traffic (8000)")
     demo.add_argument("--keep-open", action="store_true", help="leave the workers running afterwards, until Ctrl-C")
     _add_json(demo)
     demo.set_defaults(run=_demo)
@@ -157,14 +241,37 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, 78)
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=says)
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of requests; write a whole number from 1 to 9999999")
-    return int(text)
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--file", metavar="FILE", help=_FILE_HELP)
+
+
+def _number(what: str, least: int) -> Callable[[str], int]:
+    """Reads a whole number of something."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) >= least):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}; write a whole number from {least} to 9999999")
+        return int(text)
+
+    return read
+
+
+def _stamp(text: str) -> Stamp:
+    try:
+        return Stamp.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _file_of(given: str | None) -> str:
@@ -186,17 +293,17 @@ def _check(arguments: argparse.Namespace) -> int:
     except PolicyError as error:
         return _tell_problems(file, error, arguments)
     if arguments.json:
-        _print_json(_settings_as_json(file, settings))
+        print_json(_settings_as_json(file, settings))
         return OK
     count = len(settings.policies)
-    print(f"{_paint(file, 'head')}: {_paint('no mistakes', 'good')}, {count} {'policy' if count == 1 else 'policies'}")
+    print(f"{paint(file, 'head')}: {paint('no mistakes', 'good')}, {count} {'policy' if count == 1 else 'policies'}")
     print(f"namespace {settings.namespace}, {_redis_as_text(settings)}")
     if settings.ttl:
         print("named durations: " + ", ".join(f"{name} = {format_duration(seconds)}" for name, seconds in settings.ttl.items()))
     print()
-    _print_table(("policy", "match", "ttl", "local_ttl", "tags", "also"), (_row(policy) for policy in settings.policies))
+    print_table(("policy", "match", "ttl", "local_ttl", "tags", "also"), (_row(policy) for policy in settings.policies))
     if unused := settings.without_effect():
-        print(f"\n{_paint('Accepted, without effect in this version:', 'note')}")
+        print(f"\n{paint('Accepted, without effect in this version:', 'note')}")
         for name in unused:
             print(f"  {name}")
     return OK
@@ -205,14 +312,14 @@ def _check(arguments: argparse.Namespace) -> int:
 def _tell_problems(file: str, error: PolicyError, arguments: argparse.Namespace) -> int:
     """Every mistake of a policy file: to the output of ``--json``, else to standard error."""
     if arguments.json:
-        _print_json({"ok": False, "file": file, "problems": list(error.problems)})
+        print_json({"ok": False, "file": file, "problems": list(error.problems)})
         return NO
     for problem in error.problems:
         print(problem, file=sys.stderr)
     if not arguments.file and not os.path.exists(file):
         print("Name the policy file, or set CACHESYNC_FILE.", file=sys.stderr)
     count = len(error.problems)
-    print(_paint(f"{count} {'mistake' if count == 1 else 'mistakes'}", "bad", sys.stderr), file=sys.stderr)
+    print(paint(f"{count} {'mistake' if count == 1 else 'mistakes'}", "bad", sys.stderr), file=sys.stderr)
     return NO
 
 
@@ -233,7 +340,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     names = Names.of(settings.namespace)
     redis_names = {"entry": _text(names.entry(key)), "lease": _text(names.lease(key))}
     if arguments.json:
-        _print_json(
+        print_json(
             {
                 "ok": chosen is not None,
                 "file": file,
@@ -247,20 +354,20 @@ def _explain(arguments: argparse.Namespace) -> int:
         )
         return OK if chosen else NO
     if chosen is None:
-        print(f"{_paint('No policy', 'bad')} of {file} matches {_quoted(key)}: it can not be cached.")
+        print(f"{paint('No policy', 'bad')} of {file} matches {quoted(key)}: it can not be cached.")
         _print_near(near)
         print('\nA policy with match = "*" would take every key that no other matches.')
         return NO
-    print(f"{_quoted(key)} gets the policy {_paint(chosen.name, 'name')} of {file}.\n")
+    print(f"{quoted(key)} gets the policy {paint(chosen.name, 'name')} of {file}.\n")
     print("why: of these, it has the most literal characters" if len(matching) > 1 else "why: it is the only one that matches")
-    _print_table(("policy", "match", "literals"), ((policy.name, policy.match, str(policy.pattern.literals)) for policy in matching))
+    print_table(("policy", "match", "literals"), ((policy.name, policy.match, str(policy.pattern.literals)) for policy in matching))
     _print_near(near)
     print("\nwhat that means")
-    _print_pairs(_meaning(chosen))
+    print_pairs(_meaning(chosen))
     print(f"\nin Redis ({_redis_as_text(settings)})")
-    _print_pairs(redis_names.items())
+    print_pairs(redis_names.items())
     if not settings.enabled:
-        print(_paint("\nCACHESYNC_ENABLED is false: nothing is cached at all.", "bad"))
+        print(paint("\nCACHESYNC_ENABLED is false: nothing is cached at all.", "bad"))
     return OK
 
 
@@ -273,6 +380,57 @@ def _near_misses(key: str, settings: Settings) -> list[Policy]:
 def _schema(_: argparse.Namespace) -> int:
     sys.stdout.write(resources.files("cachesync").joinpath("policy.schema.json").read_text(encoding="utf-8"))
     return OK
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    from cachesync.tail import tail
+
+    def run(settings: Settings) -> int:
+        follow = not arguments.no_follow
+        return tail(
+            settings, last=arguments.last, start=arguments.start, follow=follow, as_json=arguments.json, out=sys.stdout, errors=sys.stderr
+        )
+
+    return _with_redis("tail", arguments, run)
+
+
+def _invalidate(arguments: argparse.Namespace) -> int:
+    from cachesync.operate import Manner, invalidate, read_named
+
+    def run(settings: Settings) -> int:
+        namespace = settings.namespace
+        try:
+            named = read_named(arguments.patterns, arguments.tags, everything=arguments.everything, namespace=namespace, lines=sys.stdin)
+        except KeyArgumentError as error:
+            print(f"cachesync invalidate: {error}", file=sys.stderr)
+            return USAGE
+        manner = Manner(arguments.soft, arguments.timeout, arguments.json)
+        return invalidate(settings, named, manner, out=sys.stdout, errors=sys.stderr)
+
+    return _with_redis("invalidate", arguments, run)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from cachesync.operate import sweep
+
+    return _with_redis("sweep", arguments, lambda settings: sweep(settings, as_json=arguments.json, out=sys.stdout, errors=sys.stderr))
+
+
+def _with_redis(name: str, arguments: argparse.Namespace, run: Callable[[Settings], int]) -> int:
+    """Run a command that speaks to a running system, under its policy file."""
+    file = _file_of(arguments.file)
+    try:
+        settings = load_settings(file)
+        if settings.redis is not None:
+            return run(settings)
+    except PolicyError as error:
+        return _tell_problems(file, error, arguments)
+    why = f"{file} has no [redis], and CACHESYNC_REDIS_URL is not set"
+    advice = 'set it, or write [redis] and url = "redis://localhost:6379/0" into the file'
+    if not read_environment(os.environ).redis_enabled:
+        why, advice = "CACHESYNC_REDIS_ENABLED is false", "unset it"
+    print(f"cachesync {name}: {why}, so there is nothing to speak to; {advice}", file=sys.stderr)
+    return USAGE
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -328,7 +486,7 @@ def _meaning(policy: Policy) -> Iterable[tuple[str, str]]:
     )
     yield (
         "out of date with",
-        ", ".join((_quoted("*"), *(f"the tag {_quoted(tag)}" for tag in policy.tags), "its own key, and patterns that match it")),
+        ", ".join((quoted("*"), *(f"the tag {quoted(tag)}" for tag in policy.tags), "its own key, and patterns that match it")),
     )
     yield from _others(policy).items()
     if unused := policy.without_effect():
@@ -349,7 +507,7 @@ def _settings_as_json(file: str, settings: Settings) -> dict[str, Any]:
         "file": file,
         "problems": [],
         "namespace": settings.namespace,
-        "redis": _address(settings),
+        "redis": address_of(settings),
         "enabled": settings.enabled,
         "ttl": dict(settings.ttl),
         "policies": [_policy_as_json(policy) for policy in settings.policies],
@@ -358,68 +516,18 @@ def _settings_as_json(file: str, settings: Settings) -> dict[str, Any]:
 
 
 def _redis_as_text(settings: Settings) -> str:
-    address = _address(settings)
+    address = address_of(settings)
     return f"Redis at {address}" if address else "no Redis: one process"
-
-
-def _address(settings: Settings) -> str | None:
-    """Where Redis is, without user, password and options."""
-    from urllib.parse import urlsplit
-
-    if settings.redis is None:
-        return None
-    parts = urlsplit(settings.redis.url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
 
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _quoted(text: str) -> str:
-    shown = text if len(text) <= 200 else text[:197] + "..."
-    return json.dumps(shown, ensure_ascii=not shown.isprintable())
-
-
-# --- printing -------------------------------------------------------------------------------------------------------------------
-
-
-def wants_colour(stream: TextIO) -> bool:
-    """Whether to write in colour: to a terminal that can show it, unless NO_COLOR is set (no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _paint(text: str, colour: str, stream: TextIO | None = None) -> str:
-    return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if wants_colour(stream or sys.stdout) else text
-
-
-def _print_json(value: object) -> None:
-    json.dump(value, sys.stdout, indent=2)
-    print()
-
-
-def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Columns as wide as they have to be; one that is empty in every row is left out."""
-    lines = [head, *rows]
-    kept = [column for column in range(len(head)) if any(line[column] for line in lines[1:])]
-    widths = {column: max(len(line[column]) for line in lines) for column in kept}
-    for number, line in enumerate(lines):
-        text = "  " + "  ".join(line[column].ljust(widths[column]) for column in kept).rstrip()
-        print(_paint(text, "dim") if number == 0 else text)
-
-
-def _print_pairs(pairs: Iterable[tuple[str, str]]) -> None:
-    listed = list(pairs)
-    width = max(len(name) for name, _ in listed)
-    for name, value in listed:
-        print(f"  {name.ljust(width)}  {value}")
-
-
 def _print_near(near: Sequence[Policy]) -> None:
     if near:
         print("\nsimilar, but no match")
-        _print_table(("policy", "match"), ((policy.name, policy.match) for policy in near))
+        print_table(("policy", "match"), ((policy.name, policy.match) for policy in near))
 
 
 if __name__ == "__main__":

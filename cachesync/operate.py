@@ -11,13 +11,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final, NamedTuple, TextIO
 
 from cachesync.cache import Cache
 from cachesync.coordination.events import Event, logger
-from cachesync.core.policy import Policy
+from cachesync.core.keys import written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
@@ -35,7 +34,20 @@ BUDGET: Final = 1.0
 PAUSE: Final = 0.2
 """Seconds between two tries."""
 TEXTS_OF_A_CALL: Final = 500
-"""Texts announced at once: a call with a million would keep the server busy for all others."""
+"""Texts announced at once: a call with a million would keep the server from all others."""
+UNMATCHED_SHOWN: Final = 3
+
+
+def _cache(settings: Settings, outcome: Outcome) -> Cache:
+    """A cache under these settings, also where the environment switches caching off. What it meets is told to ``outcome`` alone."""
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # what no handler takes, Python prints to standard error
+    coordination = replace(settings.coordination, budget=max(settings.coordination.budget, BUDGET))
+    settings = replace(settings, coordination=coordination, enabled=True)
+    return Cache(settings, listen=False, on_event=outcome.note)
+
+
+# --- invalidate -----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,104 +68,203 @@ class Named:
             yield Named(tuple(text for text, is_tag in piece if not is_tag), tuple(text for text, is_tag in piece if is_tag))
 
 
-class Refusal(Exception):
-    """What was named is not invalidated, for a reason that stands in the message."""
+def read_named(given: Sequence[str], tags: Sequence[str], *, everything: bool, namespace: str, lines: TextIO | None) -> Named:
+    """What the command line names; ``-`` stands for the lines of ``lines``.
 
-
-def read_patterns(given: Sequence[str], tags: Sequence[str], *, everything: bool, namespace: str, lines: TextIO) -> Named:
-    """What the command line names; ``-`` stands for the lines of ``lines``. Raises `Refusal` for what may be an accident."""
-    patterns: list[str] = []
-    if given and list(given) == sorted(name for name in os.listdir() if not name.startswith(".")):
-        raise Refusal(
+    Raises ``KeyArgumentError`` for what is nothing, and for what is likely an accident.
+    """
+    if not (given or tags or everything):
+        raise KeyArgumentError("nothing is named: give a key, a pattern, --tag or --everything")
+    if not all((*given, *tags)):
+        raise KeyArgumentError("an empty text is no pattern and no tag: was a variable empty?")
+    if given and list(given) == _files_here():
+        raise KeyArgumentError(
             "these are the names of all files in this directory, so a shell has replaced a *: put patterns in quotes"
             " (keys that are really called so can be given on standard input, with -)"
         )
-    for text in given:
-        if text == "-":
-            patterns += (line.rstrip("\r\n") for line in lines)
-        else:
-            patterns.append(text)
-    patterns = [text for text in patterns if text]
+    patterns = [text for one in given for text in (_lines_of(lines) if one == "-" else (one,))]
     if not everything and any(not text.strip("*") for text in patterns):
-        raise Refusal(
+        raise KeyArgumentError(
             f'"*" is everything in the namespace {quoted(namespace)}: if that is meant, say --everything instead;'
             " if a longer pattern was meant, put it in quotes, because a shell has its own idea of *"
         )
     return Named((*patterns, "*") if everything else tuple(patterns), tuple(tags))
 
 
-class Asked(NamedTuple):
-    """How the command line wants an invalidation: ``timeout`` is how many seconds a Redis that does not answer is asked."""
+def _files_here() -> list[str]:
+    """What a shell makes of a ``*`` without quotes."""
+    try:
+        return sorted(name for name in os.listdir() if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def _lines_of(lines: TextIO | None) -> list[str]:
+    if lines is None:
+        raise KeyArgumentError("standard input is closed, and - stands for its lines")
+    try:
+        return [text for line in lines if (text := line.rstrip("\r\n"))]
+    except UnicodeDecodeError as error:
+        raise KeyArgumentError(f"standard input is not {error.encoding.upper()}") from error
+
+
+class Manner(NamedTuple):
+    """How the command line wants an invalidation: ``timeout`` is how many seconds a Redis that does not answer is asked again."""
 
     soft: bool
     timeout: float
     as_json: bool
 
 
-def invalidate(settings: Settings, named: Named, asked: Asked, *, out: TextIO, errors: TextIO) -> int:
-    """Make what is named out of date, and print the stamp. Returns the exit code."""
-    try:
-        outcome = _announce(settings, named, asked)
-    except KeyArgumentError as error:
-        errors.write(f"cachesync invalidate: {error}\n")
-        return USAGE
-    for text in _without_policy(named, settings)[:3]:
-        errors.write(f"cachesync invalidate: no policy of {settings.file} matches {quoted(text)}: is it written as it stands in keys?\n")
-    if outcome.stamp is not None and outcome.done == len(named):
-        told = {"ok": True, "stamp": outcome.stamp, "soft": asked.soft, "named": len(named)}
-        out.write(f"{json.dumps(told) if asked.as_json else outcome.stamp}\n")
-        if outcome.unconfirmed:
-            errors.write("cachesync invalidate: no replica has confirmed it in time (durable = true)\n")
-        return OK
-    return _tell_failure(settings, named, asked, outcome, out, errors)
-
-
 @dataclass(slots=True)
 class Outcome:
-    """How far it came: how many texts were announced, the stamp of the last of them as text, and why it went no further."""
+    """How far it came: how many texts were announced, the stamp of the last of them as text, and what went wrong."""
 
     done: int = 0
     stamp: str | None = None
     reason: str = ""
-    unconfirmed: bool = False
-    interrupted: bool = False
-    lost: bool = False
+    is_unconfirmed: bool = False
+    is_interrupted: bool = False
+    is_lost: bool = False
 
     def note(self, event: Event) -> None:
-        """Listen to what the cache tells."""
+        """Take note of an event of the cache."""
         match event.name:
             case "layer_failed":
                 self.reason = str(event.fields["error"])
             case "invalidated":
                 self.stamp = str(event.fields["stamp"])
             case "not_durable":
-                self.unconfirmed = True
+                self.is_unconfirmed = True
             case "invalidation_lost":
-                self.lost = True
+                self.is_lost = True
             case _:
                 pass
 
 
-def _announce(settings: Settings, named: Named, asked: Asked) -> Outcome:
-    """Announce part after part. Nothing happens where one of the texts is no pattern: raises ``KeyArgumentError``."""
-    outcome, part = Outcome(), Named()
-    cache = _cache(settings, outcome)
+def invalidate(settings: Settings, named: Named, manner: Manner, *, out: TextIO, errors: TextIO) -> int:
+    """Make what is named out of date, and print the stamp. Returns the exit code."""
+    for text in _without_policy(named, settings):
+        print(f"cachesync invalidate: no policy of {settings.file} matches {quoted(text)}: is it written as in the key?", file=errors)
+    outcome = _announce(settings, named, manner)
+    is_done = outcome.done == len(named)
+    if manner.as_json:
+        told: dict[str, object] = {"ok": is_done, "stamp": outcome.stamp, "soft": manner.soft, "named": len(named), "done": outcome.done}
+        out.write(json.dumps(told if is_done else told | {"error": outcome.reason}) + "\n")
+    elif is_done:
+        out.write(f"{outcome.stamp}\n" if outcome.stamp else "")
+    if not named:
+        errors.write("cachesync invalidate: standard input named nothing, so nothing is invalidated\n")
+    if outcome.is_unconfirmed:
+        errors.write("cachesync invalidate: no replica has confirmed it in time (durable = true)\n")
+    if not is_done:
+        errors.write(f"cachesync invalidate: {_why(settings, named, manner, outcome)}\n")
+    return OK if is_done else INTERRUPTED if outcome.is_interrupted else NO
+
+
+def _without_policy(named: Named, settings: Settings) -> Iterator[str]:
+    """Keys that no policy matches: the first few, since they may be mistyped. Only what depends on them can be cached."""
+    found = (text for text in named.patterns if "*" not in text and settings.policies.match(written(text)) is None)
+    for _, text in zip(range(UNMATCHED_SHOWN), found, strict=False):
+        yield text
+
+
+def _announce(settings: Settings, named: Named, manner: Manner) -> Outcome:
+    """Announce part after part, until one can not be announced."""
+    outcome, part, is_pending = Outcome(), Named(), False
     try:
-        with cache:
+        with _cache(settings, outcome) as cache:
             for part in named.parts():
-                if _announced(cache, part, asked).pending:
+                is_pending = _announced(cache, part, manner).pending
+                if is_pending:
                     break
                 outcome.done += len(part)
     except KeyboardInterrupt:
-        outcome.interrupted = True
+        outcome.is_interrupted = True
+    if is_pending and not outcome.is_lost:
+        outcome.done += len(part)  # closing the cache was the last try
     return outcome
 
 
-def _announced(cache: Cache, part: Named, asked: Asked) -> Stamp:
-    until = time.monotonic() + asked.timeout
+def _announced(cache: Cache, part: Named, manner: Manner) -> Stamp:
+    until = time.monotonic() + manner.timeout
     while True:
-        stamp = cache.invalidate(*part.patterns, tags=part.tags, soft=asked.soft)
+        stamp = cache.invalidate(*part.patterns, tags=part.tags, soft=manner.soft)
         left = until - time.monotonic()
         if not stamp.pending or left <= 0:
             return stamp
         time.sleep(min(PAUSE, left))
+
+
+def _why(settings: Settings, named: Named, manner: Manner, outcome: Outcome) -> str:
+    """What to say where not everything was announced. To say it all again is always right: what is invalidated twice is invalidated."""
+    far = f"{outcome.done:,} of {counted(len(named), 'text', 'texts')} announced; "
+    if outcome.is_interrupted:
+        return f"interrupted: {far}the rest may not be"
+    return (
+        f"{address_of(settings)} could not be told within {format_duration(manner.timeout)}: {_sentence(outcome.reason)}\n"
+        f"{far}the rest goes with this process. When Redis answers, say it again: that does no harm.\n"
+        "To wait longer for it: --timeout 5m"
+    )
+
+
+def _sentence(text: str) -> str:
+    return text.rstrip(".") + "."
+
+
+# --- sweep ----------------------------------------------------------------------------------------------------------------------
+
+
+def sweep(settings: Settings, *, as_json: bool, out: TextIO, errors: TextIO) -> int:
+    """Delete what is dead from Redis, and print how much that was. Returns the exit code."""
+    progress, outcome = Progress(errors), Outcome()
+    problem, code = "", OK
+    try:
+        with _cache(settings, outcome) as cache:
+            cache.sweep(progress.show)
+    except LayerError as error:
+        problem, code = f"{address_of(settings)} can not be swept: {_sentence(outcome.reason or str(error))} Try again when it answers", NO
+    except KeyboardInterrupt:
+        problem, code = "interrupted; this is how far it came", INTERRUPTED
+    finally:
+        progress.clear()
+    if problem:
+        errors.write(f"cachesync sweep: {problem}\n")
+    swept = progress.swept
+    if as_json:
+        out.write(json.dumps({"ok": code == OK, **asdict(swept)}) + "\n")
+    elif code != NO or swept.examined:
+        out.write(_counts(swept) + "\n")
+    return code
+
+
+class Progress:
+    """Shows how far a sweep is, on a terminal, in one line that the next one replaces."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.swept = Swept()
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._width = 0
+
+    def show(self, swept: Swept) -> None:
+        """The sums so far."""
+        self.swept = swept
+        if self._is_terminal:
+            self._write(_counts(swept))
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._width:
+            self._write("")
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        self._stream.write(f"\r{text.ljust(self._width)}")
+        self._stream.flush()
+        self._width = len(text)
+
+
+def _counts(swept: Swept) -> str:
+    judged = f"; {swept.unjudged:,} could not be judged" if swept.unjudged else ""
+    return f"{counted(swept.examined, 'entry', 'entries')} examined, {swept.deleted:,} dead and deleted{judged}"

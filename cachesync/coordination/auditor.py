@@ -22,9 +22,9 @@ from cachesync.coordination.site import Address, Site
 from cachesync.core.auditing import Question
 from cachesync.core.entry import Held
 from cachesync.core.freshness import Life
-from cachesync.core.ledger import matches
 from cachesync.core.records import EVERYTHING, HARD, KEY, TAG, Targets, written
 from cachesync.core.stamps import Stamp
+from cachesync.core.tickets import matches
 from cachesync.errors import KeyArgumentError
 
 DELAYS: Final = (1.0, 10.0, 60.0)

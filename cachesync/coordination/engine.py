@@ -207,7 +207,7 @@ class Engine:
                 if position is None or number is None or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
-                softened = ledger.softened(ask.key, held.dependencies, held.checked, now)
+                softened = ledger.softened(ask.key, held.dependencies, held.checked)
                 if softened is not None:
                     life = life_of(ask.policy, held.made, held.deadline - held.made, softened)
                     held.deadline, held.stale = life.fresh, min(life.stale, held.stale)
@@ -296,7 +296,7 @@ class Engine:
             position, number = ledger.position, ledger.lineage.number(stamp)
             if position is None or number is None or ledger.refuses(ask.key, dependencies, number, own=own):
                 return None
-            life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number, now))
+            life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number))
             if life.is_over(now):
                 return None
             deadline, stale = life
@@ -330,7 +330,10 @@ class Engine:
         joined = step.joined
         with self.lock:
             ledger = self.ledger
-            how = ledger.rejoin(joined, step.bans, self.origin, self.now())
+            try:
+                how = ledger.rejoin(joined, step.bans, step.since, self.origin, self.now())
+            except LookupError:
+                return Done(done=False)
             if how is not None:
                 for flight in self.flights.clear():  # who has heard nothing until now joins nobody who began before
                     self.forsake(flight.token)
@@ -409,12 +412,18 @@ class Engine:
             return False
         with self.lock:
             ledger, key, found = self.ledger, ask.key, called.dependencies
-            if flight.pends != arrival.pends and ledger.is_pending(key, found):
-                return False
-            if called.stamp is None or called.stamp == arrival.position:  # whatever matches with a number came later than the caller
+            is_unmoved = flight.pends == arrival.pends and called.stamp == arrival.position
+            if is_unmoved:  # whatever matches came later than the caller
                 return True
-            number = ledger.lineage.number(called.stamp)
-            return number is not None and ledger.bans.newest(key, found) <= number
+            number = 0 if called.stamp is None else ledger.lineage.number(called.stamp)
+            if number is None or (flight.pends != arrival.pends and ledger.tickets.refuses(key, found)):
+                return False
+            if called.stamp is None:
+                return True
+            softened = ledger.softened(key, found, number)
+            if softened is not None and life_of(ask.policy, called.made, called.fresh or 0.0, softened).is_over(self.now()):
+                return False
+            return ledger.bans.newest(key, found) <= number
 
     def begin(self, step: Begin) -> Begun:
         return Begun(self.ledger.position, self.now(), step.now)
@@ -505,7 +514,7 @@ class Engine:
             last = Stamp(position.epoch, position.number + len(targets)) if self.shared is None and position is not None else None
             ticket = Ticket(targets, tuple(os.urandom(8).hex() for _ in targets), self.origin, last)
             if last is None:
-                self.ledger.pend(ticket)
+                self.ledger.pend(ticket, self.now())
             else:
                 self.ledger.pends += 1
                 self.ledger.settle(ticket, last, self.now())  # without a shared layer it is this process that gives the numbers
@@ -532,8 +541,8 @@ class Engine:
         """An invalidation could not be announced: it holds here, and the log's reader announces it when it can."""
         with self.lock:
             position = self.ledger.position or NOWHERE
-            waits = ticket in self.ledger.queued
-            if not waits and ticket in self.ledger.pending:
+            waits = self.ledger.tickets.is_queued(ticket)
+            if not waits and ticket in self.ledger.tickets:
                 self.ledger.queue(ticket)
         if not waits:
             self.events.send("invalidation_queued", **written(ticket.targets))
@@ -579,7 +588,8 @@ class Engine:
         if self.shared is not None:
             self.shared.after_fork()
             self.ledger.contact = -ALWAYS
-        self.ledger.keep_queued()
+        self.ledger.tickets.keep_waiting()
+        self.ledger.turn()
 
 
 def tags_of(texts: Any) -> tuple[Dependency, ...]:

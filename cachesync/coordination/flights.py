@@ -13,8 +13,8 @@ from concurrent.futures import Future
 
 from cachesync.core.entry import Dependency
 from cachesync.core.flows import Result
-from cachesync.core.ledger import matches
 from cachesync.core.records import Targets
+from cachesync.core.tickets import matches
 
 
 class Flight:

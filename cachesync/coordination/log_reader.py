@@ -135,7 +135,7 @@ class LogReader:
     def flush(self) -> bool:
         """Announce what could not be announced before, oldest first."""
         engine = self._engine
-        for ticket in tuple(engine.ledger.queued):
+        for ticket in engine.ledger.tickets.queued:
             stamp = self._world.run(announce(ticket, shared=True, deadline=engine.now() + PATIENCE))
             if stamp.pending:
                 return False

@@ -298,7 +298,9 @@ class Operations:
         """Apply an invalidation here and announce it."""
         self.awake()
         engine = self.engine
-        deadline = engine.now() + engine.settings.coordination.budget
+        if engine.ledger.position is None and self._shares():  # then what it says has a place among what others say
+            yield from catch_up(None, engine.now() + engine.budget)
+        deadline = engine.now() + engine.budget
         stamp: Stamp = yield from invalidate(targets, shared=engine.shared is not None, deadline=deadline)
         if not stamp.pending:
             self._auditor.sample(targets, stamp)
@@ -319,7 +321,7 @@ class Operations:
         self.refresher.close()
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
-            lost = [targets for ticket in self.engine.ledger.queued for targets in ticket.targets]
+            lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
             self.engine.events.send("invalidation_lost", **written(lost))
 
     def after_fork(self) -> None:

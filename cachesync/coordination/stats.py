@@ -88,8 +88,8 @@ def log_stats(engine: Engine) -> LogStats:
         is_heard=engine.is_heard(now),
         lag=max(0.0, now - ledger.contact),
         bans=len(ledger.bans) + len(ledger.soft),
-        pending=len(ledger.pending),
-        queued=len(ledger.queued),
+        pending=len(ledger.tickets),
+        queued=len(ledger.tickets.queued),
         losses=engine.losses,
         violations=engine.violations,
     )

@@ -399,7 +399,7 @@ def _read_up_to(head: Stamp, deadline: float) -> Generator[Step, Any, bool]:
         if isinstance(log, Failed):
             return False
         applied: Done = yield Apply(log)
-        if not applied.done:
+        if not applied.done or not log.records:
             break
         stands = yield Position()
     return (yield from rejoin(deadline))
@@ -439,18 +439,23 @@ def rejoin(deadline: float) -> Generator[Step, Any, bool]:
     First the position, then the bans in pages, then the floors: whatever is dropped or added meanwhile raises a floor or follows in
     the log, so nothing is missed.
     """
+    since = None
     for _ in range(TRIES):
         stands: Stands = yield Position()
         joined: Joined | Failed = yield Snapshot(deadline)
         if isinstance(joined, Failed):
             return False
-        known = stands.stamp.number + 1 if stands.stamp is not None and stands.stamp.epoch == joined.head.epoch else 0
-        pages = yield from _read_bans(known, deadline)
+        known, head = stands.stamp, joined.head
+        if since is None:  # what was read before stays known where the log just goes on
+            since = known.number + 1 if known is not None and known.epoch == head.epoch and known.number < head.number else 0
+        pages = yield from _read_bans(since, deadline)
         if pages is None:
             return False
-        if pages[-1].epoch == joined.head.epoch:
-            yield Rejoin(joined, pages)
-            return True
+        if pages[-1].epoch == head.epoch:
+            rejoined: Done = yield Rejoin(joined, pages, since)
+            if rejoined.done:
+                return True
+        since = 0
     return False
 
 

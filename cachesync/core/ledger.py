@@ -13,17 +13,14 @@ from typing import Final, Literal
 
 from cachesync.core.bans import MAX_BANS_OF_A_KIND, BanIndex, Floors, SoftIndex
 from cachesync.core.entry import Dependency
-from cachesync.core.patterns import Pattern
-from cachesync.core.records import EVERYTHING, KEY, PREFIX, SOFT, TAG, Record, Targets
+from cachesync.core.records import SOFT, Record, Targets
 from cachesync.core.stamps import Lineage, Stamp
 from cachesync.core.steps import Bans, Beat, Joined, Log, Ticket
+from cachesync.core.tickets import Tickets
 
-MAX_QUEUED: Final = 1_000
-"""Invalidations that wait for the shared layer one by one; what comes on top makes them one "everything"."""
 TEXTS_OF_A_RECORD: Final = 500
 """Texts in one record where several are announced again."""
 _ENDLESS: Final = 2**63
-EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
 
 
 class Mark:
@@ -53,10 +50,7 @@ class Rejoined:
 class Ledger:
     """What this process knows of the log. ``position`` is ``None`` until it has joined."""
 
-    __slots__ = (
-        "_elsewhere", "_limit", "_moved", "_soft_numbers", "_soft_times", "bans", "contact", "lineage", "mark", "nonce", "pending",
-        "pends", "position", "queued", "soft",
-    )  # fmt: skip
+    __slots__ = ("_limit", "_moved", "bans", "contact", "lineage", "mark", "nonce", "pends", "position", "soft", "tickets")
 
     def __init__(self, position: Stamp | None, contact: float, limit: int = MAX_BANS_OF_A_KIND) -> None:
         self._limit = limit
@@ -67,13 +61,10 @@ class Ledger:
         self.mark = Mark()
         self.contact = contact
         """When the log was last known to be heard up to its head: seconds, monotonic clock. Infinite without a shared layer."""
-        self.pending: list[Ticket] = []
-        """Invalidations of this process that have no number yet."""
-        self.queued: list[Ticket] = []
-        """Those among them that the shared layer could not be told, oldest first."""
+        self.tickets = Tickets()
+        """Invalidations of this process that have no number here yet."""
         self.pends = 0
         """How many invalidations of this process there have been."""
-        self._elsewhere: list[tuple[Ticket, Stamp]] = []  # announced, with numbers of an epoch that was not joined yet
         self._moved = float("-inf")  # when the position was reached: seconds, monotonic clock
         self._forget()
 
@@ -110,14 +101,7 @@ class Ledger:
 
     def _move(self, position: Stamp, nonce: str | None, now: float) -> None:
         self.position, self.nonce, self._moved = position, nonce, now
-        for ticket, last in tuple(self._elsewhere):
-            number = self.lineage.number(last)
-            if number is None or number <= position.number:
-                self._elsewhere.remove((ticket, last))
-                if number is None:
-                    self.queue(ticket)  # it was announced to a log that is lost
-                else:
-                    self.pending.remove(ticket)
+        self.tickets.look_elsewhere(self.lineage.number, position.number)
         self.turn()
 
     def _ban(self, targets: Targets, number: int, now: float) -> None:
@@ -126,14 +110,18 @@ class Ledger:
             return
         self.soft.note(targets, number, now)
 
-    def rejoin(self, joined: Joined, pages: Sequence[Bans], origin: str, now: float) -> Rejoined | None:
+    def rejoin(self, joined: Joined, pages: Sequence[Bans], since: int, origin: str, now: float) -> Rejoined | None:
         """Take over position and bans as the shared layer has them. ``None`` where somebody was faster: nothing was done.
+
+        ``pages`` hold the bans from the number ``since`` on. Raises ``LookupError`` where all of them are needed.
 
         What was applied here and is not known there is queued, to be announced again by ``origin``.
         """
         how = self._how(joined)
         if how is None:
             return None
+        if how.ends_copies and since > 0:
+            raise LookupError("what was known here belongs to another log: all bans are needed")
         shared = self._shared_until(joined.lineage) or 0
         missing = (*self.bans.above(shared), *_softly(self.soft.above(shared))) if how.lost else ()
         if how.ends_copies:
@@ -146,8 +134,8 @@ class Ledger:
         self.lineage = joined.lineage
         for index, targets in enumerate(_parts(missing)):
             ticket = Ticket((targets,), (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
-            self.pending.append(ticket)
-            self.queue(ticket)
+            self.tickets.add(ticket, now)
+            self.tickets.queue(ticket)
         self._move(joined.head, joined.nonce, now)
         return how
 
@@ -156,6 +144,8 @@ class Ledger:
         if before is None:
             return Rejoined("first")
         if before.epoch != head.epoch:
+            if joined.asked < self._moved:
+                return None  # a reply that was overtaken: this process has gone on since it was asked for
             shared = self._shared_until(joined.lineage)
             return Rejoined("epoch") if shared is None else Rejoined("cut", max(0, before.number - shared))
         if before.number < head.number:
@@ -183,50 +173,28 @@ class Ledger:
 
     # --- invalidations of this process ----------------------------------------------------------------------------------------------
 
-    def pend(self, ticket: Ticket) -> None:
-        """Refuse what matches, until the ticket has a number."""
-        self.pending.append(ticket)
+    def pend(self, ticket: Ticket, now: float) -> None:
+        """Refuse what matches, until the ticket has a number. ``now`` is seconds, monotonic clock."""
+        self.tickets.add(ticket, now)
         self.pends += 1
         self.turn()
 
     def queue(self, ticket: Ticket) -> None:
-        """The ticket could not be announced: it goes on refusing, and waits. An older one that says the same is not needed any more
-        (the newer is kept: the older may be on its way, with a number from before this one was asked for).
-
-        Too many become one that says "everything".
-        """
-        for older in [other for other in self.queued if other.targets == ticket.targets]:
-            self.queued.remove(older)
-            self.pending.remove(older)
-        self.queued.append(ticket)
-        if len(self.queued) > MAX_QUEUED:
-            waiting = self.queued
-            everything = Ticket((EVERY_TARGET,), ticket.nonces[:1], ticket.origin)
-            self.pending = [other for other in self.pending if other not in waiting]
-            self.pending.append(everything)
-            self.queued = [everything]
+        """The ticket could not be announced: it waits, and goes on refusing."""
+        if self.tickets.queue(ticket):
             self.turn()
-
-    def keep_queued(self) -> None:
-        """Forget what is on its way to the log by other hands; what waits goes on waiting."""
-        waiting = (*self.queued, *(ticket for ticket, _ in self._elsewhere))
-        self.pending = [ticket for ticket in self.pending if ticket in waiting]
-        self.turn()
 
     def settle(self, ticket: Ticket, last: Stamp, now: float) -> None:
         """The ticket's records have their numbers, ``last`` being that of the last one. ``now`` is seconds, monotonic clock."""
-        if ticket in self.queued:
-            self.queued.remove(ticket)
         position = self.position
         if position is None or position.epoch != last.epoch:
             # The log was begun anew, or goes on elsewhere: its numbers mean nothing here yet, so the ticket goes on refusing.
-            if ticket not in self.pending:
-                self.pending.append(ticket)
-            self._wait_for(ticket, last)
+            self.tickets.wait_for(ticket, last, now)
+            if position is not None:
+                self.tickets.look_elsewhere(self._known_number, position.number)
             self.turn()
             return
-        if ticket in self.pending:
-            self.pending.remove(ticket)
+        self.tickets.remove(ticket)
         first = last.number - len(ticket.targets) + 1
         for number, targets in enumerate(ticket.targets, first):
             self._ban(targets, last.number if ticket.again else number, now)
@@ -234,15 +202,9 @@ class Ledger:
             self._move(last, ticket.nonces[-1], now)
         self.turn()
 
-    def _wait_for(self, ticket: Ticket, last: Stamp) -> None:
-        """Refuse what the ticket matches until the position has reached ``last``. Too many become one that says "everything"."""
-        self._elsewhere.append((ticket, last))
-        if len(self._elsewhere) > MAX_QUEUED:
-            waiting = [ticket for ticket, _ in self._elsewhere]
-            everything = Ticket((EVERY_TARGET,), ticket.nonces[:1], ticket.origin)
-            self.pending = [other for other in self.pending if other not in waiting]
-            self.pending.append(everything)
-            self._elsewhere = [(everything, last)]
+    def _known_number(self, stamp: Stamp) -> int | None:
+        """The number of a stamp of an older epoch; one of an epoch that is not known here may be of the next."""
+        return self.lineage.number(stamp) if stamp.epoch in self.lineage.cuts else _ENDLESS
 
     # --- judging --------------------------------------------------------------------------------------------------------------------
 
@@ -251,39 +213,15 @@ class Ledger:
         bans = self.bans
         if since < bans.highest and bans.newest(key, dependencies, own=own) > since:
             return True
-        return self.is_pending(key, dependencies)
+        return bool(self.tickets) and self.tickets.refuses(key, dependencies)
 
-    def is_pending(self, key: str, dependencies: Iterable[Dependency]) -> bool:
-        """Whether a hard invalidation matches that has no number yet."""
-        return bool(self.pending) and any(
-            matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets if not targets.is_soft
-        )
-
-    def softened(self, key: str, dependencies: tuple[Dependency, ...], since: int, now: float) -> float | None:
-        """When the first soft invalidation that matches, numbered above ``since`` or pending, was applied here (seconds, monotonic
+    def softened(self, key: str, dependencies: tuple[Dependency, ...], since: int) -> float | None:
+        """When the first soft invalidation that matches, numbered above ``since`` or pending, was heard of here (seconds, monotonic
         clock; long ago where that is not known). ``None`` for none.
         """
         first = self.soft.since(key, dependencies, since)
-        if first is None and any(
-            targets.is_soft and matches(targets, key, dependencies) for ticket in self.pending for targets in ticket.targets
-        ):
-            return now
-        return first
-
-
-def matches(targets: Targets, key: str, dependencies: Iterable[Dependency]) -> bool:
-    """Whether an invalidation concerns a key that depends on ``dependencies``."""
-    if targets.kind == EVERYTHING or any(kind == EVERYTHING for kind, _ in dependencies):
-        return True
-    if targets.kind == TAG:
-        return any(kind == TAG and text in targets.texts for kind, text in dependencies)
-    keys = (key, *(text for kind, text in dependencies if kind == KEY))
-    if targets.kind == KEY:
-        return any(one in targets.texts for one in keys)
-    if targets.kind == PREFIX:
-        return any(one.startswith(targets.texts) for one in keys)
-    patterns = [Pattern.parse(text) for text in targets.texts]
-    return any(pattern.matches(one) for pattern in patterns for one in keys)
+        pending = self.tickets.softened(key, dependencies) if self.tickets else None
+        return pending if first is None else first if pending is None else min(first, pending)
 
 
 def _softly(found: Iterable[Targets]) -> tuple[Targets, ...]:

@@ -383,10 +383,14 @@ class Apply(NamedTuple):
 
 
 class Rejoin(NamedTuple):
-    """Take over a position and its bans. In another epoch what was held before is dead. Answered by `Done`."""
+    """Take over a position and the bans from the number ``since`` on. In another epoch what was held before is dead.
+
+    Answered by `Done`, false where all bans are needed.
+    """
 
     joined: Joined
     bans: tuple[Bans, ...]
+    since: int
 
 
 class Reaches(NamedTuple):

@@ -104,6 +104,7 @@ class MemoryShared:
                 (self._soft if record.targets.is_soft else self._hard).add_all(record.targets, record.number)
             self._cuts = {**self._cuts, self._epoch: self._number}
             self._epoch = os.urandom(EPOCH_BYTES).hex()
+            self._again.clear()
 
     def beat(self) -> Beat:
         """Where the log ends."""

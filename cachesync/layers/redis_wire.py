@@ -115,7 +115,8 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
             return [_call(scripts.SNAPSHOT, (names.meta, names.log, names.bans), _new_epoch())]
         case ReadBans(since, count):
             found: Command = (b"ZRANGEBYSCORE", names.bans, b"%d" % since, b"(+inf", b"WITHSCORES", b"LIMIT", 0, count)
-            return [found, (b"HMGET", names.meta, b"e", b"f", b"fk", b"ft", b"fs")]
+            marker: Command = (b"ZRANGEBYSCORE", names.bans, b"+inf", b"+inf")
+            return [found, (b"HMGET", names.meta, b"e", b"f", b"fk", b"ft", b"fs"), marker]
         case Scan(cursor, count):
             return [(b"SCAN", cursor, b"MATCH", _literally(names.entry_prefix) + b"*}", b"COUNT", count)]
         case Heads(entries):
@@ -218,7 +219,7 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
         case Snapshot():
             return _joined(replies[0])
         case ReadBans(_, count):
-            return _bans(replies[0], replies[1], count)
+            return _bans(replies[0], replies[1], replies[2], count)
         case Scan():
             cursor, found = replies[0]
             return Scanned(tuple((name, names.key_of(name)) for name in found), int(cursor))
@@ -253,7 +254,7 @@ def _log(after: Stamp, found: Any, meta: Any) -> Log:
         return Log((), head, gap=True)
     expected = range(after.number + 1, after.number + 1 + len(records))
     torn = any(record.number != number for record, number in zip(records, expected, strict=True))
-    missing = not records and head.number > after.number
+    missing = head.number < after.number or (not records and head.number > after.number)
     return Log((), head, gap=True) if torn or missing else Log(records, head, gap=False)
 
 
@@ -269,7 +270,7 @@ def _joined(reply: Any) -> Joined:
     return Joined(head, nonce.decode("ascii"), Lineage(head.epoch, {str(epoch): int(cut) for epoch, cut in json.loads(cuts)}))
 
 
-def _bans(found: Any, meta: Any, count: int) -> Bans:
+def _bans(found: Any, meta: Any, marker: Any, count: int) -> Bans:
     bans: list[tuple[Targets, int]] = []
     for member, score in zip(found[::2], found[1::2], strict=True):
         text = member.decode("utf-8", "surrogatepass")
@@ -278,8 +279,8 @@ def _bans(found: Any, meta: Any, count: int) -> Bans:
             bans.append((Targets(cast("Kind", kind), (text[1:],), HARD if text[0] == kind else SOFT), int(float(score))))
     epoch, *floors = meta
     everything, keys, tags, soft = (int(floor or 0) for floor in floors)
-    epoch = None if epoch is None else epoch.decode("ascii")
-    return Bans(tuple(bans), len(found) == 2 * count, epoch, Floors(everything, keys, tags), soft)
+    is_whole = epoch is not None and b"e" + epoch in marker  # without its epoch among them, bans were lost
+    return Bans(tuple(bans), len(found) == 2 * count, epoch.decode("ascii") if is_whole else None, Floors(everything, keys, tags), soft)
 
 
 def _head(meta: Any) -> Stamp | None:

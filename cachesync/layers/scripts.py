@@ -124,21 +124,23 @@ return stored
 # KEYS: meta, log, bans. ARGV: a new epoch. Only the master may do it; any other server says so.
 _BEGIN: Final = """
 local meta, log, bans = KEYS[1], KEYS[2], KEYS[3]
-local info = redis.pcall('INFO', 'replication')
-local server = type(info) == 'string' and string.match(info, 'master_replid:(%w+)') or ''
-if type(info) == 'string' and string.match(info, 'role:(%w+)') ~= 'master' then
+local info = redis.call('INFO', 'replication')
+if not string.find(info, 'role:master', 1, true) then
   return redis.error_reply('READONLY this server follows another one')
 end
-local epoch, number
+local epoch, number, nonce
+local function this_server()
+  return string.match(info, 'master_replid:(%w+)')
+end
 local function begin()
-  epoch, number = ARGV[1], '0'
+  epoch, number, nonce = ARGV[1], '0', ''
   redis.call('UNLINK', meta, log, bans)
-  redis.call('HSET', meta, 'e', epoch, 'n', number, 'c', '', 'r', server, 'x', '[]')
+  redis.call('HSET', meta, 'e', epoch, 'n', number, 'c', nonce, 'r', this_server(), 'x', '[]')
   redis.call('ZADD', bans, '+inf', 'e' .. epoch)
 end
-local found = redis.pcall('HMGET', meta, 'e', 'n', 'r', 'x')
+local found = redis.pcall('HMGET', meta, 'e', 'n', 'c', 'r')
 if not found.err then
-  epoch, number = found[1], found[2]
+  epoch, number, nonce = found[1], found[2], found[3] or ''
 end
 if not epoch or not tonumber(number) then
   begin()
@@ -148,13 +150,13 @@ else
     redis.call('UNLINK', bans)
     redis.call('HSET', meta, 'f', number, 'fs', number)
   end
-  if found[3] ~= server then
-    local cuts = cjson.decode(found[4] or '[]')
+  if not string.find(info, 'master_replid:' .. (found[4] or ''), 1, true) or not found[4] then
+    local cuts = cjson.decode(redis.call('HGET', meta, 'x') or '[]')
     table.insert(cuts, 1, {epoch, tonumber(number)})
     cuts[17] = nil
     redis.pcall('ZREM', bans, 'e' .. epoch)
     epoch = ARGV[1]
-    redis.call('HSET', meta, 'e', epoch, 'r', server, 'x', cjson.encode(cuts))
+    redis.call('HSET', meta, 'e', epoch, 'r', this_server(), 'x', cjson.encode(cuts))
     redis.call('ZADD', bans, '+inf', 'e' .. epoch)
   elseif type(marked) ~= 'string' then
     redis.call('ZADD', bans, '+inf', 'e' .. epoch)
@@ -166,6 +168,7 @@ end
 # the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
 # texts as a JSON array, origin. Returns {epoch, number of the last record}.
 # A full server still takes it (Redis 7): it goes on answering hits, so it has to hear what is out of date.
+# What is kept is bounded after every 64th number, not after each: that is most of the script's time.
 # Soft bans stand among the others with a capital letter for their kind. A ban that is dropped raises the floor of its kind.
 APPEND: Final = Script.of(
     _PUBLISH
@@ -182,16 +185,16 @@ local function raise(field, value)
     redis.call('HSET', meta, field, text_of(value))
   end
 end
-local function append(nonce, mode, kind, texts, origin)
-  local before = redis.call('HGET', meta, 'c') or ''
+local function append(mine, mode, kind, texts, origin)
+  local before = nonce
   local following = text_of(tonumber(number) + 1)
-  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], following .. '-0', 'e', epoch, 'n', following, 'c', nonce, 'p', before,
+  local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], following .. '-0', 'e', epoch, 'n', following, 'c', mine, 'p', before,
     't', text_of(now), 'm', mode, 'k', kind, 'x', texts, 'o', origin)
   if type(added) == 'table' and added.err then
     begin()
-    return append(nonce, mode, kind, texts, origin)
+    return append(mine, mode, kind, texts, origin)
   end
-  number = following
+  number, nonce = following, mine
   redis.call('HSET', meta, 'n', number, 'c', nonce)
   if kind == '*' then
     raise(mode == 's' and 'fs' or 'f', tonumber(number))
@@ -204,8 +207,9 @@ local function append(nonce, mode, kind, texts, origin)
   publish(channel, '{"e":"' .. epoch .. '","n":' .. number .. ',"c":"' .. nonce .. '","p":"' .. before .. '","t":' .. text_of(now)
     .. ',"m":"' .. mode .. '","k":"' .. kind .. '","x":' .. texts .. ',"o":"' .. origin .. '"}')
 end
+local first = tonumber(number)
 for at = 8, #ARGV, 5 do
-  local nonce, mode, kind, texts, origin = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local mine, mode, kind, texts, origin = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   if again then
     local new = {}
     for _, text in ipairs(cjson.decode(texts)) do
@@ -217,8 +221,11 @@ for at = 8, #ARGV, 5 do
     texts = #new > 0 and cjson.encode(new)
   end
   if texts then
-    append(nonce, mode, kind, texts, origin)
+    append(mine, mode, kind, texts, origin)
   end
+end
+if first > 0 and math.floor(first / 64) == math.floor(tonumber(number) / 64) then
+  return {epoch, number}
 end
 local floor_of = {k = 'fk', t = 'ft', p = 'f', g = 'f', K = 'fs', T = 'fs', P = 'fs', G = 'fs'}
 local excess = redis.call('ZCARD', bans) - 1 - tonumber(ARGV[4])
@@ -253,10 +260,10 @@ local function at_of(record)
     end
   end
 end
-local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-if first and (at_of(first) or 0) < now - tonumber(ARGV[3]) then
+local oldest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+if oldest and (at_of(oldest) or 0) < now - tonumber(ARGV[3]) then
   local young
-  for _, record in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
+  for _, record in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 256)) do
     young = record[1]
     if (at_of(record) or 0) >= now - tonumber(ARGV[3]) then
       break
