@@ -15,7 +15,7 @@ import pytest
 from soak.checker import RECOVERY, Rule, Verdict, check
 from soak.crew import CrewError, Member
 from soak.diary import Diary, recall
-from soak.history import HOWS, Cut, Failover, Happened, History, Life, Read, Shown, maker_number, maker_of
+from soak.history import HOWS, Cut, Failover, Happened, History, Life, Read, Shown, Slow, maker_number, maker_of
 from soak.report import stories, story, table
 from soak.run import Soak, Wanted
 from soak.watch import Watch
@@ -258,7 +258,7 @@ def test_a_history_is_what_was_written_down(tmp_path: Path) -> None:
     diary.cut(made)
     diary.trouble("warning", "a coroutine was never awaited")
     diary.counts({"computed": 4})
-    diary.slowest(0.25)
+    diary.slowest(Slow(0.25, 1.0, "call items:a:1"))
     diary.read("peek", ITEM.number, [Shown(ITEM.number, 9, 0.75, maker, given=True)], began=1.5, ended=1.75, is_stale=True)
     diary.flush()
     with (tmp_path / "3.2.notes").open("a") as torn:
@@ -268,7 +268,7 @@ def test_a_history_is_what_was_written_down(tmp_path: Path) -> None:
     assert history.lives == [Life(slot=3, life=2, began=0.5, shape="loop")]
     assert [(trouble.slot, trouble.what) for trouble in history.troubles] == [(3, "warning")]
     assert history.counts == {"computed": 4}
-    assert history.slowest == 0.25
+    assert history.slowest == Slow(0.25, 1.0, "call items:a:1")
     expected = read(at=1.5, computed=0.75, how="peek", maker=maker, slot=3, life=2, given=True, is_stale=True)
     assert list(history.reads) == [expected._replace(ended=1.75, version=9)]
     assert maker_of(maker) == (3, 2, 1)
@@ -296,11 +296,11 @@ def test_a_hung_caller_an_exception_and_a_warning_are_trouble(tmp_path: Path) ->
         watch.look(time.monotonic())
         raise LookupError("surprise")
 
-    with watch.over("call items:a:1"):
+    with watch.over(), watch.call("call items:a:1"):
         call()
     watch.warned("a coroutine was never awaited", RuntimeWarning, "shop.py", 3)
     troubles = [trouble.what for trouble in recall(tmp_path, max_lag=1.0, slack=0.0).troubles]
-    assert troubles == ["hung caller", "exception in call: LookupError", "warning: RuntimeWarning"]
+    assert troubles == ["hung caller", "exception: LookupError", "warning: RuntimeWarning"]
     assert (tmp_path / "stacks").read_text()
 
 

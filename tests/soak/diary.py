@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cachesync import Stamp
-from soak.history import HOWS, READ, Cut, History, Life, Read, Shown, Trouble, maker_number
+from soak.history import HOWS, READ, Cut, History, Life, Read, Shown, Slow, Trouble, maker_number
 
 
 class Diary:
@@ -85,9 +85,9 @@ class Diary:
         """Numbers that are added up over all processes."""
         self._note("counts", counts)
 
-    def slowest(self, seconds: float) -> None:
-        """How long the slowest call of this process took."""
-        self._note("slowest", {"seconds": seconds})
+    def slowest(self, slow: Slow) -> None:
+        """The slowest call of this process."""
+        self._note("slowest", slow._asdict())
 
     def _note(self, kind: str, said: dict[str, Any]) -> None:
         os.write(self._notes, json.dumps([kind, said]).encode() + b"\n")
@@ -110,7 +110,7 @@ def recall(folder: Path, *, max_lag: float, slack: float) -> History:
                 case "trouble":
                     history.troubles.append(Trouble(**said))
                 case "slowest":
-                    history.slowest = max(history.slowest, said["seconds"])
+                    history.slowest = max(history.slowest, Slow(**said))
                 case _:
                     history.counts.update(said)
     return history

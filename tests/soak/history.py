@@ -132,6 +132,17 @@ class Trouble:
     detail: str
 
 
+class Slow(NamedTuple):
+    """A call that took long: for how many seconds that its process was not frozen, when it began, and what it was."""
+
+    seconds: float = 0.0
+    began: float = 0.0
+    what: str = ""
+
+
+QUICK: Final = Slow()
+
+
 @dataclass(slots=True, kw_only=True)
 class Happened:
     """One fault, on whom (``server``, ``line 0``, ``worker 0``), from when to when."""
@@ -152,7 +163,7 @@ class Failover:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """All that was written down. ``max_lag``, ``slack`` and ``slowest`` (the slowest call) are seconds."""
+    """All that was written down. ``max_lag`` and ``slack`` are seconds."""
 
     reads: Iterable[Read] = ()
     cuts: list[Cut] = field(default_factory=list[Cut])
@@ -163,4 +174,4 @@ class History:
     max_lag: float = 0.5
     slack: float = 0.0
     counts: Counter[str] = field(default_factory=Counter[str])
-    slowest: float = 0.0
+    slowest: Slow = QUICK

@@ -30,7 +30,7 @@ def table(history: History, verdict: Verdict) -> str:
             _block("promises, and how often each was compared", checks),
             _block("the workers", _ordered(history.counts)),
             f"{share:.0f} % of what was shown had been computed before it was asked for; the longest lag of a cut was "
-            f"{verdict.longest_lag * 1000:.0f} ms, the slowest call {history.slowest:.1f} s",
+            f"{verdict.longest_lag * 1000:.0f} ms, the slowest call {history.slowest.seconds:.1f} s ({history.slowest.what})",
             _block(f"troubles {len(history.troubles):,}", troubles),
             f"violations {verdict.count:,}",
         )
@@ -69,13 +69,17 @@ def story(violation: Violation, history: History) -> str:
             if begin < cut.began < zero + AROUND and cut not in violation.cuts and read.thing in concerned(cut.patterns, cut.tags)
         ]
         lines += ["  other cuts that concern it:", *(f"    {_cut(cut, zero, read)}" for cut in others[-6:])]
-    lines.append("  faults around it:")
-    for fault in history.faults:
-        if fault.began < zero + AROUND and fault.ended > begin:
-            lines.append(f"    {_span(fault.began, fault.ended, zero)} {fault.what} ({', '.join(sorted(fault.targets))})")
-    lives = [life for life in history.lives if begin < life.began < zero + AROUND]
-    lines += [f"    {life.began - zero:+.4f} worker {life.slot}.{life.life} began" for life in lives]
+    lines.append(_around(history, zero, begin, AROUND))
     return "\n".join(lines)
+
+
+def _around(history: History, zero: float, begin: float, after: float) -> str:
+    """The faults, and the processes that began, from ``begin`` to ``after`` seconds after ``zero``."""
+    near = [fault for fault in history.faults if fault.began < zero + after and fault.ended > begin]
+    lines = [f"    {_span(one.began, one.ended, zero)} {one.what} ({', '.join(sorted(one.targets))})" for one in near]
+    lives = [life for life in history.lives if begin < life.began < zero + after]
+    lines += [f"    {life.began - zero:+.4f} worker {life.slot}.{life.life} began" for life in lives]
+    return "\n".join(("  faults around it:", *lines))
 
 
 def _reading(read: Read, zero: float) -> Iterable[str]:
@@ -106,6 +110,10 @@ def _span(began: float, ended: float, zero: float) -> str:
 def stories(history: History, violations: Sequence[Violation]) -> str:
     """The stories of all violations that were kept, and every trouble."""
     told = [story(violation, history) for violation in violations]
+    slow = history.slowest
+    told.append(
+        f"--- the slowest call\n  {slow.what}, {slow.seconds:.2f} s\n" + _around(history, slow.began, slow.began, slow.seconds + AROUND)
+    )
     told += [
         f"--- trouble in worker {trouble.slot}.{trouble.life} at {trouble.at:.4f}: {trouble.what}\n{trouble.detail}"
         for trouble in history.troubles

@@ -37,7 +37,7 @@ class Wanted:
     max_lag: float = 0.5
     slack: float = 0.0
     every: float = 0.7
-    limit: float = 15.0
+    limit: float = 10.0
     flavour: str = "valkey9"
     only: frozenset[str] = frozenset()
 

@@ -29,14 +29,23 @@ PACE: Final = 0.02
 
 
 class Do(NamedTuple):
-    """Call this, or await what it returns."""
+    """Call this, or await what it returns. ``what`` names it for those who watch."""
 
+    what: str
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     keywords: dict[str, Any] = {}  # noqa: RUF012 - it is only read
 
 
 Act = Generator[Do, Any, None]
+
+
+def proceed(act: Act, result: Any) -> Do | None:
+    """Hand in a result. Returns what is to be done next, ``None`` at the end."""
+    try:
+        return act.send(result)
+    except StopIteration:
+        return None
 
 
 @dataclass(slots=True)
@@ -69,17 +78,17 @@ class Actor:
 
     # --- what is done -------------------------------------------------------------------------------------------------------------
 
-    def act(self) -> tuple[str, Act]:
-        """What to do next, and its name."""
+    def act(self) -> Act:
+        """What to do next."""
         roll = self._draw.random()
         thing = self._draw.choice(WHOLES if self._draw.random() < 0.5 else WHOLES[::5])
         if roll < CUTS:
             cut = self._draw.choices((self.invalidate, self.set, self.refresh, self.update, self.sweep), weights=(80, 8, 6, 6, 1))[0]
-            return f"{cut.__name__} {thing.text}", cut(thing)
+            return cut(thing)
         read = self._draw.choices(
             (self.call, self.many, self.get, self.peek, self.get_or_compute, self.at_least, self.cancelled), weights=(70, 5, 6, 6, 4, 8, 4)
         )[0]
-        return f"{read.__name__} {thing.text}", read(thing)
+        return read(thing)
 
     def pause(self) -> float:
         return self._draw.random() * self.pace
@@ -95,26 +104,26 @@ class Actor:
     def call(self, thing: Thing, *, is_final: bool = False) -> Act:
         for _ in range(1 if is_final else self._draw.choice(BURSTS)):
             began = time.monotonic()
-            shown = yield Do(self._functions[thing.family], thing.args)
+            shown = yield Do(f"call {thing.text}", self._functions[thing.family], thing.args)
             self._show("call", thing, shown, began, is_final=is_final)
 
     def many(self, thing: Thing) -> Act:
         del thing
         things = self._draw.sample(ITEMS, 4)
         began = time.monotonic()
-        values = yield Do(self._functions["items"].many, ([thing.args for thing in things],))
+        values = yield Do("many items", self._functions["items"].many, ([thing.args for thing in things],))
         for thing, shown in zip(things, values, strict=True):
             self._show("many", thing, shown, began)
 
     def get(self, thing: Thing, *, is_final: bool = False) -> Act:
         began = time.monotonic()
-        shown = yield Do(self.method("get"), (thing.text, None))
+        shown = yield Do(f"get {thing.text}", self.method("get"), (thing.text, None))
         if shown is not None:
             self._show("get", thing, shown, began, is_final=is_final)
 
     def peek(self, thing: Thing, *, is_final: bool = False) -> Act:
         began = time.monotonic()
-        entry = yield Do(self._functions[thing.family].peek, thing.args)
+        entry = yield Do(f"peek {thing.text}", self._functions[thing.family].peek, thing.args)
         if entry is not None:
             self._show("peek", thing, entry.value, began, is_stale=entry.is_stale, is_final=is_final)
 
@@ -123,7 +132,7 @@ class Actor:
             thing = parts
         compute = self._application.read if self._colour == "def" else self._application.aread
         began = time.monotonic()
-        shown = yield Do(self.method("get_or_compute"), (thing.text, lambda: compute(thing)))
+        shown = yield Do(f"get_or_compute {thing.text}", self.method("get_or_compute"), (thing.text, lambda: compute(thing)))
         self._show("get_or_compute", thing, shown, began)
 
     def _parts_needed(self, thing: Thing) -> Thing | None:
@@ -137,9 +146,9 @@ class Actor:
         wanted = None if stamp.pending else stamp
         began = time.monotonic()
         if self._draw.random() < 0.7:
-            shown = yield Do(self._functions[thing.family].at_least, (stamp, *thing.args))
+            shown = yield Do(f"at_least {thing.text}", self._functions[thing.family].at_least, (stamp, *thing.args))
         else:
-            shown = yield Do(self.method("get"), (thing.text, None), {"at_least": stamp})
+            shown = yield Do(f"get {thing.text}", self.method("get"), (thing.text, None), {"at_least": stamp})
         if shown is not None:
             self._show("at_least", thing, shown, began, at_least=wanted)
 
@@ -154,9 +163,9 @@ class Actor:
         began = time.monotonic()
         function = self._functions[thing.family]
         if self._colour == "def":
-            shown = yield Do(function, thing.args)
+            shown = yield Do(f"call {thing.text}", function, thing.args)
         else:
-            shown = yield Do(_given_up, (function, thing.args, self._draw.random() * 0.02))
+            shown = yield Do(f"cancelled {thing.text}", _given_up, (function, thing.args, self._draw.random() * 0.02))
         if shown is not None:
             self._show("cancelled", thing, shown, began)
 
@@ -191,9 +200,9 @@ class Actor:
         versions = self._origin.versions()
         began = time.monotonic()
         if what.how == "key of the function" and not soft:
-            stamp = yield Do(self._functions[thing.family].invalidate, thing.args)
+            stamp = yield Do(f"invalidate {thing.text}", self._functions[thing.family].invalidate, thing.args)
         else:
-            stamp = yield Do(self.method("invalidate"), what.patterns, {"tags": what.tags, **soft})
+            stamp = yield Do(f"invalidate {thing.text}", self.method("invalidate"), what.patterns, {"tags": what.tags, **soft})
         if soft:
             what = Plan(f"soft, {what.how.removesuffix(' of the function')}", what.patterns, what.tags)
         self._note(what, began, stamp, versions=versions, is_soft=bool(soft))
@@ -206,29 +215,29 @@ class Actor:
         versions, value = self._origin.versions(), self._application.give(thing)
         began = time.monotonic()
         if self._draw.random() < 0.5:
-            stamp = yield Do(self._functions[thing.family].set, (value, *thing.args))
+            stamp = yield Do(f"set {thing.text}", self._functions[thing.family].set, (value, *thing.args))
         else:
-            stamp = yield Do(self.method("set"), (thing.text, value))
+            stamp = yield Do(f"set {thing.text}", self.method("set"), (thing.text, value))
         self._note(Plan("set", (thing.text,)), began, stamp, versions=versions, own=value[0].maker)
 
     def refresh(self, thing: Thing) -> Act:
         self._origin.raise_version(thing.cell)
         versions = self._origin.versions()
         began = time.monotonic()
-        shown = yield Do(self._functions[thing.family].refresh, thing.args)
+        shown = yield Do(f"refresh {thing.text}", self._functions[thing.family].refresh, thing.args)
         self._show("refresh", thing, shown, began)
         self._note(Plan("refresh", (thing.text,)), began, None, versions=versions)
 
     def update(self, thing: Thing) -> Act:
         thing = self._parts_needed(thing) or thing
         updating = self._update if self._colour == "def" else self._aupdate
-        versions, began, value, stamp = yield Do(updating, (thing,))
+        versions, began, value, stamp = yield Do(f"update {thing.text}", updating, (thing,))
         self._note(Plan("update", (thing.text,)), began, stamp, versions=versions, own=value[0].maker)
 
     def sweep(self, thing: Thing) -> Act:
         """Delete what is dead: nobody may notice."""
         del thing
-        self._application.swept += yield Do(self._swept if self._colour == "def" else self._aswept)
+        self._application.swept += yield Do("sweep", self._swept if self._colour == "def" else self._aswept)
 
     def _swept(self) -> int:
         with suppress(LayerError):

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from cachesync import Event
 from soak.diary import Diary
+from soak.history import Slow
 from soak.origin import OriginError
 
 LOOK: Final = 0.5
@@ -45,7 +46,7 @@ class Watch:
         self._frozen = 0.0
         self._events: Counter[str] = Counter()
         self.failed = 0
-        self.slowest = 0.0
+        self.slowest = Slow()
 
     def start(self) -> None:
         """From now on, what goes wrong anywhere in this process is written down."""
@@ -68,20 +69,30 @@ class Watch:
             self._diary.trouble(f"event {event.name}", str(event))
 
     @contextmanager
-    def over(self, what: str) -> Generator[None]:
-        """A call is under way. An exception goes no further: it is written down, unless it is one that origins raise."""
-        token = object()
-        began, frozen = time.monotonic(), self._frozen
-        self._under_way[token] = (began, frozen, what)
+    def over(self) -> Generator[None]:
+        """Something is being done. An exception goes no further: it is written down, unless it is one that origins raise."""
         try:
             yield
         except OriginError:
             self.failed += 1
         except Exception as error:
-            self._caught(f"exception in {what.partition(' ')[0]}", error, what)
+            self._caught("exception", error, "")
+
+    @contextmanager
+    def call(self, what: str) -> Generator[None]:
+        """One call is under way."""
+        token = object()
+        began, frozen = time.monotonic(), self._frozen
+        self._under_way[token] = (began, frozen, what)
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"It came out of: {what}")
+            raise
         finally:
             del self._under_way[token]
-            self.slowest = max(self.slowest, time.monotonic() - began - (self._frozen - frozen))
+            lasted = time.monotonic() - began - (self._frozen - frozen)
+            self.slowest = max(self.slowest, Slow(lasted, began, what))
 
     def counts(self) -> dict[str, int]:
         """Events by name."""
@@ -110,7 +121,7 @@ class Watch:
                 self._diary.trouble("hung caller", f"{what}: {lasts:.1f} s; stacks in {self._stacks}")
 
     def _caught(self, what: str, error: BaseException | None, detail: str) -> None:
-        text = detail if error is None else f"{detail}\n{''.join(traceback.format_exception(error))}"
+        text = detail if error is None else f"{detail}{''.join(traceback.format_exception(error))}"
         self._diary.trouble(what if error is None else f"{what}: {type(error).__name__}", text)
 
     def warned(

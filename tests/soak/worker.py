@@ -27,7 +27,7 @@ from typing import Any, Final
 from soak.application import Application, make_cache
 from soak.diary import Diary
 from soak.origin import Origin
-from soak.traffic import Act, Actor, Place
+from soak.traffic import Act, Actor, Place, proceed
 from soak.watch import Watch
 from soak.world import WHOLES
 from support.nodes import Colour, LoopThread, until
@@ -37,24 +37,24 @@ SHAPES: Final = {"threads": (3, 0, 0), "loop": (0, 1, 5), "both": (2, 2, 2), "co
 LONG: Final = 30.0
 
 
-def drive(act: Act) -> None:
+def drive(act: Act, watch: Watch) -> None:
     """Do it in ``def``."""
-    try:
-        wanted = next(act)
-        while True:
-            wanted = act.send(wanted.function(*wanted.args, **wanted.keywords))
-    except StopIteration:
-        return
+    with watch.over():
+        wanted = next(act, None)
+        while wanted is not None:
+            with watch.call(wanted.what):
+                result = wanted.function(*wanted.args, **wanted.keywords)
+            wanted = proceed(act, result)
 
 
-async def adrive(act: Act) -> None:
+async def adrive(act: Act, watch: Watch) -> None:
     """Do it in ``async def``."""
-    try:
-        wanted = next(act)
-        while True:
-            wanted = act.send(await wanted.function(*wanted.args, **wanted.keywords))
-    except StopIteration:
-        return
+    with watch.over():
+        wanted = next(act, None)
+        while wanted is not None:
+            with watch.call(wanted.what):
+                result = await wanted.function(*wanted.args, **wanted.keywords)
+            wanted = proceed(act, result)
 
 
 class Worker:
@@ -97,16 +97,12 @@ class Worker:
 
     def _run(self, actor: Actor) -> None:
         while not self._stop.is_set():
-            what, act = actor.act()
-            with self._watch.over(what):
-                drive(act)
+            drive(actor.act(), self._watch)
             time.sleep(actor.pause())
 
     async def _arun(self, actor: Actor) -> None:
         while not self._stop.is_set():
-            what, act = actor.act()
-            with self._watch.over(what):
-                await adrive(act)
+            await adrive(actor.act(), self._watch)
             await asyncio.sleep(actor.pause())
 
     def quiet(self) -> None:
@@ -123,16 +119,14 @@ class Worker:
             for thing in WHOLES:
                 looks = (actor.get,) if self._shape == "cold" else (actor.peek, actor.call, actor.get)
                 for look in looks:
-                    with self._watch.over(f"final {thing.text}"):
-                        drive(look(thing, is_final=True))
+                    drive(look(thing, is_final=True), self._watch)
         for loop in self._loops:
             loop.run(self._afinal(self._actor("async def", 99)))
 
     async def _afinal(self, actor: Actor) -> None:
         for thing in WHOLES:
             for look in (actor.peek, actor.call, actor.get):
-                with self._watch.over(f"final {thing.text}"):
-                    await adrive(look(thing, is_final=True))
+                await adrive(look(thing, is_final=True), self._watch)
 
     def end(self) -> None:
         for loop in self._loops:
