@@ -94,7 +94,7 @@ def invalidating(server: Server, rate: int) -> Generator[None]:
 
 def invalidate(url: str, rate: int) -> None:
     """Do so until this process is ended."""
-    with Cache(policies=[POLICY], redis=url, namespace=NAMESPACE, listen=False) as cache:
+    with Cache(policies=[POLICY], redis=url, namespace=NAMESPACE) as cache:
         begun = time.monotonic()
         for number in count(1):
             cache.invalidate(f"nobody:{number}")

@@ -79,6 +79,7 @@ def run(*, quick: bool = False, entries: int = 0, bans: int = 0, calls: int = 0)
             first = WARM_UP + 10_000_000 * (1 + len(rows))
             rows[state] = {way: timed(client, issue, calls, first=first) for way, issue in _ways(cache).items()}
 
+        item(0)  # it joins the log
         measure("empty")
         item(0)
         fill(client, NAMESPACE, "items:0", entries)
