@@ -297,7 +297,7 @@ def test_a_fork_at_any_line_of_another_thread_leaves_two_whole_caches(
 
 
 WARM = """
-cache = open_cache(on_disconnect=rest[0])
+cache = open_cache(on_disconnect=rest[0], stale_while_revalidate="10m")
 item = sell(cache)
 assert [item(1), item(2), item(1), item(2)] == [1] * 4
 doors = [Door() for _ in range(3)]
