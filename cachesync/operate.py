@@ -198,13 +198,12 @@ def _announced(cache: Cache, part: Named, manner: Manner) -> Stamp:
 
 def _why(settings: Settings, named: Named, manner: Manner, outcome: Outcome) -> str:
     """What to say where not everything was announced. To say it all again is always right: what is invalidated twice is invalidated."""
-    far = f"{outcome.done:,} of {counted(len(named), 'text', 'texts')} announced; "
+    far = f"{outcome.done:,} of {counted(len(named), 'text', 'texts')} announced for certain"
     if outcome.is_interrupted:
-        return f"interrupted: {far}the rest may not be"
+        return f"interrupted: {far}. To be sure of the rest, say it again: that does no harm."
     return (
         f"{address_of(settings)} could not be told within {format_duration(manner.timeout)}: {_sentence(outcome.reason)}\n"
-        f"{far}the rest goes with this process. When Redis answers, say it again: that does no harm.\n"
-        "To wait longer for it: --timeout 5m"
+        f"{far}. When Redis answers, say it again: that does no harm. To wait longer: --timeout 5m"
     )
 
 
