@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cachesync.core.bans import MAX_GLOBS_OF_A_PREFIX, BanIndex
-from cachesync.core.entry import Dependency
-from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, TAG, Kind, Targets
+from cachesync.core.bans import MAX_GLOBS_OF_A_PREFIX, MAX_PREFIX_LENGTHS, TIMES_OF_A_BAN, BanIndex, Floors, SoftIndex
+from cachesync.core.entry import ANYTHING, Dependency
+from cachesync.core.records import EVERYTHING, GLOB, KEY, KINDS, PREFIX, TAG, Kind, Targets
 
 
 class Ban(NamedTuple):
@@ -22,17 +22,21 @@ class Ban(NamedTuple):
 
 def concerns(ban: Ban, key: str, dependencies: tuple[Dependency, ...]) -> bool:
     """The rule of `cachesync.core.bans`, said as plainly as possible."""
+    if dependencies == ANYTHING:
+        return True
+    keys = [key, *(text for kind, text in dependencies if kind == KEY)]
     match ban.kind:
         case "*":
             return True
         case "k":
-            return ban.text == key or Dependency("k", ban.text) in dependencies
+            return ban.text in keys
         case "t":
             return Dependency("t", ban.text) in dependencies
         case "p":
-            return key.startswith(ban.text)
+            return any(one.startswith(ban.text) for one in keys)
         case "g":
-            return re.fullmatch(".*".join(map(re.escape, ban.text.split("*"))), key, re.DOTALL) is not None
+            plain = re.compile(".*".join(map(re.escape, ban.text.split("*"))), re.DOTALL)
+            return any(plain.fullmatch(one) is not None for one in keys)
 
 
 short = st.text("ab:\n", min_size=1, max_size=4)
@@ -43,7 +47,7 @@ bans = st.one_of(
     st.builds(Ban, st.just(GLOB), globs, numbers),
     st.builds(Ban, st.just(EVERYTHING), st.just("*"), numbers),
 )
-dependencies = st.lists(st.builds(Dependency, st.sampled_from(("t", "k")), short), max_size=3).map(tuple)
+dependencies = st.lists(st.builds(Dependency, st.sampled_from(("t", "k")), short), max_size=3).map(tuple) | st.just(ANYTHING)
 
 
 def index_of(*known: Ban, limit: int = 1_000) -> BanIndex:
@@ -79,10 +83,17 @@ def test_the_newest_ban_that_matches_decides(known: list[Ban], key: str, on: tup
 @settings(max_examples=300)
 @given(st.lists(bans, max_size=25), st.integers(1, 4), short, dependencies)
 def test_a_bounded_index_forgets_no_invalidation(known: list[Ban], limit: int, key: str, on: tuple[Dependency, ...]) -> None:
-    """What it can not remember it counts as dead: more than was asked for may go, never less."""
+    """What it can not remember it counts as dead: more than was asked for may go, never less.
+
+    One thing is forgotten: a ban on the key itself. Its entry was unlinked and its lease revoked, so nothing that old can be stored; the
+    floor that remembers it is for those that depend on keys.
+    """
     index = index_of(*known, limit=limit)
-    assert index.newest(key, on) >= max((ban.number for ban in known if concerns(ban, key, on)), default=0)
+    owed = [ban.number for ban in known if concerns(ban, key, on) and not (ban.kind == KEY and ban.text == key and on != ANYTHING)]
+    assert index.newest(key, on) >= max(owed, default=0)
     assert index.newest(key, on) <= max((ban.number for ban in known), default=0)
+    as_dependency = (Dependency(KEY, key), *on)
+    assert index.newest("z", as_dependency) >= max((ban.number for ban in known if concerns(ban, "z", as_dependency)), default=0)
 
 
 @settings(max_examples=300)
@@ -91,7 +102,7 @@ def test_only_its_own_announcement_spares_an_entry(known: list[Ban], key: str, o
     """An entry that was ``set`` is not refused by the record that announced it, and by every other one."""
     others = [ban for ban in known if ban.number != own]
     newest = index_of(*others, Ban(KEY, key, own)).newest(key, on, own=own)
-    own_as_dependency = own if Dependency("k", key) in on else 0
+    own_as_dependency = own if concerns(Ban(KEY, key, own), "another key", on) else 0
     expected = max((ban.number for ban in others if concerns(ban, key, on)), default=own_as_dependency)
     # Of the bans on one key the two newest are kept: an older one was answered by whoever set the value.
     assert newest <= max(expected, own_as_dependency)
@@ -110,7 +121,16 @@ def test_a_ban_concerns_its_own_kind() -> None:
     """The tag ``a`` is not the key ``a`` is not the prefix ``a``."""
     assert index_of(Ban(TAG, "a", 5)).newest("a", ()) == 0
     assert index_of(Ban(KEY, "a", 5)).newest("ab", (Dependency("t", "a"),)) == 0
-    assert index_of(Ban(PREFIX, "a", 5)).newest("b", (Dependency("t", "a"), Dependency("k", "ab"))) == 0
+    assert index_of(Ban(PREFIX, "a", 5)).newest("b", (Dependency("t", "a"), Dependency("t", "ab"))) == 0
+    assert index_of(Ban(GLOB, "*a", 5)).newest("b", (Dependency("t", "a"),)) == 0
+
+
+def test_a_pattern_concerns_what_depends_on_a_key_that_it_matches() -> None:
+    """A page made of items goes with ``items:*``, whatever its own key is."""
+    on = (Dependency(KEY, "items:3"),)
+    assert index_of(Ban(PREFIX, "items:", 5)).newest("page", on) == 5
+    assert index_of(Ban(GLOB, "*:3", 5)).newest("page", on) == 5
+    assert index_of(Ban(PREFIX, "items:4", 5), Ban(GLOB, "*:4", 6)).newest("page", on) == 0
 
 
 @pytest.mark.parametrize(("key", "dead"), [("users:", True), ("users:1", True), ("users", False), ("usersAbc", False), ("Users:1", False)])
@@ -155,22 +175,48 @@ def test_everything_is_a_floor_and_costs_no_room() -> None:
 def test_a_floor_never_falls() -> None:
     """Neither by an older "everything" nor by being told an older one."""
     index = index_of(Ban(EVERYTHING, "*", 9), Ban(EVERYTHING, "*", 3))
-    index.raise_floor(5)
+    index.raise_floors(Floors(all=5))
     assert index.floor == 9
-    index.raise_floor(12)
+    index.raise_floors(Floors(all=12))
     assert (index.floor, index.highest) == (12, 12)
+    index.raise_floors(Floors(keys=14, tags=13))
+    index.raise_floors(Floors(keys=13, tags=11))
+    assert (index.floors, index.highest) == (Floors(12, 14, 13), 14)
 
 
-@pytest.mark.parametrize("kind", [KEY, TAG, PREFIX])
-def test_the_oldest_ban_makes_room_and_raises_the_floor(kind: Kind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "floors"),
+    [(KEY, Floors(keys=2)), (TAG, Floors(tags=2)), (PREFIX, Floors(all=2)), (GLOB, Floors(all=2))],
+)
+def test_the_oldest_ban_makes_room_and_raises_the_floor_of_its_kind(kind: Kind, floors: Floors) -> None:
     """One that was renewed meanwhile is young again."""
-    index = index_of(Ban(kind, "a", 1), Ban(kind, "b", 2), Ban(kind, "c", 3), Ban(kind, "a", 4), limit=3)
-    assert (len(index), index.floor) == (3, 0)
-    index.add(kind, "d", 5)
-    assert (len(index), index.floor) == (3, 2)
-    on = tuple(Dependency("t", text) for text in "abcd")
-    assert index.newest("z", ()) == 2
-    assert index.newest("a", on[:1]) == 4
+    star = "*z" if kind == GLOB else ""
+    index = index_of(*(Ban(kind, text + star, number) for text, number in (("a", 1), ("b", 2), ("c", 3), ("a", 4))), limit=3)
+    assert (len(index), index.floors) == (3, Floors())
+    index.add(kind, "d" + star, 5)
+    assert (len(index), index.floors) == (3, floors)
+
+
+def test_a_floor_concerns_what_a_dropped_ban_of_its_kind_could_have_meant() -> None:
+    """A dropped ban on a key can only have concerned what depends on keys, one on a tag what has tags, a pattern anything."""
+    untagged, on_tag, on_key = (), (Dependency(TAG, "x"),), (Dependency(KEY, "x"),)
+    for floors, dead in (
+        (Floors(all=5), (5, 5, 5)),
+        (Floors(keys=5), (0, 0, 5)),
+        (Floors(tags=5), (0, 5, 0)),
+        (Floors(all=3, keys=4, tags=5), (3, 5, 4)),
+    ):
+        index = BanIndex()
+        index.raise_floors(floors)
+        assert tuple(index.newest("z", on) for on in (untagged, on_tag, on_key)) == dead
+        assert index.newest("z", ANYTHING) == 5
+
+
+def test_what_depends_on_anything_is_dead_with_every_ban() -> None:
+    """It was made of more than could be noted."""
+    index = index_of(Ban(TAG, "nobody's", 5), Ban(KEY, "nobody", 4))
+    assert index.newest("z", ANYTHING) == 5
+    assert index.newest("z", ()) == 0
 
 
 def test_globs_that_begin_with_a_star_are_few() -> None:
@@ -205,14 +251,13 @@ def test_an_index_stays_within_its_bound(known: list[Ban], limit: int) -> None:
     for ban in known:
         index.add(*ban)
         assert len(index) <= 4 * limit
-        assert index.highest >= index.floor
+        assert index.highest >= max(index.floors)
     for kind in (KEY, TAG, PREFIX, GLOB):
         own = {ban for ban in known if ban.kind == kind}
         assert len(index_of(*own, limit=limit)) <= limit
     for ban in known:
         key = ban.text.replace("*", "")
-        on = (Dependency(TAG, ban.text),) if ban.kind == TAG else ()
-        assert index.newest(key, on) >= ban.number
+        assert index.newest("z", (Dependency(TAG if ban.kind == TAG else KEY, key),)) >= ban.number
 
 
 @pytest.mark.parametrize("star", ["", "*z"])
@@ -223,6 +268,153 @@ def test_a_length_that_no_prefix_has_any_more_is_not_looked_up(star: str) -> Non
     key = Watched("b" * 100)
     assert index.newest(key, ()) == 97
     assert len(key.looked) <= 3
+
+
+@pytest.mark.parametrize("star", ["", "*z"])
+def test_prefixes_of_many_lengths_are_few(star: str) -> None:
+    """Each length is a look-up in every question: the bans of the one with the fewest become the floor."""
+    kind: Kind = GLOB if star else PREFIX
+    index = index_of(*(Ban(kind, "a" * length + star, length) for length in range(1, MAX_PREFIX_LENGTHS + 1)))
+    index.add(kind, "ba" + star, 500)
+    assert (len(index), index.floor) == (MAX_PREFIX_LENGTHS + 1, 0), "a length that is known costs nothing"
+    index.add(kind, "a" * 1_000 + star, 501)
+    assert (len(index), index.floor) == (MAX_PREFIX_LENGTHS + 1, 1), "of those with one ban the shortest went"
+    index.add(kind, "a" * 1_001 + star, 502)
+    assert (len(index), index.floor) == (MAX_PREFIX_LENGTHS + 1, 3), "length 2 has two bans, so 3 went"
+    key = Watched("c" * 2_000)
+    assert index.newest(key, ()) == 3
+    assert len(key.looked) <= MAX_PREFIX_LENGTHS
+    assert index.newest("baz", ()) == 500
+    assert index.newest("a" * 1_001 + "z", ()) == 502
+
+
+def test_prefixes_and_globs_of_one_length_are_looked_up_together() -> None:
+    """And a length goes when the last of both has gone."""
+    index = index_of(Ban(PREFIX, "aa", 1), Ban(GLOB, "bb*z", 2), Ban(PREFIX, "ccc", 3), Ban(PREFIX, "ddd", 4), limit=2)
+    assert index.floor == 1
+    key = Watched("bbz-and-more")
+    index.newest(key, ())
+    assert len(key.looked) == 2
+    assert index.newest("bbz", ()) == 2
+
+
+# --- announcing again, moving to another process ---------------------------------------------------------------------------------
+
+
+def matching(index: BanIndex, key: str, on: tuple[Dependency, ...]) -> set[Ban]:
+    return {Ban(*found) for found in index.matching(key, on)}
+
+
+@settings(max_examples=300)
+@given(st.lists(bans, max_size=12), short, dependencies)
+def test_the_bans_that_match_are_those_whose_newest_decides(known: list[Ban], key: str, on: tuple[Dependency, ...]) -> None:
+    """Told one by one, floors apart."""
+    index = index_of(*known)
+    if on != ANYTHING:
+        found = matching(index, key, on)
+        assert max((ban.number for ban in found), default=0) == max(
+            (ban.number for ban in known if ban.kind != EVERYTHING and concerns(ban, key, on)), default=0
+        )
+        assert all(concerns(ban, key, on) for ban in found)
+
+
+@given(st.lists(bans, max_size=12), numbers, short, dependencies)
+def test_what_is_announced_again_covers_all_above_a_number(known: list[Ban], cut: int, key: str, on: tuple[Dependency, ...]) -> None:
+    """Who takes over without the last records is told of everything they concerned, and of nothing from before unless a floor hides it."""
+    index = index_of(*known)
+    again = index.above(cut)
+    told = [Ban(targets.kind, text, 1) for targets in again for text in targets.texts]
+    owed = [ban for ban in known if ban.number > cut and concerns(ban, key, on)]
+    assert any(concerns(ban, key, on) for ban in told) or not owed
+    newest = {(ban.kind, ban.text): max(other.number for other in known if other[:2] == ban[:2]) for ban in known}
+    if (EVERYTHING, "*") not in {ban[:2] for ban in told}:
+        assert all(newest[ban[:2]] > cut for ban in told if ban.kind != GLOB)
+
+
+@given(st.lists(bans, max_size=12), short, dependencies)
+def test_an_index_that_is_copied_ban_by_ban_says_the_same(known: list[Ban], key: str, on: tuple[Dependency, ...]) -> None:
+    """As a process does that joins: all bans with their numbers, and the floors."""
+    index, copy = index_of(*known), BanIndex()
+    for targets, number in index.numbered():
+        copy.add_all(targets, number)
+    copy.raise_floors(index.floors)
+    assert copy.newest(key, on) == index.newest(key, on)
+    assert (copy.highest, copy.floors, len(copy)) == (index.highest, index.floors, len(index))
+
+
+# --- soft bans -------------------------------------------------------------------------------------------------------------------
+
+LONG_AGO = float("-inf")
+
+
+def soft_of(*known: Ban, limit: int = 1_000) -> SoftIndex:
+    """Each ban is heard of at the time that is ten times its number."""
+    index = SoftIndex(limit)
+    for kind, text, number in known:
+        index.note(Targets(kind, (text,)), number, 10.0 * number)
+    return index
+
+
+@settings(max_examples=300)
+@given(st.lists(bans, max_size=12, unique_by=lambda ban: ban.number), short, dependencies, st.integers(0, 40))
+def test_a_value_is_stale_since_the_first_soft_ban_that_it_missed(
+    known: list[Ban], key: str, on: tuple[Dependency, ...], since: int
+) -> None:
+    """In the order of the log: the earliest of those above its stamp that match. What depends on anything is stale since long ago."""
+    known.sort(key=lambda ban: ban.number)
+    missed = [10.0 * ban.number for ban in known if ban.number > since and concerns(ban, key, on)]
+    expected = None if not missed else LONG_AGO if on == ANYTHING else min(missed)
+    assert soft_of(*known).since(key, on, since) == expected
+
+
+@settings(max_examples=300)
+@given(st.lists(bans, max_size=25, unique_by=lambda ban: ban.number), st.integers(1, 3), short, dependencies, st.integers(0, 40))
+def test_a_bounded_index_of_soft_bans_says_no_later_time(
+    known: list[Ban], limit: int, key: str, on: tuple[Dependency, ...], since: int
+) -> None:
+    """Where a ban was dropped the time is not known: long ago."""
+    known.sort(key=lambda ban: ban.number)
+    missed = [10.0 * ban.number for ban in known if ban.number > since and concerns(ban, "z", (Dependency(KEY, key), *on))]
+    found = soft_of(*known, limit=limit).since("z", (Dependency(KEY, key), *on), since)
+    assert not missed or (found is not None and found <= min(missed))
+
+
+def test_many_renewals_of_a_soft_ban_are_told_apart_roughly() -> None:
+    """Its first time and its newest ones are kept; in between the earlier time counts for two."""
+    index = soft_of(*(Ban(TAG, "t", number) for number in range(1, 10 * TIMES_OF_A_BAN)))
+    on = (Dependency(TAG, "t"),)
+    last = 10 * TIMES_OF_A_BAN - 1
+    times = [index.since("x", on, since) for since in range(last)]
+    assert times[0] == 10.0
+    assert times[-1] == 10.0 * last
+    assert all(at is not None and at <= 10.0 * (since + 1) for since, at in enumerate(times))
+    assert times == sorted(times, key=lambda at: at or 0.0)
+    assert len(set(times)) == TIMES_OF_A_BAN
+    assert index.since("x", on, last) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_soft_ban_that_was_read_from_the_shared_layer_has_no_time(kind: Kind) -> None:
+    """When it happened is not known here: what it concerns is not served stale. The next one has a time again."""
+    text = {KEY: "a", TAG: "t", PREFIX: "a", GLOB: "a*", EVERYTHING: "*"}[kind]
+    on = (Dependency(TAG, "t"),)
+    index = soft_of(Ban(kind, text, 3))
+    index.add_all(Targets(kind, (text,)), 5)
+    assert index.since("a", on, 2) == LONG_AGO
+    index.note(Targets(kind, (text,)), 7, 70.0)
+    assert index.since("a", on, 6) == 70.0
+    assert index.since("a", on, 7) is None
+
+
+def test_a_floor_of_soft_bans_has_no_time() -> None:
+    """Only what could have been meant is below it."""
+    index = SoftIndex()
+    index.raise_floors(Floors(keys=5, tags=5))
+    assert index.since("a", (), 3) is None
+    assert index.since("a", (Dependency(TAG, "t"),), 3) == LONG_AGO
+    assert index.since("a", (Dependency(TAG, "t"),), 5) is None
+    index.raise_floors(Floors(all=5))
+    assert index.since("a", (), 3) == LONG_AGO
 
 
 def test_a_record_bans_all_its_texts_under_one_number() -> None:

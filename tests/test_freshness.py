@@ -290,11 +290,11 @@ def test_out_of_contact_for_max_lag_no_copy_is_trusted() -> None:
 
 @pytest.mark.parametrize(("on_disconnect", "expected"), [("bypass", 2), ("serve", 1)])
 def test_a_layer_that_is_away_is_no_contact(on_disconnect: str, expected: int) -> None:
-    """Cut off for longer than max_lag, a process computes; with ``on_disconnect = "serve"`` it serves what it has."""
+    """Cut off for longer than max_lag, a process computes; with ``on_disconnect = "serve"`` it serves what it has, for its window."""
     time = FakeClock()
     memory = MemoryShared(time.monotonic)
     settings = Settings(coordination=CoordinationSettings(max_lag=2.0))
-    its_policy = policy(ttl=1000, on_disconnect=on_disconnect)
+    its_policy = policy(ttl=1000, stale_if_error=10, on_disconnect=on_disconnect)
     cache = Cache(settings, policies=[its_policy], shared=memory, clock=time, listen=False)
     version = 1
 
@@ -310,3 +310,5 @@ def test_a_layer_that_is_away_is_no_contact(on_disconnect: str, expected: int) -
         assert item(1) == 1
         time.advance(0.2)
         assert item(1) == expected
+        time.advance(10.0)
+        assert item(1) == 2
