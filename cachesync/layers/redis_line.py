@@ -7,6 +7,7 @@ reply costs as much again for each of the replies of a trip.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -132,9 +133,11 @@ def connect(make_connection: Callable[[], Any], deadline: float) -> Line:
             outcome.append(error)
         finally:
             done.set()
+            _opening.discard(done)
             if abandoned.is_set():
                 connection.disconnect()
 
+    _opening.add(done)
     threading.Thread(target=open_, name="cachesync-connect", daemon=True).start()
     if not done.wait(min(left, threading.TIMEOUT_MAX)):
         abandoned.set()
@@ -142,6 +145,22 @@ def connect(make_connection: Callable[[], Any], deadline: float) -> Line:
     if outcome[0] is not None:
         raise outcome[0]
     return Line(connection)
+
+
+_opening: Final[set[threading.Event]] = set()
+"""Connections that are being opened: until they are, their sockets have no name by which a forked child could close its copies."""
+FORK_PATIENCE: Final = 0.05
+"""Seconds a fork waits for them, all together."""
+
+
+def _wait_for_openings() -> None:
+    until = time.monotonic() + FORK_PATIENCE
+    for done in tuple(_opening):
+        done.wait(max(0.0, until - time.monotonic()))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_wait_for_openings, after_in_child=_opening.clear)
 
 
 class Line:
