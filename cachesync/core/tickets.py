@@ -1,0 +1,154 @@
+"""Tickets: invalidations of this process that have no number here yet.
+
+Each refuses what it matches. Some are on their way to the log; some are *queued*, because the shared layer could not be told; some have
+numbers of an epoch that this process has not joined, and wait *elsewhere* until its position has reached them. All are known by
+their first nonce.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from cachesync.core.entry import Dependency
+from cachesync.core.patterns import Pattern
+from cachesync.core.records import EVERYTHING, KEY, PREFIX, TAG, Targets
+from cachesync.core.stamps import Stamp
+from cachesync.core.steps import Ticket
+
+MAX_QUEUED: Final = 1_000
+"""Invalidations that wait one by one; what comes on top makes them one "everything"."""
+EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
+
+
+class Tickets:
+    """The tickets of one process. Not thread-safe: its owner holds a lock. Times are seconds, monotonic clock."""
+
+    __slots__ = ("_elsewhere", "_held", "_queued", "_same")
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Ticket, float]] = {}  # all of them, with the time since when they refuse
+        self._queued: dict[str, Ticket] = {}  # the oldest first
+        self._same: dict[tuple[Targets, ...], str] = {}  # the queued one that says so
+        self._elsewhere: dict[str, tuple[Ticket, Stamp]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket.nonces[0] in self._held
+
+    @property
+    def held(self) -> tuple[Ticket, ...]:
+        """All of them."""
+        return tuple(ticket for ticket, _ in self._held.values())
+
+    @property
+    def queued(self) -> tuple[Ticket, ...]:
+        """Those that wait for the shared layer, the oldest first."""
+        return tuple(self._queued.values())
+
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Refuse what the ticket matches, from now on."""
+        self._held.setdefault(ticket.nonces[0], (ticket, now))
+
+    def remove(self, ticket: Ticket) -> None:
+        """The ticket has its numbers: it refuses no more."""
+        self._drop(ticket.nonces[0])
+
+    def queue(self, ticket: Ticket) -> bool:
+        """The ticket could not be announced: it goes on refusing, and waits. An older one that says the same is not needed any more
+        (the newer is kept: the older may be on its way, with a number from before this one was asked for).
+
+        True if they were too many and became one that says "everything".
+        """
+        nonce = ticket.nonces[0]
+        same = self._same.get(ticket.targets)
+        if same is not None and same != nonce:
+            self._drop(same)
+        self._queued[nonce] = ticket
+        self._same[ticket.targets] = nonce
+        if len(self._queued) <= MAX_QUEUED:
+            return False
+        everything = self._fold(self._queued, ticket)
+        self._queued, self._same = {everything.nonces[0]: everything}, {everything.targets: everything.nonces[0]}
+        return True
+
+    def is_queued(self, ticket: Ticket) -> bool:
+        """Whether the ticket waits for the shared layer already."""
+        return ticket.nonces[0] in self._queued
+
+    def wait_for(self, ticket: Ticket, last: Stamp, now: float) -> None:
+        """The ticket was announced under ``last``, of another epoch: it refuses until that is reached. Too many become one."""
+        self.add(ticket, now)
+        self._leave_queue(ticket.nonces[0])
+        self._elsewhere[ticket.nonces[0]] = (ticket, last)
+        if len(self._elsewhere) > MAX_QUEUED:
+            everything = self._fold(self._elsewhere, ticket)
+            self._elsewhere = {everything.nonces[0]: (everything, last)}
+
+    def look_elsewhere(self, number_of: Callable[[Stamp], int | None], position: int) -> None:
+        """The position has moved: those that it has reached refuse no more, those whose log is lost are queued."""
+        for nonce, (ticket, last) in tuple(self._elsewhere.items()):
+            number = number_of(last)
+            if number is None:
+                del self._elsewhere[nonce]
+                self.queue(ticket)
+            elif number <= position:
+                self._drop(nonce)
+
+    def keep_waiting(self) -> None:
+        """Forget what is on its way to the log by other hands."""
+        waiting = self._queued.keys() | self._elsewhere.keys()
+        self._held = {nonce: held for nonce, held in self._held.items() if nonce in waiting}
+
+    def refuses(self, key: str, dependencies: Iterable[Dependency]) -> bool:
+        """Whether a hard one matches."""
+        return any(
+            not targets.is_soft and matches(targets, key, dependencies) for ticket, _ in self._held.values() for targets in ticket.targets
+        )
+
+    def softened(self, key: str, dependencies: Iterable[Dependency]) -> float | None:
+        """Since when a soft one matches, the first of them; ``None`` for none."""
+        since = (
+            at
+            for ticket, at in self._held.values()
+            if any(targets.is_soft and matches(targets, key, dependencies) for targets in ticket.targets)
+        )
+        return min(since, default=None)
+
+    def _fold(self, folded: Iterable[str], newest: Ticket) -> Ticket:
+        at = min(self._held[nonce][1] for nonce in folded if nonce in self._held)
+        everything = Ticket((EVERY_TARGET,), (newest.nonces[0] + "00",), newest.origin)
+        for nonce in tuple(folded):
+            self._held.pop(nonce, None)
+        self._held[everything.nonces[0]] = (everything, at)
+        return everything
+
+    def _drop(self, nonce: str) -> None:
+        self._held.pop(nonce, None)
+        self._elsewhere.pop(nonce, None)
+        self._leave_queue(nonce)
+
+    def _leave_queue(self, nonce: str) -> None:
+        ticket = self._queued.pop(nonce, None)
+        if ticket is not None and self._same.get(ticket.targets) == nonce:
+            del self._same[ticket.targets]
+
+
+def matches(targets: Targets, key: str, dependencies: Iterable[Dependency]) -> bool:
+    """Whether an invalidation concerns a key that depends on ``dependencies``."""
+    if targets.kind == EVERYTHING or any(kind == EVERYTHING for kind, _ in dependencies):
+        return True
+    if targets.kind == TAG:
+        return any(kind == TAG and text in targets.texts for kind, text in dependencies)
+    keys = (key, *(text for kind, text in dependencies if kind == KEY))
+    if targets.kind == KEY:
+        return any(one in targets.texts for one in keys)
+    if targets.kind == PREFIX:
+        return any(one.startswith(targets.texts) for one in keys)
+    patterns = [Pattern.parse(text) for text in targets.texts]
+    return any(pattern.matches(one) for pattern in patterns for one in keys)
