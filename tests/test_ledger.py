@@ -237,6 +237,21 @@ def test_a_process_that_starts_takes_everything_over() -> None:
     assert ledger.refuses("mine", (), 7)
 
 
+@pytest.mark.parametrize(
+    ("how", "ends"),
+    [
+        (Rejoined("first"), True),
+        (Rejoined("epoch"), True),
+        (Rejoined("gap"), False),
+        (Rejoined("cut"), False),
+        (Rejoined("cut", lost=1), True),
+    ],
+)
+def test_copies_end_where_it_is_not_known_what_they_missed(how: Rejoined, ends: bool) -> None:
+    """Where all that was applied is still there, copies are judged by what was missed."""
+    assert how.ends_copies is ends
+
+
 def test_what_begins_anew_needs_all_bans() -> None:
     """A process that forgets what it knew takes no part of the bans for the whole. One that only missed some does."""
     for to in (joined(9, OTHER, asked=NOW + 1), joined(4, nonce="another", asked=NOW + 1), joined(3, asked=NOW + 1)):
@@ -266,9 +281,7 @@ def test_another_epoch_begins_anew() -> None:
     ledger = ledger_at(9)
     apply(ledger, record(10, "a"))
     mark = ledger.mark
-    how = rejoin(ledger, joined(2, OTHER, asked=NOW + 1), page((B, 2), floors=Floors(all=1)), at=NOW + 1)
-    assert how == Rejoined("epoch")
-    assert how is not None and how.ends_copies
+    assert rejoin(ledger, joined(2, OTHER, asked=NOW + 1), page((B, 2), floors=Floors(all=1)), at=NOW + 1) == Rejoined("epoch")
     assert ledger.position == Stamp(OTHER, 2)
     assert ledger.lineage.number(Stamp(EPOCH, 1)) is None
     assert ledger.mark is not mark
@@ -283,9 +296,7 @@ def test_the_same_epoch_adds_to_what_is_known() -> None:
     ledger = ledger_at(3)
     apply(ledger, record(4, "a"))
     mark = ledger.mark
-    how = rejoin(ledger, joined(9), page((B, 8)))
-    assert how == Rejoined("gap")
-    assert how is not None and not how.ends_copies
+    assert rejoin(ledger, joined(9), page((B, 8))) == Rejoined("gap")
     assert ledger.position == Stamp(EPOCH, 9)
     assert ledger.mark is not mark
     assert ledger.refuses("a", (), 3)
@@ -339,9 +350,7 @@ def test_another_server_goes_on_from_the_cut() -> None:
     """Nothing that was applied here is lost: copies and bans stay, and old stamps are still numbers of this log."""
     ledger = ledger_at(6)
     apply(ledger, record(7, "a"))
-    how = rejoin(ledger, joined(8, OTHER, cuts={EPOCH: 7}), page((A, 7), (B, 8)))
-    assert how == Rejoined("cut")
-    assert how is not None and not how.ends_copies
+    assert rejoin(ledger, joined(8, OTHER, cuts={EPOCH: 7}), page((A, 7), (B, 8))) == Rejoined("cut")
     assert ledger.position == Stamp(OTHER, 8)
     assert ledger.lineage.number(Stamp(EPOCH, 7)) == 7
     assert ledger.refuses("a", (), 6)
@@ -353,9 +362,7 @@ def test_what_the_new_server_lacks_is_announced_again() -> None:
     """Records past the cut were acknowledged and are gone: whoever applied them brings them again, and goes on refusing meanwhile."""
     ledger = ledger_at(5)
     apply(ledger, record(6, "kept"), record(7, "a", "b"), record(8, "t", kind=TAG), record(9, "s", kind=TAG, mode=SOFT))
-    how = rejoin(ledger, joined(6, OTHER, cuts={EPOCH: 6}), page((Targets(KEY, ("kept",)), 6)))
-    assert how == Rejoined("cut", lost=3)
-    assert how is not None and how.ends_copies
+    assert rejoin(ledger, joined(6, OTHER, cuts={EPOCH: 6}), page((Targets(KEY, ("kept",)), 6))) == Rejoined("cut", lost=3)
     assert held(ledger) == queued(ledger)
     assert [ticket.targets for ticket in queued(ledger)] == [
         (Targets(KEY, ("a", "b")),),
@@ -396,8 +403,7 @@ def test_a_server_that_is_older_than_the_last_cut_is_compared_with_what_both_kno
     apply(ledger, record(6, "a"))
     assert rejoin(ledger, joined(6, OTHER, cuts={EPOCH: 6})) == Rejoined("cut")
     apply(ledger, Record(OTHER, 7, "d7", "c6", T, "somebody"), at=NOW + 1)
-    how = rejoin(ledger, joined(5, THIRD, cuts={EPOCH: 5}, asked=NOW + 2), at=NOW + 2)
-    assert how == Rejoined("cut", lost=2)
+    assert rejoin(ledger, joined(5, THIRD, cuts={EPOCH: 5}, asked=NOW + 2), at=NOW + 2) == Rejoined("cut", lost=2)
     assert {ticket.targets for ticket in queued(ledger)} == {(A,), (T,)}
     assert ledger.refuses("a", (), 5)
     assert ledger.refuses("x", tagged("t"), 5)
