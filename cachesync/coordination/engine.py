@@ -363,6 +363,7 @@ class Engine:
             agrees = self.ledger.agrees(step.beat)
             if agrees:
                 self.ledger.contact = max(self.ledger.contact, step.beat.asked)
+                self.ledger.look_elsewhere()
         return Done(agrees)
 
     def wake(self, step: Wake) -> Done:

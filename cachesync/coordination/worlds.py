@@ -159,6 +159,7 @@ class ThreadWorld(_World):
 
     def __init__(self, engine: Engine, others: Mapping[type, Callable[[Any], Any]] = NO_OTHERS) -> None:
         super().__init__(engine)
+        self._deaf = False  # the last time something was to be heard, it failed
         self._handlers: dict[type, Callable[[Any], Any]] = {
             **engine.here,
             **others,
@@ -208,9 +209,13 @@ class ThreadWorld(_World):
         assert ear is not None
         reply = ear.perform(step)
         if isinstance(reply, Failed):
-            self.engine.failed(step, reply)
-        elif self.engine.failing:
-            self.engine.answered()
+            if self._deaf:  # a connection that was found closed, as idle ones are, is opened again before it counts as trouble
+                self.engine.failed(step, reply)
+            self._deaf = True
+        else:
+            self._deaf = False
+            if self.engine.failing:
+                self.engine.answered()
         return reply
 
     def _call(self, step: Call) -> Result:

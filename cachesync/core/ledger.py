@@ -101,8 +101,16 @@ class Ledger:
 
     def _move(self, position: Stamp, nonce: str | None, now: float) -> None:
         self.position, self.nonce, self._moved = position, nonce, now
-        self.tickets.look_elsewhere(self.lineage.number, position.number)
+        self.look_elsewhere()
         self.turn()
+
+    def look_elsewhere(self) -> None:
+        """Tickets that were announced to another epoch: what the position has reached refuses no more, what is lost is queued.
+
+        To be called when the log was heard, too: an acknowledgement may come after its epoch has ended.
+        """
+        if self.position is not None:
+            self.tickets.look_elsewhere(self.lineage.number, self.position.number)
 
     def _ban(self, targets: Targets, number: int, now: float) -> None:
         if not targets.is_soft:

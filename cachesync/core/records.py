@@ -112,7 +112,7 @@ def from_fields(fields: Mapping[str, str]) -> Record:
     """Read a record of the stream. Raises `RecordError`."""
     try:
         return _record(fields, json.loads(fields["x"]))
-    except (ValueError, RecursionError, KeyError) as error:
+    except (ValueError, RecursionError, KeyError, OverflowError) as error:
         raise RecordError(_why(error)) from error
 
 
@@ -124,7 +124,7 @@ def from_message(message: str) -> Record:
             raise RecordError("a record is a JSON object")
         named = cast("dict[str, Any]", fields)
         return _record(named, named["x"])
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, OverflowError) as error:
         raise RecordError(_why(error)) from error
 
 

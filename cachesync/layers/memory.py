@@ -317,13 +317,13 @@ class MemoryEar:
                 return self._lose(step)
             if self not in memory.ears:
                 memory.ears.append(self)
-            wakes = self._wakes
+                self._heard.extend(map(Woken, sorted(self._watched)))
             if step.beat:
                 self._heard.append(memory.beat()._replace(asked=memory.clock()))
-            memory.changed.wait_for(lambda: self._heard or self._wakes != wakes or memory.down, timeout=step.seconds)
+            memory.changed.wait_for(lambda: self._heard or self._wakes or memory.down, timeout=step.seconds)
             if self not in memory.ears or memory.down:
                 return self._lose(step)
-            heard, self._heard = tuple(self._heard), []
+            heard, self._heard, self._wakes = tuple(self._heard), [], 0
             return Heard(heard)
 
     def _lose(self, step: Hear) -> Failed:
@@ -335,12 +335,14 @@ class MemoryEar:
     def watch(self, key: str) -> None:
         with self._memory.changed:
             self._watched.add(key)
-            self._heard.append(Woken(key))
-            self._memory.changed.notify_all()
+            if self in self._memory.ears:
+                self._heard.append(Woken(key))
+                self._memory.changed.notify_all()
 
     def unwatch(self, key: str) -> None:
         with self._memory.changed:
             self._watched.discard(key)
+            self._heard = [item for item in self._heard if item != Woken(key)]
 
     def wake(self) -> None:
         with self._memory.changed:

@@ -23,8 +23,9 @@ from cachesync.core.auditing import Question, is_question, read_question
 from cachesync.core.names import Names
 from cachesync.core.records import Record, RecordError, from_message
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
+from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
-from cachesync.layers.redis_wire import Command, beat_of, confirm, pack_all
+from cachesync.layers.redis_wire import Command, WireError, beat_of, confirm, pack_all
 
 Item = Record | Torn | Beat | Woken | Question
 _SUBSCRIBED: Final = frozenset({b"ssubscribe", b"subscribe"})
@@ -53,6 +54,7 @@ class RedisEar:
         os.set_blocking(self._waker, False)
         os.set_blocking(self._wake_up, False)
         self._closed = False
+        self._lock = lock_across_forks()
 
     def perform(self, step: Hear, /) -> Heard | Failed:
         """Wait for what comes. A failure ends the connection; the next step opens another one."""
@@ -61,6 +63,9 @@ class RedisEar:
         except TROUBLE as error:
             self._drop()
             return failed(step, error)
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+            self._drop()
+            return failed(step, WireError(f"what was sent can not be read: {error!r}"))
 
     def watch(self, key: str) -> None:
         """Hear when the lease of ``key`` ends."""
@@ -77,16 +82,19 @@ class RedisEar:
 
     def wake(self) -> None:
         """Let `perform` return at once."""
-        with suppress(OSError):
-            os.write(self._wake_up, b"x")
+        with self._lock, suppress(OSError):
+            if not self._closed:  # its number may belong to another file by now
+                os.write(self._wake_up, b"x")
 
     def close(self) -> None:
         """End the connection. To be called when nobody is in `perform` any more."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._drop()
             os.close(self._waker)
             os.close(self._wake_up)
+        self._drop()
 
     # --- one connection -----------------------------------------------------------------------------------------------------------
 
@@ -97,6 +105,7 @@ class RedisEar:
         self._parser, self._answers = parser(), []
         self._asked.clear()
         self._orders.clear()
+        self._is_sharded = True
         self._subscribe(line, self._names.log)
         waiting = True
         while waiting:
@@ -104,7 +113,7 @@ class RedisEar:
             while (reply := self._parser.gets()) is not MORE:
                 if isinstance(reply, hiredis.PushNotification) and reply[0] in _SUBSCRIBED:
                     waiting = False
-                elif isinstance(reply, ResponseError) and self._is_sharded:
+                elif isinstance(reply, ResponseError) and self._is_sharded and "unknown command" in str(reply):
                     self._is_sharded = False  # before Redis 7
                     self._subscribe(line, self._names.log)
                 elif isinstance(reply, ResponseError):
@@ -136,6 +145,7 @@ class RedisEar:
             self._asked.append(time.monotonic())
             line.sock.settimeout(step.patience)
             line.sock.sendall(self._question)
+        has_waited = False
         while True:
             while self._orders:
                 begin, channel = self._orders.popleft()
@@ -143,9 +153,10 @@ class RedisEar:
                 self._send(line, (b"S" + name if self._is_sharded else name, channel))
             items = self._items()
             now = time.monotonic()
-            if items or now >= until:
+            if items or (has_waited and now >= until):
                 return Heard(tuple(items))  # an answer that is late is waited for the next time
-            limit = until
+            has_waited = True
+            limit = max(until, now)
             if self._asked:
                 limit = min(limit, self._asked[0] + step.patience)
                 if now >= limit:
@@ -168,7 +179,8 @@ class RedisEar:
                     return not self._orders
             if not ready:
                 return False
-        self._fill(line, 1.0)
+        with suppress(TimeoutError):  # TLS may have read something that holds no data
+            self._fill(line, 0.05)
         return False
 
     def _items(self) -> list[Item]:

@@ -191,6 +191,8 @@ class Line:
 
     def _say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
         """One trip: ``count`` replies. Errors that Redis replied are values here. Raises ``OSError`` and redis-py's errors."""
+        if not count:
+            return []
         sock, gets = self.sock, self._gets
         left = deadline - time.monotonic()
         if left <= 0:
@@ -249,6 +251,8 @@ class AsyncLine(asyncio.Protocol):
 
     async def say(self, packed: bytes, count: int) -> list[Any]:
         """One trip, and another where the server has lost the scripts."""
+        if not count:
+            return []
         replies = await self._say(_without_flags(packed) if self._is_old else packed, count)
         if _lacks_script(replies):
             loaded = await self._say(_LOAD_SCRIPTS, len(scripts.ALL))

@@ -27,10 +27,11 @@ class Script:
         return cls(encoded, digest, cls.of(text) if flags else None)
 
 
+# What could not be published is read in the stream, so it is no failure of what was written.
 # Sharded channels where the server has them (Redis 7), because a channel of a cluster is heard by one shard only that way.
 _PUBLISH: Final = """
 local function publish(channel, message)
-  redis.call((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', channel, message)
+  redis.pcall((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', channel, message)
 end
 """
 
@@ -48,7 +49,7 @@ if type(held) == 'table' then
   redis.call('UNLINK', KEYS[2])
   held = false
 end
-if not held or held == ARGV[5] or string.sub(held, 1, #ARGV[1]) == ARGV[1] then
+if not held or held == ARGV[5] or string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ' ' then
   redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[3])
   return {1, false, false}
 end
@@ -66,7 +67,7 @@ return 1
 
 _IS_OWN: Final = """
 local held = redis.pcall('GET', KEYS[1])
-local own = type(held) == 'string' and string.sub(held, 1, #ARGV[1]) == ARGV[1]
+local own = type(held) == 'string' and string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ' '
 """
 
 # KEYS: lease. ARGV: token, milliseconds. Returns 1 while the lease is the token's own.
@@ -191,6 +192,9 @@ local function append(mine, mode, kind, texts, origin)
   local added = redis.pcall('XADD', log, 'MAXLEN', '~', ARGV[2], following .. '-0', 'e', epoch, 'n', following, 'c', mine, 'p', before,
     't', text_of(now), 'm', mode, 'k', kind, 'x', texts, 'o', origin)
   if type(added) == 'table' and added.err then
+    if not (string.find(added.err, 'equal or smaller', 1, true) or string.find(added.err, 'WRONGTYPE', 1, true)) then
+      return added
+    end
     begin()
     return append(mine, mode, kind, texts, origin)
   end
@@ -213,7 +217,13 @@ for at = 8, #ARGV, 5 do
   if again then
     local new = {}
     for _, text in ipairs(cjson.decode(texts)) do
-      if redis.call('SADD', KEYS[4], epoch .. mode .. kind .. text) == 1 then
+      local member = epoch .. mode .. kind .. text
+      local said = redis.pcall('SADD', KEYS[4], member)
+      if type(said) == 'table' then
+        redis.call('UNLINK', KEYS[4])
+        said = redis.call('SADD', KEYS[4], member)
+      end
+      if said == 1 then
         table.insert(new, text)
       end
     end
@@ -221,7 +231,10 @@ for at = 8, #ARGV, 5 do
     texts = #new > 0 and cjson.encode(new)
   end
   if texts then
-    append(mine, mode, kind, texts, origin)
+    local refused = append(mine, mode, kind, texts, origin)
+    if refused then
+      return refused
+    end
   end
 end
 if first > 0 and math.floor(first / 64) == math.floor(tonumber(number) / 64) then
