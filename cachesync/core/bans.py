@@ -112,8 +112,9 @@ class BanIndex:
                 if len(head) == length and head in self._bans[PREFIX]:
                     yield PREFIX, head, self._bans[PREFIX][head]
                 if len(head) == length:
-                    found = (text for text, pattern in self._globs.get(head, _NO_GLOBS).items() if pattern.matches(one))
-                    yield from ((GLOB, text, self._bans[GLOB][text]) for text in found)
+                    for text, pattern in self._globs.get(head, _NO_GLOBS).items():
+                        if pattern.matches(one):
+                            yield GLOB, text, self._bans[GLOB][text]
 
     def numbered(self) -> Iterator[tuple[Targets, int]]:
         """All bans with their numbers."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import hiredis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -187,7 +187,8 @@ class RedisEar:
         items: list[Item] = []
         while (reply := self._parser.gets()) is not MORE:
             if isinstance(reply, hiredis.PushNotification):
-                item = self._pushed(*reply[:3])
+                kind, channel, message = cast("list[Any]", reply)[:3]
+                item = self._pushed(kind, channel, message)
                 if item is not None:
                     items.append(item)
             else:

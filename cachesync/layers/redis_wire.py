@@ -14,7 +14,7 @@ import hiredis
 
 from cachesync.core.bans import Floors
 from cachesync.core.names import Names
-from cachesync.core.records import EVERYTHING, HARD, KINDS, SOFT, Kind, Record, RecordError, Targets, from_fields, to_fields
+from cachesync.core.records import EVERYTHING, HARD, KINDS, SOFT, Record, RecordError, Targets, from_fields, to_fields
 from cachesync.core.stamps import EPOCH_BYTES, Lineage, Stamp
 from cachesync.core.steps import (
     Announce,
@@ -276,11 +276,12 @@ def _bans(found: Any, meta: Any, marker: Any, count: int) -> Bans:
         text = member.decode("utf-8", "surrogatepass")
         kind = text[:1].lower()
         if kind in KINDS and kind != EVERYTHING:
-            bans.append((Targets(cast("Kind", kind), (text[1:],), HARD if text[0] == kind else SOFT), int(float(score))))
+            bans.append((Targets(kind, (text[1:],), HARD if text[0] == kind else SOFT), int(float(score))))
     epoch, *floors = meta
     everything, keys, tags, soft = (int(floor or 0) for floor in floors)
     is_whole = epoch is not None and b"e" + epoch in marker  # without its epoch among them, bans were lost
-    return Bans(tuple(bans), len(found) == 2 * count, epoch.decode("ascii") if is_whole else None, Floors(everything, keys, tags), soft)
+    named = epoch.decode("ascii") if epoch is not None and is_whole else None
+    return Bans(tuple(bans), len(found) == 2 * count, named, Floors(everything, keys, tags), soft)
 
 
 def _head(meta: Any) -> Stamp | None:
