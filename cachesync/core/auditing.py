@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from cachesync.core.records import KINDS, Kind, Targets
+from cachesync.core.records import KINDS, Targets
 from cachesync.core.stamps import Stamp
 
 
@@ -40,4 +40,4 @@ def read_question(message: str) -> Question:
     kind, texts = fields["k"], fields["x"]
     if kind not in KINDS or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"a question about {kind!r} is not known here")
-    return Question(str(fields["q"]), Targets(cast("Kind", kind), tuple(texts)), Stamp(str(fields["e"]), int(fields["n"])))
+    return Question(str(fields["q"]), Targets(kind, tuple(texts)), Stamp(str(fields["e"]), int(fields["n"])))

@@ -93,8 +93,8 @@ class BanIndex:
         """All bans with a higher number, as they could be announced again. A floor above it can not be told apart from everything."""
         if max(self.floors) > number:
             return (Targets(EVERYTHING, ("*",)),)
-        found = ((kind, tuple(text for text, banned in bans.items() if banned > number)) for kind, bans in self._bans.items())
-        return tuple(Targets(kind, texts) for kind, texts in found if texts)
+        found = [Targets(kind, tuple(text for text, banned in bans.items() if banned > number)) for kind, bans in self._bans.items()]
+        return tuple(targets for targets in found if targets.texts)
 
     def matching(self, key: str, dependencies: Iterable[Dependency]) -> Iterator[tuple[Kind, str, int]]:
         """The bans that match, with their numbers; floors apart."""
