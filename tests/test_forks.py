@@ -162,8 +162,10 @@ import mmap
 import struct
 
 from cachesync import Cache, Policy, Settings
+from cachesync.coordination import log_reader
 from cachesync.core.settings import CoordinationSettings
 
+log_reader.PATIENCE = 20.0  # a busy machine is no outage
 url, namespace, colour, *rest = sys.argv[1:]
 
 class Origin:
@@ -183,7 +185,6 @@ class Origin:
 origin = Origin()
 
 def open_cache(**others):
-    # Patient, so that a busy machine is no outage.
     policy = Policy(name="items", match="item:*", ttl="1h", **others)
     wide = Settings(coordination=CoordinationSettings(budget=20.0, lease=20.0, max_lag=10.0))
     return Cache(wide, policies=[policy], redis=None if url == "memory" else url, namespace=namespace)
