@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
-from cachesync.coordination.engine import Engine, tags_of
+from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.operations import Operations, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
+from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
 from cachesync.coordination.wrapper import plan

@@ -38,11 +38,11 @@ TEXTS_OF_A_CALL: Final = 500
 UNMATCHED_SHOWN: Final = 3
 
 
-def _cache(settings: Settings, outcome: Outcome) -> Cache:
+def _cache(settings: Settings, outcome: Outcome, budget: float = BUDGET) -> Cache:
     """A cache under these settings, also where the environment switches caching off. What it meets is told to ``outcome`` alone."""
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # what no handler takes, Python prints to standard error
-    coordination = replace(settings.coordination, budget=max(settings.coordination.budget, BUDGET))
+    coordination = replace(settings.coordination, budget=max(settings.coordination.budget, budget))
     settings = replace(settings, coordination=coordination, enabled=True)
     return Cache(settings, listen=False, on_event=outcome.note)
 
@@ -173,7 +173,7 @@ def _announce(settings: Settings, named: Named, manner: Manner) -> Outcome:
     """Announce part after part, until one can not be announced."""
     outcome, part, is_pending = Outcome(), Named(), False
     try:
-        with _cache(settings, outcome) as cache:
+        with _cache(settings, outcome, min(manner.timeout, BUDGET)) as cache:
             for part in named.parts():
                 is_pending = _announced(cache, part, manner).pending
                 if is_pending:

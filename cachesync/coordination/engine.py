@@ -7,36 +7,32 @@ the placing of copies, so that judging a value and holding it is one piece again
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flight, Flights
 from cachesync.coordination.gathering import Gathering
+from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.waiters import Waiters
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
 from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness
-from cachesync.core.keys import written as as_written
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
-from cachesync.core.records import TAG, Targets, written
+from cachesync.core.records import Targets, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
     Admit,
     Announced,
-    Apply,
     Begin,
     Begun,
     Called,
-    Contact,
     Done,
     Encode,
     Encoded,
@@ -44,20 +40,12 @@ from cachesync.core.steps import (
     Keep,
     Outdated,
     Pend,
-    Position,
-    Reaches,
     Refused,
-    Rejoin,
     Release,
     Settle,
-    Sift,
-    Sifted,
-    Stands,
     Ticket,
-    Wake,
 )
 from cachesync.core.tuples import make
-from cachesync.core.units import parse_duration
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
 from cachesync.layers.forks import lock_across_forks
@@ -68,12 +56,6 @@ BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
 ALWAYS: Final = math.inf
-REASONS: Final = {
-    "epoch": "another epoch: the log was lost or begun anew",
-    "gap": "a gap: records are gone that were not read yet",
-    "cut": "another server goes on with the log",
-}
-"""Why a log is joined again."""
 CLOCK_SLACK: Final = 1.0
 """Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
 
@@ -113,14 +95,7 @@ class Engine:
         self.closing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
-            Position: self.position,
-            Apply: self.apply,
-            Rejoin: self.rejoin,
-            Contact: self.contact,
-            Reaches: self.reaches,
-            Wake: self.wake,
             Outdated: self.outdated,
-            Sift: self.sift,
             Begin: self.begin,
             Encode: self.encode,
             Keep: self.keep,
@@ -309,66 +284,16 @@ class Engine:
         del displaced
         return life
 
-    def position(self, _step: Position) -> Stands:
-        return Stands(self.ledger.position, self.is_heard(self.now()))
-
-    def apply(self, step: Apply) -> Done:
-        with self.lock:
-            records = self.ledger.apply(step.log, self.now())
-            if records:
-                self._detach([record.targets for record in records])
-        if records:
-            self.waiters.wake()  # a lease may be gone with what it was for
-        return Done(records is not None)
-
-    def _detach(self, targets: Sequence[Targets]) -> None:
+    def detach(self, targets: Sequence[Targets]) -> None:
         """Nobody joins the flights that ``targets`` match. They may not fill, so their leases only keep others waiting."""
         for flight in self.flights.detach(targets):
             self.forsake(flight.token)
-
-    def rejoin(self, step: Rejoin) -> Done:
-        joined = step.joined
-        with self.lock:
-            ledger = self.ledger
-            try:
-                how = ledger.rejoin(joined, step.bans, step.since, self.origin, self.now())
-            except LookupError:
-                return Done(done=False)
-            if how is not None:
-                for flight in self.flights.clear():  # who has heard nothing until now joins nobody who began before
-                    self.forsake(flight.token)
-                if how.ends_copies:
-                    self.local.clear()
-                self.losses += how.lost
-            if ledger.position == joined.head:
-                ledger.contact = max(ledger.contact, joined.asked)
-        self.waiters.wake()
-        if how is not None and how.kind in REASONS:
-            self.events.send("log_rejoined", stamp=str(joined.head), reason=REASONS[how.kind])
-        if how is not None and how.lost:
-            self.events.send("possible_loss", stamp=str(joined.head), lost=how.lost)
-        return Done(done=True)
-
-    def reaches(self, step: Reaches) -> Done:
-        return Done(self.has_reached(step.stamp))
 
     def has_reached(self, stamp: Stamp) -> bool:
         """Whether the log is applied here up to ``stamp``. Unknown epochs and pending stamps are never reached."""
         with self.lock:
             position, number = self.ledger.position, self.ledger.lineage.number(stamp)
             return not stamp.pending and position is not None and number is not None and position.number >= number
-
-    def contact(self, step: Contact) -> Done:
-        with self.lock:
-            agrees = self.ledger.agrees(step.beat)
-            if agrees:
-                self.ledger.contact = max(self.ledger.contact, step.beat.asked)
-                self.ledger.look_elsewhere()
-        return Done(agrees)
-
-    def wake(self, step: Wake) -> Done:
-        self.waiters.wake(step.key)
-        return Done(done=True)
 
     def outdated(self, step: Outdated) -> Done:
         ask, stamp = step
@@ -385,24 +310,6 @@ class Engine:
             ledger = self.ledger
             mine.pends = ledger.pends
             return self.flights.join(mine), Arrival(ledger.position, ledger.pends)
-
-    def sift(self, step: Sift) -> Sifted:
-        """What may never be served again: of a dead epoch, below a floor, or hit by a hard invalidation. Stale entries live on."""
-        dead: list[tuple[bytes, bytes]] = []
-        unjudged = 0
-        with self.lock:
-            ledger = self.ledger
-            for name, key, head in step.entries:
-                try:
-                    header, _ = unseal(head)
-                except EnvelopeError:
-                    unjudged += 1
-                    continue
-                number = ledger.lineage.number(header.stamp)
-                # A long key's name is a hash: no pattern can be tried on it, and what matches only that way lives its time.
-                if number is None or ledger.refuses(key or "", header.dependencies, number, own=header.own):
-                    dead.append((name, head[:IDENTITY]))
-        return Sifted(tuple(dead), unjudged)
 
     def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
         """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.
@@ -436,8 +343,11 @@ class Engine:
         """
         seconds = self.now() - began
         dependencies = ask.dependencies
+        if is_used_up(value):
+            self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
+            return Called(value, seconds, None, dependencies=dependencies)
         try:
-            fresh = self._lifetime(ask, value)
+            fresh: float | None = lifetime_of(ask.policy, ask.site.lifetime, value)
             if ask.site.tags_from is not None:
                 dependencies = bounded((*dependencies, *tags_of(ask.site.tags_from(value))))
             check_dependencies(dependencies)
@@ -452,17 +362,6 @@ class Engine:
         if fresh is not None:
             fresh = min(fresh, found.until - began)
         return Called(value, seconds, fresh, dependencies=dependencies)
-
-    def _lifetime(self, ask: Ask, value: Any) -> float | None:
-        policy = ask.policy
-        if _is_used_up(value):
-            self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
-            return None
-        if value is None and policy.negative_ttl is not None:
-            return policy.negative_ttl * _spread(policy)
-        if not policy.is_dynamic or ask.site.lifetime is None:
-            return policy.lifetime(None) * _spread(policy)
-        return policy.lifetime(policy.lifetime(_seconds(ask.site.lifetime(value))) * _spread(policy))
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value, given = step
@@ -493,7 +392,7 @@ class Engine:
         ask, called, begun, own = step
         if begun.stamp is None or called.fresh is None:
             return Done(done=False)
-        if ask.policy.copy and not _can_be_copied(called.value):
+        if ask.policy.copy and not can_be_copied(called.value):
             self.not_stored(ask, "it can not be copied, which the policy asks for (copy = true)")
             return Done(done=False)
         position = self.ledger.position
@@ -519,7 +418,7 @@ class Engine:
             else:
                 self.ledger.pends += 1
                 self.ledger.settle(ticket, last, self.now())  # without a shared layer it is this process that gives the numbers
-            self._detach(targets)
+            self.detach(targets)
         return ticket
 
     def settle(self, step: Settle) -> Stamp:
@@ -591,43 +490,3 @@ class Engine:
             self.ledger.contact = -ALWAYS
         self.ledger.tickets.keep_waiting()
         self.ledger.turn()
-
-
-def tags_of(texts: Any) -> tuple[Dependency, ...]:
-    """Tags as a program names them. Raises ``TypeError`` or ``ValueError`` for what can not be one."""
-    if isinstance(texts, str):
-        raise TypeError(f"tags are a list of texts; write [{texts!r}]")
-    found = tuple(texts)
-    for text in found:
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"{text!r} is not a tag")
-    return tuple(Dependency(TAG, as_written(text)) for text in found)
-
-
-def _spread(policy: Policy) -> float:
-    return 1 + random.uniform(-policy.jitter, policy.jitter) if policy.jitter else 1.0
-
-
-def _is_used_up(value: object) -> bool:
-    """Whether only one caller could read it: iterators, coroutines and other awaitables."""
-    cls = type(value)
-    return hasattr(cls, "__next__") or hasattr(cls, "__await__") or hasattr(cls, "__anext__")
-
-
-def _can_be_copied(value: object) -> bool:
-    try:
-        copy.deepcopy(value)
-    except Exception:  # whatever its class raises
-        return False
-    return True
-
-
-def _seconds(ttl: object) -> float:
-    """A lifetime as a decorator's ``ttl`` function may give it: seconds, a timedelta, or "5m"."""
-    if isinstance(ttl, str):
-        return parse_duration(ttl)
-    total = getattr(ttl, "total_seconds", None)
-    seconds = float(total() if callable(total) else ttl)  # type: ignore[arg-type]  # float() refuses what is no number
-    if not math.isfinite(seconds):
-        raise ValueError(f"{seconds} is not a lifetime")
-    return seconds

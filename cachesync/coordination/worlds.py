@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 from cachesync.coordination.drivers import arun, run
 from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight
+from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.core.flows import Ask, Result, fill
@@ -68,6 +69,7 @@ class _World:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.here: Mapping[type, Callable[[Any], Any]] = {**engine.here, **Follower(engine).here}
 
     def note(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
         """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
@@ -161,7 +163,7 @@ class ThreadWorld(_World):
         super().__init__(engine)
         self._deaf = False  # the last time something was to be heard, it failed
         self._handlers: dict[type, Callable[[Any], Any]] = {
-            **engine.here,
+            **self.here,
             **others,
             Hear: self._hear,
             Call: self._call,
@@ -279,7 +281,6 @@ class LoopWorld(_World):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._here = engine.here
         self._waiting: dict[type, Callable[[Any], Awaitable[Any]]] = {
             Call: self._call,
             Join: self._join,
@@ -288,7 +289,7 @@ class LoopWorld(_World):
         }
 
     def run(self, flow: Flow) -> Coroutine[Any, Any, Any]:
-        return arun(flow, self._here, self.perform)
+        return arun(flow, self.here, self.perform)
 
     def perform(self, step: Step) -> Awaitable[Any]:
         """Answer a step that waits."""
