@@ -35,7 +35,14 @@ def is_question(message: str) -> bool:
 
 
 def read_question(message: str) -> Question:
-    """Read a question. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for what is none."""
+    """Read a question. Raises ``ValueError`` for what is none."""
+    try:
+        return _read(message)
+    except (TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"this is no question: {error!r}") from error
+
+
+def _read(message: str) -> Question:
     fields = cast("dict[str, Any]", json.loads(message))
     kind, texts = fields["k"], fields["x"]
     if kind not in KINDS or not all(isinstance(text, str) for text in texts):

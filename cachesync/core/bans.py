@@ -218,6 +218,9 @@ class SoftIndex(BanIndex):
         self.add_all(targets, number)
         for text in ("*",) if targets.kind == EVERYTHING else targets.texts:
             times = self._times.setdefault((targets.kind, Pattern(text).text if targets.kind == GLOB else text), [])
+            if times and times[-1][0] == number:  # one's own, which the log has brought first
+                times[-1] = (number, min(times[-1][1], at))
+                continue
             times.append((number, at))
             if len(times) > TIMES_OF_A_BAN:
                 times[1:3] = [(times[2][0], times[1][1])]

@@ -202,10 +202,10 @@ class Ledger:
                 self.tickets.look_elsewhere(self._known_number, position.number)
             self.turn()
             return
-        self.tickets.remove(ticket)
+        since = self.tickets.remove(ticket)
         first = last.number - len(ticket.targets) + 1
         for number, targets in enumerate(ticket.targets, first):
-            self._ban(targets, last.number if ticket.again else number, now)
+            self._ban(targets, last.number if ticket.again else number, now if since is None else since)
         if position.number == first - 1 and not ticket.again:
             self._move(last, ticket.nonces[-1], now)
         self.turn()

@@ -55,9 +55,11 @@ class Tickets:
         """Refuse what the ticket matches, from now on."""
         self._held.setdefault(ticket.nonces[0], (ticket, now))
 
-    def remove(self, ticket: Ticket) -> None:
-        """The ticket has its numbers: it refuses no more."""
+    def remove(self, ticket: Ticket) -> float | None:
+        """The ticket has its numbers: it refuses no more. Since when it did, ``None`` for one that is not known."""
+        held = self._held.get(ticket.nonces[0])
         self._drop(ticket.nonces[0])
+        return None if held is None else held[1]
 
     def queue(self, ticket: Ticket) -> bool:
         """The ticket could not be announced: it goes on refusing, and waits. An older one that says the same is not needed any more
@@ -68,7 +70,9 @@ class Tickets:
         nonce = ticket.nonces[0]
         same = self._same.get(ticket.targets)
         if same is not None and same != nonce:
+            since = self._held[same][1]
             self._drop(same)
+            self._held[nonce] = (ticket, min(since, self._held[nonce][1]) if nonce in self._held else since)
         self._queued[nonce] = ticket
         self._same[ticket.targets] = nonce
         if len(self._queued) <= MAX_QUEUED:

@@ -156,11 +156,12 @@ class RedisEar:
             if items or (has_waited and now >= until):
                 return Heard(tuple(items))  # an answer that is late is waited for the next time
             has_waited = True
-            limit = max(until, now)
+            limit = until
             if self._asked:
-                limit = min(limit, self._asked[0] + step.patience)
-                if now >= limit:
+                due = self._asked[0] + step.patience
+                if now >= due:
                     raise TimeoutError
+                limit = min(limit, due)
             if self._wait(line, limit - now):
                 return Heard(())
 
@@ -218,7 +219,7 @@ def _item_of(message: bytes) -> Item | None:
     try:
         text = message.decode("utf-8", "surrogatepass")
         if is_question(text):
-            with suppress(ValueError, TypeError, KeyError):
+            with suppress(ValueError):
                 return read_question(text)
             return None  # of another version: nobody has to answer
         return from_message(text)
