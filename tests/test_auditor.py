@@ -33,7 +33,7 @@ def _nodes(shared: Callable[[], Shared]) -> Iterator[tuple[tuple[Cache, Load], t
     """Two processes of one system, of which the first audits everything."""
     made: list[tuple[Cache, Load]] = []
     for share in (1.0, 0.0):
-        coordination = CoordinationSettings(audit=share, max_lag=0.5)
+        coordination = CoordinationSettings(audit=share, max_lag=2.0)
         policies = [Policy(name="items", match="items:*", ttl="1h")]
         cache = Cache(Settings(coordination=coordination), policies=policies, namespace="audit", shared=shared())
 
