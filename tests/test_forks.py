@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -773,3 +774,111 @@ def test_forks_in_the_middle_of_everything(server: Server, namespace: str, colou
     with Script(SHOP + BUSY, server.url, namespace, colour) as script:
         script.hear("well")
         script.end()
+
+
+FAMILY = """
+cache = open_cache()
+item = sell(cache)
+
+def descend(depth):
+    assert [item(number) for number in (1, 2, 3)] == [origin.version] * 3
+    if depth:
+        for _ in range(2):
+            ended(fork(lambda: descend(depth - 1)))
+        origin.version += 1
+        cache.invalidate(tags=["items"])
+        assert [item(number) for number in (1, 2, 3)] == [origin.version] * 3
+    cache.close()
+
+descend(3)
+say("all of them")
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_children_of_children_are_processes_like_any_other(server: Server, namespace: str, colour: Colour) -> None:
+    """Each has heard what its children and its brothers' children have invalidated, before it serves what it was born with."""
+    with Script(SHOP + FAMILY, server.url, namespace, colour) as script:
+        script.hear("all of them")
+        script.end()
+
+
+POOL = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+method, version = rest[0], Path(rest[1])
+
+def compute(number):
+    return int(version.read_text())
+
+cache = open_cache()
+item = sell(cache)
+
+def serve(number):
+    return item(number)
+
+def invalidate(number):
+    return str(cache.invalidate(f"item:{number}"))
+
+def story(do):
+    # `do` has something done in another process.
+    assert [item(1), item(2)] == [1, 1]
+    assert [do(serve, 1), do(serve, 2), do(serve, 1)] == [1, 1, 1]
+    version.write_text("2")
+    cache.invalidate("item:1")
+    until(lambda: do(serve, 1) == 2)
+    version.write_text("3")
+    do(invalidate, 2)
+    until(lambda: item(2) == 3)
+    assert do(serve, 3) == item(3) == 3
+
+if __name__ == "__main__":
+    version.write_text("1")
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
+        story(lambda work, number: pool.submit(work, number).result(20))
+    cache.close()
+    say("well")
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_a_pool_share_one_cache(server: Server, namespace: str, tmp_path: Path, method: str, colour: Colour) -> None:
+    """However they are started: with the cache of the one who started them, or with one that they have made as they were imported."""
+    with Script(SHOP + POOL, server.url, namespace, colour, method, str(tmp_path / "version"), file=tmp_path / "program.py") as script:
+        script.hear("well")
+        script.end()
+
+
+PLUGGED = """
+from cachesync import RedisShared
+
+class Plugged(RedisShared):
+    def after_fork(self):
+        raise RuntimeError("a mistake of whoever wrote this layer")
+
+policies = [Policy(name="all", match="*", ttl="1h")]
+caches = [open_cache(), Cache(policies=policies, shared=Plugged(rest[0], namespace=namespace)), open_cache()]
+for cache in caches:
+    cache.set("item:1", 1)
+
+def serve():
+    say("child", os.getpid())
+    wait()
+    assert caches[0].get("item:1") == caches[2].get("item:1") == 1
+
+ended(fork(serve))
+for cache in caches:
+    cache.close()
+"""
+
+
+def test_a_layer_that_fails_in_a_child_spoils_no_other_cache(server: Server, proxy: Proxy, namespace: str) -> None:
+    """What was plugged in raises as it is put in order after the fork. It is told, and the other caches are put in order."""
+    with Script(SHOP + PLUGGED, server.url, namespace, "def", proxy.url) as script:
+        child = int(script.hear("child"))
+        assert not connections(child, server.port)
+        script.say()
+        script.end(errors="a mistake of whoever wrote this layer")

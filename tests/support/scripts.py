@@ -83,12 +83,16 @@ def ended(*pids):
 
 
 class Script:
-    """A program in a process of its own, with Python's ``warnings`` as the option ``-W`` says."""
+    """A program in a process of its own, where each warning is an error. ``file`` is where it is put, for one that has to be imported."""
 
-    def __init__(self, text: str, *arguments: str, warnings: tuple[str, ...] = ("error", "ignore:.*fork:DeprecationWarning")) -> None:
+    def __init__(self, text: str, *arguments: str, file: Path | None = None) -> None:
         # Python 3.12 and later warn of forks beside threads, which is the very thing tested.
-        options = [option for warning in warnings for option in ("-W", warning)]
-        command = [sys.executable, *options, "-c", PRELUDE + text, *arguments]
+        command = [sys.executable, "-W", "error", "-W", "ignore:.*fork:DeprecationWarning"]
+        if file is None:
+            command += ["-c", PRELUDE + text, *arguments]
+        else:
+            file.write_text(PRELUDE + text)
+            command += [str(file), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self._errors: list[str] = []
@@ -121,13 +125,14 @@ class Script:
         self._process.wait()
 
     def end(self, *, errors: str = "") -> None:
-        """It ends by itself, well, and has nothing more to say."""
+        """It ends by itself, well, and has nothing more to say; ``errors`` is a part of what it has written to its standard error."""
         code = self._process.wait(LONG)
         for thread in self._threads:
             thread.join(LONG)
         left = [self._lines.get_nowait() for _ in range(self._lines.qsize())]
-        found = (left, "".join(self._errors), code)
-        assert found == ([], errors, 0), found
+        written = "".join(self._errors)
+        assert (left, code) == ([], 0), (left, code, written)
+        assert errors in written if errors else not written, written
 
     def __enter__(self) -> Self:
         return self
