@@ -137,10 +137,13 @@ def test_what_refresh_returns_was_computed_for_it() -> None:
     assert not broken(judge(read(at=10.0, computed=10.1, how="refresh")))
 
 
-def test_nothing_is_older_than_its_ttl() -> None:
-    """Age counts from when the computation began."""
-    assert broken(judge(read("short:0", at=10.0, computed=9.8 - SHORT_TTL))) == {"age"}
-    assert not broken(judge(read("short:0", at=10.0, computed=10.0 - SHORT_TTL)))
+def test_nothing_is_older_than_its_ttl_and_its_stale_window() -> None:
+    """Age counts from when the computation began; a read that says its value is fresh has no window."""
+    longest = SHORT_TTL + STALE_WINDOW
+    assert broken(judge(read("short:0", at=10.0, computed=9.9 - longest))) == {"age"}
+    assert not broken(judge(read("short:0", at=10.0, computed=10.0 - longest)))
+    assert broken(judge(read("short:0", at=10.0, computed=10.0 - longest, how="peek"))) == {"age"}
+    assert not broken(judge(read("short:0", at=10.0, computed=10.0 - longest, how="peek", is_stale=True)))
 
 
 def test_a_number_is_given_once_and_in_order() -> None:
@@ -163,6 +166,16 @@ def test_a_soft_cut_lets_the_old_value_live_through_its_stale_window_and_no_long
     assert broken(judge(soft, read(at=within, computed=9.9, how="peek"))) == {"own process"}
     assert not broken(judge(soft, read(at=within, computed=9.9, how="peek", is_stale=True)))
     assert broken(judge(soft, read(at=within, computed=9.9, how="at_least", epoch=int(EPOCH, 16), number=5))) == {"own process", "stamp"}
+
+
+def test_a_process_that_hears_nothing_may_serve_stale_where_its_policy_says_so() -> None:
+    """For a window beyond ``max_lag``; what is shown as fresh has none, nor has the process that made the cut."""
+    known = cut("short:0", began=10.0, ended=10.0)
+    within, after = 10.0 + MAX_LAG + STALE_WINDOW / 2, 10.0 + MAX_LAG + STALE_WINDOW + 0.01
+    assert not broken(judge(known, read("short:0", at=within, computed=9.9)))
+    assert broken(judge(known, read("short:0", at=after, computed=9.9))) == {"other process"}
+    assert broken(judge(known, read("short:0", at=within, computed=9.9, how="peek"))) == {"other process"}
+    assert broken(judge(known, read("short:0", at=10.01, computed=9.9, slot=0))) == {"own process"}
 
 
 def test_a_value_that_was_set_counts_from_when_its_call_returned() -> None:

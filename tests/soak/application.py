@@ -32,7 +32,7 @@ AUDITED: Final = 0.05
 POLICIES: Final = (
     Policy(name="items", match="items:*", ttl=LONG_TTL, tags=["items"], stale_while_revalidate=STALE_WINDOW),
     Policy(name="exact", match="exact:*", ttl=LONG_TTL, tags=["exact"], consistency="strict"),
-    Policy(name="short", match="short:*", ttl=SHORT_TTL, tags=["short"]),
+    Policy(name="short", match="short:*", ttl=SHORT_TTL, tags=["short"], stale_while_revalidate=STALE_WINDOW, on_disconnect="serve"),
     Policy(name="pages", match="pages:*", ttl=LONG_TTL, tags=["pages"]),
     Policy(name="books", match="books:*", ttl=LONG_TTL, tags=["books"]),
     Policy(name="reports", match="reports:*", ttl=LONG_TTL, tags=["reports"], local_ttl=2.0),

@@ -9,7 +9,7 @@ other process      from ``max_lag`` after an acknowledged call returned; in a pr
 strict             a read that confirms the head of the log: from the moment an acknowledged call returned
 stamp              a read with ``at_least``: every cut of that epoch up to that number
 final              when all faults are over and all is quiet: every cut, also those that had to wait for the log
-age                nothing is older than its ttl
+age                nothing is older than its ttl, and where its policy has a stale window, than that on top
 refresh            what ``refresh`` returns was computed after it was called
 stamps             no two cuts have one stamp, and a cut that began after another had returned has a higher number
 =================  ========================================================================================================
@@ -138,7 +138,7 @@ class _Books:
                 own_plain.setdefault((process, number), []).append((cut.ended + grace, cut))
                 if cut.is_acknowledged and due < inf:
                     others.setdefault(number, []).append((due, cut))
-                    plain.setdefault(number, []).append((due + grace, cut))
+                    plain.setdefault(number, []).append((due + max(grace, THINGS[number].deaf_window), cut))
                 if position is not None and cut.is_acknowledged:
                     stamped.setdefault((number, int(position.epoch, 16)), []).append((position.number, cut))
                 if killed is None or (cut.is_acknowledged and due < inf):
@@ -251,8 +251,9 @@ def _check_read(read: Read, books: _Books, history: History, verdict: Verdict) -
 def _check_age(read: Read, thing: Thing, verdict: Verdict) -> None:
     verdict.checked["age"] += 1
     age = read.began - read.shown_began
-    if age > thing.ttl + AGE_SLACK and not read.given:
-        verdict.break_rule(Violation("age", (), read, f"{age:.3f} s old, and its ttl is {thing.ttl:g} s"))
+    longest = thing.ttl + (thing.stale_window if _may_be_stale(read) else 0.0)
+    if age > longest + AGE_SLACK and not read.given:
+        verdict.break_rule(Violation("age", (), read, f"{age:.3f} s old, and it may be {longest:g} s"))
 
 
 def _check_stamps(cuts: Sequence[Cut], verdict: Verdict) -> None:

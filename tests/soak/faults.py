@@ -7,6 +7,7 @@ time; faults of different targets overlap.
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 import time
 from collections.abc import Callable, Generator
@@ -27,6 +28,8 @@ from support.servers import Server
 Kind = Literal["worker", "line", "server"]
 Harm = Generator[float, None, None]
 REPLICATES: Final = ("--repl-diskless-sync-delay", "0")
+AHEAD: Final = 5
+"""So many faults wait until what they harm is free."""
 NAMES: Final = Names.of(NAMESPACE)
 
 
@@ -265,26 +268,30 @@ class Misfortune:
         self._every = every
         self._faults = [fault for fault in FAULTS if not only or fault.name in only]
         self._healing: list[tuple[float, int, Harm, Happened]] = []
+        self._turns = itertools.count()
         self._busy: frozenset[str] = frozenset()
         self._next = time.monotonic() + every
+        self._waiting: list[Fault] = []
         self.happened: list[Happened] = []
 
     def turn(self) -> None:
-        """Heal what is due, and begin another fault when it is time."""
+        """Heal what is due, and begin another fault when it is time and its targets are free."""
         self._heal(time.monotonic())
-        if time.monotonic() < self._next or not self._faults:
-            return
-        stage = self.stage
-        self._next = time.monotonic() + stage.draw.expovariate(1 / self._every)
-        fault = stage.draw.choices(self._faults, weights=[fault.weight for fault in self._faults])[0]
-        place = stage.draw.randrange(len(stage.crew))
-        targets = frozenset(kind if kind == "server" else f"{kind} {place}" for kind in fault.kinds)
-        if targets & self._busy:
-            return
-        told = Happened(what=fault.name, targets=targets, began=time.monotonic(), ended=float("inf"))
-        self.happened.append(told)
-        self._busy |= targets
-        self._go_on(fault.harm(stage, place), told)
+        if time.monotonic() >= self._next and self._faults and len(self._waiting) < AHEAD:
+            self._next = time.monotonic() + self.stage.draw.expovariate(1 / self._every)
+            self._waiting += self.stage.draw.choices(self._faults, weights=[fault.weight for fault in self._faults])
+        self._waiting = [fault for fault in self._waiting if not self._begins(fault)]
+
+    def _begins(self, fault: Fault) -> bool:
+        for place in self.stage.draw.sample(range(len(self.stage.crew)), len(self.stage.crew)):
+            targets = frozenset(kind if kind == "server" else f"{kind} {place}" for kind in fault.kinds)
+            if not targets & self._busy:
+                told = Happened(what=fault.name, targets=targets, began=time.monotonic(), ended=float("inf"))
+                self.happened.append(told)
+                self._busy |= targets
+                self._go_on(fault.harm(self.stage, place), told)
+                return True
+        return False
 
     def _go_on(self, harm: Harm, told: Happened) -> None:
         """From one moment of a fault to its next, or to its end."""
@@ -293,7 +300,7 @@ class Misfortune:
             told.ended = time.monotonic()
             self._busy -= told.targets
         else:
-            heapq.heappush(self._healing, (time.monotonic() + seconds, len(self.happened), harm, told))
+            heapq.heappush(self._healing, (time.monotonic() + seconds, next(self._turns), harm, told))
 
     def end(self) -> None:
         """Heal everything."""

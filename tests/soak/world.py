@@ -27,15 +27,16 @@ REPORTS: Final = 3
 SHORT_TTL: Final = 1.0
 LONG_TTL: Final = 300.0
 STALE_WINDOW: Final = 0.3
-"""How long an item may be served stale after a soft invalidation."""
+"""How long items may be served stale after a soft invalidation, and short-lived values after their ttl or unheard of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
     """Something that values show. ``number`` is its place in `THINGS`, ``cell`` where the origin has its version.
 
-    ``ttl`` is seconds, and so is ``stale_window``: how long a value may be served after a soft invalidation. ``is_strict``: its policy
-    makes every read confirm the head of the log. ``is_whole``: it is the value of a key, not only a part of one.
+    ``ttl`` is seconds. So are ``stale_window``, how long a value may be served after that or a soft invalidation, and ``deaf_window``,
+    how long beyond ``max_lag`` it may be served where the log can not be heard. ``is_strict``: its policy makes every read confirm the
+    head of the log. ``is_whole``: it is the value of a key, not only a part of one.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Thing:
     is_strict: bool = False
     is_whole: bool = True
     stale_window: float = 0.0
+    deaf_window: float = 0.0
 
     @property
     def text(self) -> str:
@@ -77,7 +79,8 @@ def _things() -> tuple[Thing, ...]:
             number if of is None else of.cell,
             is_strict=family == "exact",
             is_whole=of is None,
-            stale_window=STALE_WINDOW if family == "items" else 0.0,
+            stale_window=STALE_WINDOW if family in {"items", "short"} else 0.0,
+            deaf_window=STALE_WINDOW if family == "short" else 0.0,
         )
         things.append(thing)
         return thing
