@@ -14,7 +14,7 @@ announced again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -62,6 +62,7 @@ from support.nodes import (
     Node,
     Origin,
     engine_of,
+    finished,
     operations_of,
     read_log,
     sites_of,
@@ -146,15 +147,6 @@ def meant(targets: Targets) -> set[int]:
     if targets.kind in (PREFIX, EVERYTHING) or targets.texts == ("items",):
         return set(NUMBERS)
     return {int(targets.texts[0][-1])}
-
-
-def finished(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine that waits for nothing. What an in-memory layer and an origin at hand ask for is such."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("it waits")
 
 
 class StoryNode:

@@ -12,26 +12,35 @@
     gate.open()
     assert reading.result(LONG) == 1
 
-A node reads the log only when told (`Node.read_log`). A `HoldingShared` between node and layer stops a reply on its way back.
+A node reads the log only when told (`Node.read_log`), unless it listens. A `HoldingShared` between node and layer stops a reply on its
+way back. A `Caller` asks any cache in either colour; functions that call other cached functions are written once for both::
+
+    @caller.cached("page:{number}")
+    async def page(number: int) -> list[int]:
+        return [await use(item, number)]
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
 from cachesync import Cache, Policy, Stamp
 from cachesync.coordination.engine import Engine
+from cachesync.coordination.events import Event
 from cachesync.coordination.operations import Operations
 from cachesync.coordination.site import Site
+from cachesync.core.entry import Entry
 from cachesync.core.settings import CoordinationSettings, Settings
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Reply, SharedStep
 from cachesync.protocols import AsyncSharedLayer, Clock, Ear, Shared, SharedLayer
@@ -191,6 +200,21 @@ class Origin:
         return value
 
 
+def finished(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that waits for nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    raise AssertionError("it waits")
+
+
+async def use(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of either colour, inside of a computation that is written once for both."""
+    result = function(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
 class LoopThread:
     """An event loop in a thread of its own, so that both colours can be driven from a test that is neither."""
 
@@ -304,11 +328,102 @@ class _AsyncHolding:
         return reply
 
 
-class Node:
-    """One cache with one cached function of either colour: ``item(number)``, key ``item:{number}``, tags ``owner:{number}`` and
-    ``items``.
+class Caller:
+    """Asks one cache in one colour, from a test that is neither: every call has its thread, or runs in the loop."""
 
-    ``budget`` is long, so that a held reply is not a failure.
+    def __init__(self, cache: Cache, colour: Colour, loop: LoopThread) -> None:
+        self.cache = cache
+        self.colour: Colour = colour
+        self.loop = loop
+
+    def start(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call ``ask`` where it does not block this test: in a thread, or in the loop."""
+        if inspect.iscoroutinefunction(ask):
+            return self.loop.submit(ask(*args, **kwargs))
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(ask(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="test-caller", daemon=True).start()
+        return future
+
+    def do(self, ask: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.start(ask, *args, **kwargs).result(LONG)
+
+    def cached(self, key: str, **how: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorates an ``async def`` that waits for nothing but what it calls through `use`: in this caller's colour."""
+
+        def decorate(body: Callable[..., Coroutine[Any, Any, Any]]) -> Any:
+            if self.colour == "async def":
+                return self.cache.cached(key, **how)(body)
+
+            @functools.wraps(body)
+            def plain(*args: Any, **kwargs: Any) -> Any:
+                return finished(body(*args, **kwargs))
+
+            return self.cache.cached(key, **how)(plain)
+
+        return decorate
+
+    def get(self, key: str, default: Any = None, *, at_least: Stamp | None = None) -> Any:
+        return self.do(self.cache.get if self.colour == "def" else self.cache.aget, key, default, at_least=at_least)
+
+    def get_or_compute(self, key: str, compute: Callable[[], Any], *, at_least: Stamp | None = None) -> Any:
+        if self.colour == "def":
+            return self.do(self.cache.get_or_compute, key, compute, at_least=at_least)
+
+        async def computing() -> Any:
+            return compute()
+
+        return self.do(self.cache.aget_or_compute, key, computing, at_least=at_least)
+
+    def peek(self, key: str) -> Entry[Any] | None:
+        return cast("Entry[Any] | None", self.do(self.cache.peek if self.colour == "def" else self.cache.apeek, key))
+
+    def put(self, key: str, value: Any) -> Stamp:
+        return cast("Stamp", self.do(self.cache.set if self.colour == "def" else self.cache.aset, key, value))
+
+    def drop(self, *patterns: str, tags: Sequence[str] = (), soft: bool = False) -> Stamp:
+        """Invalidate."""
+        invalidate = self.cache.invalidate if self.colour == "def" else self.cache.ainvalidate
+        return cast("Stamp", self.do(invalidate, *patterns, tags=tags, soft=soft))
+
+    def stamp(self) -> Stamp:
+        return cast("Stamp", self.do(self.cache.stamp if self.colour == "def" else self.cache.astamp))
+
+    @contextmanager
+    def update(self, key: str) -> Generator[Callable[[Any], Stamp], None, None]:
+        """``with cache.update(key)``, or ``async with cache.aupdate(key)``; gives what sets the value."""
+        if self.colour == "def":
+            with self.cache.update(key) as updating:
+                yield updating.set
+            return
+        aupdating = self.cache.aupdate(key)
+        self.loop.run(aupdating.__aenter__())
+        try:
+            yield lambda value: self.loop.run(aupdating.set(value))
+        finally:
+            self.loop.run(aupdating.__aexit__(None, None, None))
+
+    def has_applied(self, stamp: Stamp) -> bool:
+        """Whether the process has applied the log up to there: not before in another epoch."""
+        position = self.cache.stats().position
+        return position is not None and position.epoch == stamp.epoch and position.number >= stamp.number
+
+    def close(self) -> None:
+        self.loop.run(self.cache.aclose())
+
+
+class Node(Caller):
+    """One cache with one cached function of either colour: ``item(number)``, key ``item:{number}``, tags ``owner:{number}`` and
+    ``items``; and ``page(number)``, key ``page:{number}``, which is made of that item.
+
+    ``budget`` is long, so that a held reply is not a failure. ``stale`` is for how many seconds a value may be served that is not
+    fresh any more.
     """
 
     def __init__(
@@ -322,53 +437,52 @@ class Node:
         lease: float = 10.0,
         max_lag: float = 60.0,
         ttl: float = 3600.0,
+        budget: float = LONG,
+        stale: float = 0.0,
+        on_disconnect: Literal["bypass", "serve"] = "bypass",
         listen: bool = False,
     ) -> None:
+        coordination = CoordinationSettings(max_lag=max_lag, budget=budget, lease=lease)
+        policies = [
+            Policy(name=name, match=match, ttl=ttl, tags=tags, stale_while_revalidate=stale, on_disconnect=on_disconnect)
+            for name, match, tags in (("items", "item:*", ["items"]), ("pages", "page:*", []))
+        ]
+        self.events: list[Event] = []
+        cache = Cache(
+            Settings(coordination=coordination),
+            policies=policies,
+            shared=shared,
+            clock=clock,
+            listen=listen,
+            on_event=self.events.append,
+        )
+        super().__init__(cache, colour, loop)
         self.origin = origin
-        self.colour: Colour = colour
-        self.loop = loop
-        policy = Policy(name="items", match="item:*", ttl=ttl, tags=["items"])
-        coordination = CoordinationSettings(max_lag=max_lag, budget=LONG, lease=lease)
-        self.cache = Cache(Settings(coordination=coordination), policies=[policy], shared=shared, clock=clock, listen=listen)
         self.item: Any
+        cached_item = self.cache.cached("item:{number}", tags=["owner:{number}"])
 
         if colour == "def":
 
-            @self.cached_here
+            @cached_item
             def item(number: int) -> int:
                 return origin.read()
 
             self.item = item
         else:
 
-            @self.cached_here
+            @cached_item
             async def aitem(number: int) -> int:
                 return await origin.aread()
 
             self.item = aitem
 
-    def cached_here(self, function: Callable[..., Any]) -> Any:
-        return self.cache.cached("item:{number}", tags=["owner:{number}"])(function)
+        @self.cached("page:{number}")
+        async def page(number: int) -> list[int]:
+            return [number, await use(self.item, number)]
+
+        self.page = page
 
     # --- both colours alike -------------------------------------------------------------------------------------------------------
-
-    def start(self, ask: Callable[..., Any], *args: Any) -> Future[Any]:
-        """Call ``ask`` where it does not block this test: in a thread, or in the loop."""
-        if inspect.iscoroutinefunction(ask):
-            return self.loop.submit(ask(*args))
-        future: Future[Any] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(ask(*args))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="test-caller", daemon=True).start()
-        return future
-
-    def do(self, ask: Callable[..., Any], *args: Any) -> Any:
-        return self.start(ask, *args).result(LONG)
 
     def read(self, number: int = 1) -> int:
         return cast("int", self.do(self.item, number))
@@ -378,8 +492,7 @@ class Node:
 
     def valid(self, number: int = 1) -> int | None:
         """The value that is valid here now, or in the shared layer, without computing; ``None`` where there is none."""
-        look = self.cache.get if self.colour == "def" else self.cache.aget
-        return cast("int | None", self.do(look, f"item:{number}", None))
+        return cast("int | None", self.get(f"item:{number}"))
 
     def set(self, value: int, number: int = 1) -> Stamp:
         return cast("Stamp", self.do(self.item.set, value, number))
@@ -387,24 +500,19 @@ class Node:
     def start_refresh(self, number: int = 1) -> Future[int]:
         return self.start(self.item.refresh, number)
 
-    def invalidate(self, kind: str, number: int = 1) -> Stamp:
+    def invalidate(self, kind: str, number: int = 1, *, soft: bool = False) -> Stamp:
         """Invalidate ``item(number)`` in one of the `KINDS` of ways."""
-        everywhere = self.cache.invalidate if self.colour == "def" else self.cache.ainvalidate
-        patterns = {"key as text": f"item:{number}", "prefix": "item:*", "glob": f"*em:{number}", "everything": "*"}
+        if kind == "key of the function" and not soft:
+            return cast("Stamp", self.do(self.item.invalidate, number))
+        patterns = {"key of the function": f"item:{number}", "key as text": f"item:{number}", "prefix": "item:*"}
+        patterns |= {"glob": f"*em:{number}", "everything": "*"}
         tags = {"tag of the decorator": f"owner:{number}", "tag of the policy": "items"}
-
-        if kind == "key of the function":
-            stamp = self.do(self.item.invalidate, number)
-        elif kind in patterns:
-            stamp = self.do(everywhere, patterns[kind])
-        elif self.colour == "def":
-            stamp = self.do(lambda: self.cache.invalidate(tags=[tags[kind]]))
-        else:
-            stamp = self.loop.run(self.cache.ainvalidate(tags=[tags[kind]]))
-        return cast("Stamp", stamp)
+        named = [patterns[kind]] if kind in patterns else []
+        return self.drop(*named, tags=[] if named else [tags[kind]], soft=soft)
 
     def read_log(self) -> None:
         assert read_log(self.cache)
 
-    def close(self) -> None:
-        self.loop.run(self.cache.aclose())
+    def told(self, name: str) -> list[Event]:
+        """The events of a name, so far."""
+        return [event for event in list(self.events) if event.name == name]
