@@ -62,15 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             code: int = arguments.run(arguments)
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
     except BrokenPipeError:
         _write_no_more()
         return PIPE_CLOSED
     except OSError as error:
         if error.errno not in _UNWRITTEN:
             raise
-        _write_no_more()
         with suppress(OSError):
             print(f"cachesync: the output can not be written: {error.strerror}", file=sys.stderr)
+        _write_no_more()
         return UNWRITTEN
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -93,11 +94,23 @@ def _nowhere() -> TextIO:
 
 
 def _write_no_more() -> None:
-    """Python flushes standard output once more at its end, which must not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Python flushes both streams once more at its end, which must not fail again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 # --- what is understood ---------------------------------------------------------------------------------------------------------
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the longest command: argparse forgets that commands are indented."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = len("    invalidate")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cachesync",
         description="Keeps every copy of a piece of data in step: each worker's memory and Redis.",
         epilog="cachesync COMMAND --help says more, with examples.\n\n" + _EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cachesync {__version__}")
@@ -135,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "cachesync explain stores:JKT --json | jq -r .redis.entry",
     )
     explain.add_argument("key", metavar="KEY", help="a key as text, such as stores:JKT")
-    _add_json(explain)
     _add_file(explain)
+    _add_json(explain)
     explain.set_defaults(run=_explain)
 
     schema = _command(
@@ -163,8 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--last", metavar="N", type=_number("records", 0), default=10, help="show so many that are there already (10)")
     where.add_argument("--from", metavar="STAMP", dest="start", type=_stamp, help="show everything from this stamp on, epoch:number")
     tail.add_argument("--no-follow", action="store_true", help="end after what is there already")
-    _add_json(tail, "print JSON, one object on each line")
     _add_file(tail)
+    _add_json(tail, "print JSON, one object on each line")
     tail.set_defaults(run=_tail)
 
     invalidate = _command(
@@ -186,8 +199,8 @@ def _parser() -> argparse.ArgumentParser:
     invalidate.add_argument("--soft", action="store_true", help="the old value may be served stale while it is refreshed")
     invalidate.add_argument("--everything", action="store_true", help="every key of the namespace")
     invalidate.add_argument("--timeout", metavar="T", type=_seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
-    _add_json(invalidate)
     _add_file(invalidate)
+    _add_json(invalidate)
     invalidate.set_defaults(run=_invalidate)
 
     sweep = _command(
@@ -199,8 +212,8 @@ def _parser() -> argparse.ArgumentParser:
         "cachesync sweep",
         "cachesync sweep --json | jq .deleted",
     )
-    _add_json(sweep)
     _add_file(sweep)
+    _add_json(sweep)
     sweep.set_defaults(run=_sweep)
 
     demo = _command(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import cachesync
 from cachesync.cli import main
 from cachesync.core.keys import check_key
 
-COMMANDS = ("check", "explain", "schema", "demo")
+COMMANDS = ("check", "explain", "schema", "tail", "invalidate", "sweep", "demo")
 GOOD = """\
 namespace = "dashboard"
 
@@ -131,7 +132,17 @@ def test_no_command_is_misuse(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [("chekc",), ("check", "a", "b"), ("explain",), ("check", "--jsn"), ("schema", "x"), ("demo", "--requests")]
+    "argv",
+    [
+        ("chekc",),
+        ("check", "a", "b"),
+        ("explain",),
+        ("check", "--jsn"),
+        ("schema", "x"),
+        ("demo", "--requests"),
+        ("tail", "x"),
+        ("sweep", "x"),
+    ],
 )
 def test_misuse_is_told_from_a_no(run: Run, argv: tuple[str, ...]) -> None:
     """What is not understood ends with exit code 2 and says how it is used. Abbreviated options are not guessed."""
@@ -210,6 +221,7 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "a directory": Path.mkdir,
     "10 MB of garbage": _garbage,
     "10 MB of text": lambda path: path.write_text("a = 1\n" * 1_800_000),
+    "a pipe that nobody writes to": os.mkfifo,
     "no TOML": lambda path: path.write_text("[policy.stores\n"),
     "another type": lambda path: path.write_text("policy = 3\n"),
     "no UTF-8": lambda path: path.write_bytes(b"# \xff\xfe\n"),
@@ -236,6 +248,17 @@ def test_a_bad_file_is_told_in_our_words(run: Run, tmp_path: Path, kind: str, ar
     assert problems
     assert all(problem.startswith(f"{path}:") for problem in problems)
     assert len(out) + len(err) < 10_000
+
+
+def test_a_pipe_that_somebody_writes_to_is_a_file(good: str) -> None:
+    """As in ``cachesync check <(make-policies)``: what comes is waited for."""
+    reading, writing = os.pipe()
+    arguments = [sys.executable, "-m", "cachesync", "check", f"/dev/fd/{reading}"]
+    with subprocess.Popen(arguments, env=_environment(), pass_fds=[reading], stdout=subprocess.PIPE) as process:
+        os.close(reading)
+        with open(writing, "w") as file:
+            file.write(GOOD)
+        assert b"no mistakes" in process.communicate(timeout=60)[0]
 
 
 @pytest.mark.parametrize("name", ["", "\0", "x" * 5000, "missing/cachesync.toml", "/dev/null/x"])
@@ -401,6 +424,54 @@ def test_a_reader_that_stops_reading_is_no_accident(good: str, argv: tuple[str, 
     )
     os.close(writing)
     assert (process.returncode, process.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("argv", [("schema",), ("check",)])
+def test_a_full_disk_is_told_in_our_words(good: str, argv: tuple[str, ...], unbuffered: str) -> None:
+    """What can not be written is 74 and one line, not a traceback; where that line can not be written either, 74 alone."""
+    environment = _environment() | {"PYTHONUNBUFFERED": unbuffered}
+    line = b"cachesync: the output can not be written: No space left on device\n"
+    with open("/dev/full", "w") as full:
+        for errors, said in ((subprocess.PIPE, line), (full, None)):
+            process = subprocess.run(
+                [sys.executable, "-m", "cachesync", *argv], env=environment, stdout=full, stderr=errors, check=False, timeout=60
+            )
+            assert (process.returncode, process.stderr) == (74, said)
+
+
+def test_mistakes_that_can_not_be_written_are_no_accident(tmp_path: Path) -> None:
+    """Also standard error may be a full disk."""
+    with open("/dev/full", "w") as full:
+        for argv in (("check", "missing.toml"), ("nothing",)):
+            process = subprocess.run(
+                [sys.executable, "-m", "cachesync", *argv], env=_environment(), stdout=subprocess.PIPE, stderr=full, check=False, timeout=60
+            )
+            assert process.stdout == b""
+            assert process.returncode in (2, 74)
+
+
+def _close_all(descriptors: tuple[int, ...]) -> None:
+    """In a child, before it becomes another program."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_a_closed_output_is_no_accident(good: str, closed: tuple[int, ...]) -> None:
+    """``>&-`` says that nobody wants to read it: the exit code is the answer."""
+    for argv, code in ((("check",), 0), (("check", "missing.toml"), 1), (("nothing",), 2)):
+        process = subprocess.run(
+            [sys.executable, "-m", "cachesync", *argv],
+            env=_environment(),
+            stdout=None if 1 in closed else subprocess.PIPE,
+            stderr=None if 2 in closed else subprocess.PIPE,
+            preexec_fn=partial(_close_all, closed),
+            check=False,
+            timeout=60,
+        )
+        assert process.returncode == code
+        assert b"Traceback" not in (process.stderr or b"")
 
 
 def test_a_terminal_without_unicode_is_no_accident(good: str) -> None:
