@@ -10,8 +10,9 @@ import pytest
 from cachesync import Cache, LayerError, MemoryShared, Policy
 from cachesync.coordination.flights import Flight
 from cachesync.core.flows import Ask
+from cachesync.core.stamps import NOWHERE
 from cachesync.core.steps import Announce, Called, Failed, Lease, Leased, Reply, SharedStep
-from support.nodes import engine_of, operations_of
+from support.nodes import engine_of, read_log
 
 
 class LosingShared(MemoryShared):
@@ -33,7 +34,7 @@ class LosingShared(MemoryShared):
         return LosingLoop(self)
 
     def is_free(self, key: str) -> bool:
-        reply = MemoryShared.perform(self, Lease(key, "somebody else", 1, None))
+        reply = MemoryShared.perform(self, Lease(key, "somebody else", NOWHERE, 1, None))
         return isinstance(reply, Leased) and reply.granted
 
 
@@ -87,7 +88,7 @@ def test_a_lease_whose_answer_was_lost_is_given_back_by_the_reader_of_the_log() 
 
     assert square(3) == 9
     assert not shared.is_free("square:3")
-    operations_of(cache).reader.turn()
+    assert read_log(cache)
     assert shared.is_free("square:3")
 
 
@@ -112,7 +113,7 @@ def test_an_invalidation_whose_caller_was_cancelled_is_announced_all_the_same() 
         with pytest.raises(asyncio.CancelledError):
             await caller
         shared.held.set()
-        operations_of(cache).reader.turn()
+        assert read_log(cache)
         for _ in range(3):
             await square(3)
         assert computed == [3, 3]
@@ -137,11 +138,11 @@ def test_a_caller_that_is_interrupted_while_it_takes_the_lead_leaves_no_flight(p
     at_hand, join = engine.at_hand, engine.flights.join
     looks: list[Ask] = []
 
-    def interrupted_look(ask: Ask) -> Called | None:
+    def interrupted_look(ask: Ask, *, only_fresh: bool = False) -> Called | None:
         looks.append(ask)
         if len(looks) == 2:  # the first look is before joining, the second while leading
             raise Interrupted
-        return at_hand(ask)
+        return at_hand(ask, only_fresh=only_fresh)
 
     def interrupted_join(mine: Flight) -> NoReturn:
         join(mine)

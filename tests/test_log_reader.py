@@ -1,4 +1,4 @@
-"""The log's reader: what it does when something goes wrong that nobody thought of."""
+"""The log's reader: how it stays in contact, what it does about what was not heard, and about what nobody thought of."""
 
 from __future__ import annotations
 
@@ -7,10 +7,158 @@ import threading
 
 import pytest
 
-from cachesync import Cache, Event, Policy
+from cachesync import Cache, Event, Policy, Settings
 from cachesync.coordination.log_reader import LogReader
-from cachesync.layers.memory import MemoryShared
+from cachesync.core.records import Record
+from cachesync.core.settings import CoordinationSettings
+from cachesync.core.steps import Failed, Hear, Heard, Torn
+from cachesync.layers.memory import MemoryEar, MemoryShared
+from cachesync.testing import FakeClock
 from support.nodes import engine_of, operations_of, read_log, until
+
+POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
+
+
+class LossyShared(MemoryShared):
+    """What is published may be lost or torn on its way to the ears: by number, ``lost`` and ``torn``. ``asked`` counts questions."""
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        super().__init__() if clock is None else super().__init__(clock.monotonic)
+        self.lost: set[int] = set()
+        self.torn: set[int] = set()
+        self.asked = 0
+
+    def ear(self) -> MemoryEar:
+        return LossyEar(self)
+
+
+class LossyEar(MemoryEar):
+    def __init__(self, shared: LossyShared) -> None:
+        super().__init__(shared)
+        self._shared = shared
+
+    def perform(self, step: Hear, /) -> Heard | Failed:
+        self._shared.asked += step.beat
+        heard = super().perform(step)
+        if isinstance(heard, Failed):
+            return heard
+        items = [Torn() if isinstance(one, Record) and one.number in self._shared.torn else one for one in heard.items]
+        return Heard(tuple(one for one in items if not (isinstance(one, Record) and one.number in self._shared.lost)))
+
+
+# --- contact ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_master_is_asked_several_times_within_max_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one answer which is late does not make copies worthless. A quiet log costs no more than that."""
+    clock = FakeClock()
+    monkeypatch.setattr("cachesync.coordination.log_reader.time", clock)
+    shared = LossyShared(clock)
+    settings = Settings(coordination=CoordinationSettings(max_lag=0.625))
+    with Cache(settings, policies=POLICIES, shared=shared, clock=clock, listen=False) as cache:
+        assert read_log(cache)
+        asked = shared.asked
+        for _ in range(20):
+            clock.advance(0.0625)  # half of a fifth of max_lag
+            assert operations_of(cache).reader.turn()
+            assert cache.stats().log.lag <= 0.125
+        assert shared.asked - asked == 10
+
+
+@pytest.mark.parametrize("queued", [False, True], ids=["nothing is queued", "an invalidation is queued"])
+def test_a_log_that_falls_silent_is_told_once_and_when_it_is_heard_again(queued: bool) -> None:
+    """After ``max_lag``, and not at each turn of the reader: whether or not somebody has something to announce."""
+    events: list[Event] = []
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    with Cache(policies=POLICIES, shared=shared, clock=clock, listen=False, on_event=events.append) as cache:
+        reader = operations_of(cache).reader
+        cache.set("item:1", 1)
+        assert read_log(cache)
+        with shared.outage():
+            if queued:
+                assert cache.invalidate("item:2").pending
+            clock.advance(1.0)
+            assert not reader.turn()
+            assert "log_silent" not in [event.name for event in events], "it may come again within max_lag"
+            clock.advance(1.5)
+            for _ in range(3):
+                assert not reader.turn()
+            [silent] = [event for event in events if event.name == "log_silent"]
+            assert silent.fields == {"lag": 2.5}
+            assert not cache.stats().log.is_heard
+        assert read_log(cache)
+        assert cache.stats().log.is_heard
+        assert [event.name for event in events if event.name.startswith("log_")] == ["log_silent", "log_heard"]
+
+
+def test_contact_is_not_proven_by_what_is_published() -> None:
+    """A server that was replaced goes on publishing what it is told; only the answer to a question that agrees with all is contact."""
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    with Cache(policies=POLICIES, shared=shared, clock=clock, listen=False) as cache, Cache(policies=POLICIES, shared=shared) as other:
+        assert read_log(cache)
+        clock.advance(1.0)
+        contact = engine_of(cache).ledger.contact
+        other.invalidate("item:1")
+        reader = operations_of(cache).reader
+        reader._due = float("inf")  # pyright: ignore[reportPrivateUsage] - no question is due
+        assert reader.turn()
+        assert cache.stats().position == other.stats().position
+        assert engine_of(cache).ledger.contact == contact
+        assert read_log(cache)
+        assert engine_of(cache).ledger.contact == clock.monotonic()
+
+
+# --- what was not heard -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [{1}, {2}, {3}, {1, 2}, {2, 3}, {1, 2, 3}])
+@pytest.mark.parametrize("how", ["lost", "torn"])
+def test_a_record_that_was_not_heard_is_read_from_the_log(how: str, lost: set[int]) -> None:
+    """The next one does not follow what is known, or the answer of the master does not agree. What it did not concern stays."""
+    events: list[Event] = []
+    shared = LossyShared()
+    with (
+        Cache(policies=POLICIES, shared=shared, listen=False, on_event=events.append) as cache,
+        Cache(policies=POLICIES, shared=shared, listen=False) as other,
+    ):
+        computed: list[int] = []
+
+        @cache.cached("item:{number}")
+        def item(number: int) -> int:
+            computed.append(number)
+            return number
+
+        assert read_log(cache)
+        for number in range(5):
+            item(number)
+        getattr(shared, how).update(lost)
+        for number in range(3):
+            assert other.invalidate(f"item:{number}").number == number + 1
+        assert read_log(cache)
+        assert cache.stats().position == other.stats().position
+        assert [item(number) for number in range(5)] == list(range(5))
+        assert computed == [0, 1, 2, 3, 4, 0, 1, 2], "the others are still held"
+        assert [event.name for event in events if event.name.startswith("log_")] == []
+
+
+def test_what_is_torn_and_no_record_costs_a_question_and_nothing_else() -> None:
+    """Another program publishes on the channel."""
+    shared = MemoryShared()
+    events: list[Event] = []
+    with Cache(policies=POLICIES, shared=shared, listen=False, on_event=events.append) as cache:
+        assert read_log(cache)
+        cache.set("item:1", 1)
+        with shared.changed:
+            for ear in shared.ears:
+                ear._heard += [Torn(), Torn()]  # pyright: ignore[reportPrivateUsage] - there is no public way to say such a thing
+        assert read_log(cache)
+        assert cache.get("item:1") == 1
+        assert [event.name for event in events] == ["invalidated"]
+
+
+# --- mistakes of ours -------------------------------------------------------------------------------------------------------------
 
 
 class Stumble:
