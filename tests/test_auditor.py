@@ -68,6 +68,8 @@ def test_a_process_that_goes_on_serving_is_a_violation(
     with _nodes(_redis(servers) if on_redis else lambda: memory) as ((first, load), (second, other)):
         violations: list[str] = []
         first.on_event(lambda event: violations.append(event.fields["served"]) if event.name == "violation" else None)
+        warm = first.invalidate("items:0")
+        until(lambda: second.stamp() == warm)  # it listens
         assert (load(1), other(1)) == (1, 1)
         broken = second._engine.ledger.bans
         add = BanIndex.add

@@ -146,6 +146,6 @@ class Auditor:
             ledger = engine.ledger
             if now < held.until and held.mark is ledger.mark:
                 return True
-            if not engine.is_heard(now) or Life(held.deadline, held.stale).is_over(now) or held.mark is ledger.mark:
+            if not engine.is_heard(now) or Life(held.deadline, held.stale).is_over(now):
                 return False
-            return not ledger.refuses(key, held.dependencies, held.checked)
+            return held.mark is ledger.mark or not ledger.refuses(key, held.dependencies, held.checked)

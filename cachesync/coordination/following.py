@@ -78,7 +78,8 @@ class Follower:
             if ledger.position == joined.head:
                 ledger.contact = max(ledger.contact, joined.asked)
         engine.waiters.wake()
-        if how is not None and how.kind in REASONS:
+        beside = how is not None and how.kind == "gap" and step.since == 0  # two callers have joined at once, the other was faster
+        if how is not None and how.kind in REASONS and not beside:
             engine.events.send("log_rejoined", stamp=str(joined.head), reason=REASONS[how.kind])
         if how is not None and how.lost:
             engine.events.send("possible_loss", stamp=str(joined.head), lost=how.lost)
