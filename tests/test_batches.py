@@ -10,6 +10,7 @@ import pytest
 from cachesync import Cache, Event, MemoryShared, Policy
 from cachesync.core.steps import Failed, Fetch, Reply, SharedStep, Store
 from cachesync.errors import LayerError
+from cachesync.layers.memory import MemoryEar
 from cachesync.testing import FakeClock
 
 
@@ -29,7 +30,8 @@ class PunctualShared:
     def of_loop(self) -> PunctualLoop:
         return PunctualLoop(self)
 
-    def wake(self) -> None: ...
+    def ear(self) -> MemoryEar:
+        return self.memory.ear()
 
     def close(self) -> None: ...
 
