@@ -226,11 +226,12 @@ def _has(heir: redis.Redis, said: Said) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row in the table of faults. ``kinds`` are what it harms: nothing else happens to them meanwhile."""
+    """A row in the table of faults. ``kinds`` are what it harms: nothing else happens to them meanwhile. ``unless`` it is this server."""
 
     kinds: tuple[Kind, ...]
     harm: Callable[[Stage, int], Harm]
     weight: float = 1.0
+    unless: str = ""
 
     @property
     def name(self) -> str:
@@ -256,7 +257,7 @@ FAULTS: Final = (
     Fault(ALL, remove_leases),
     Fault(("server",), freeze_server, 1.5),
     Fault(("server",), restart_server, 1.5),
-    Fault(("server",), fail_over, 1.5),
+    Fault(("server",), fail_over, 1.5, unless="redis6"),  # it can not change its port
 )
 
 
@@ -266,7 +267,7 @@ class Misfortune:
     def __init__(self, stage: Stage, *, every: float, only: frozenset[str] = frozenset()) -> None:
         self.stage = stage
         self._every = every
-        self._faults = [fault for fault in FAULTS if not only or fault.name in only]
+        self._faults = [fault for fault in FAULTS if (not only or fault.name in only) and fault.unless != stage.server.flavour]
         self._healing: list[tuple[float, int, Harm, Happened]] = []
         self._turns = itertools.count()
         self._busy: frozenset[str] = frozenset()
