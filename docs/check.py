@@ -2,6 +2,8 @@
 
 * A relative link leads to a file or folder that exists, and its anchor to a heading (as GitHub names them) or an ``id``.
 * A ``console`` block whose first line is ``$ cachesync ... --help`` shows today's text. A line ``...`` stands for any lines.
+* A test that is named, ``test_races.py`` or ``test_races.py::test_...``, exists. (Nothing is promised that a test does not show.)
+* A picture is what its description says (``draw.py``).
 * A Python block is opened by ```` ```python ````, the one spelling that tests/test_docs.py executes: no example is left out
   because it is called ``py`` or ``pycon``.
 
@@ -36,6 +38,7 @@ INLINE_LINK = re.compile(r"\]\(\s*(?P<to><[^>]*>|[^\s()]*(?:\([^\s()]*\)[^\s()]*
 DEFINITION = re.compile(r"^ {0,3}\[(?P<label>[^\]^][^\]]*)\]:\s*(?P<to><[^>]*>|\S+)")
 FULL_REFERENCE = re.compile(r"\[(?P<text>[^\[\]]+)\]\[(?P<label>[^\[\]]*)\]")
 HTML_LINK = re.compile(r"""<(?:a|img)\b[^>]*?\b(?:href|src)=["'](?P<to>[^"']+)["']""")
+NAMED_TEST = re.compile(r"`(?P<file>test_\w+\.py)(?:::(?P<test>test_\w+))?`")
 ELSEWHERE = re.compile(r"^(?:[a-zA-Z][a-zA-Z0-9+.-]*:|//)")
 
 
@@ -61,6 +64,7 @@ class Page:
     links: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
     anchors: set[str] = field(default_factory=set[str])
     fences: list[Fence] = field(default_factory=list[Fence])
+    tests: list[tuple[int, str, str | None]] = field(default_factory=list[tuple[int, str, str | None]])
     problems: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
 
 
@@ -98,6 +102,7 @@ def read(path: Path) -> Page:
             page.anchors.add(f"{name}-{seen[name]}" if seen[name] else name)
             seen[name] += 1
         page.anchors.update(found["name"] for found in NAMED.finditer(line))
+        page.tests.extend((number, found["file"], found["test"]) for found in NAMED_TEST.finditer(line))
         bare = CODE_SPAN.sub("``", line)
         if definition := DEFINITION.match(bare):
             labels.add(definition["label"].casefold())
@@ -154,6 +159,29 @@ def link_problem(page: Page, target: str) -> str | None:
 
 
 @cache
+def tests_of(name: str) -> frozenset[str] | None:
+    """The tests in a file of tests, ``None`` where there is no such file."""
+    path = ROOT / "tests" / name
+    return frozenset(re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def test_problem(page: Page, name: str, test: str | None) -> str | None:
+    """What is wrong with a test that ``page`` names, or None."""
+    if not page.path.is_relative_to(ROOT / "docs"):
+        return None
+    tests = tests_of(name)
+    if tests is None:
+        return f"{name}: there is no tests/{name}"
+    return None if test is None or test in tests else f"{name}::{test}: there is no such test"
+
+
+def drawing_problems() -> list[str]:
+    """Pictures that are not what their descriptions say."""
+    run = subprocess.run([sys.executable, str(ROOT / "docs" / "draw.py"), "--check"], capture_output=True, text=True, check=False)
+    return (run.stdout + run.stderr).splitlines()
+
+
+@cache
 def help_text(command: str) -> str:
     """What ``cachesync ... --help`` prints, 80 columns wide and without colours."""
     script = "import sys; from cachesync.cli import main; sys.argv = sys.argv[1:]; sys.exit(main())"
@@ -190,7 +218,9 @@ def problems() -> Iterator[str]:
         found = list(page.problems)
         found += [(number, said) for number, target in page.links if (said := link_problem(page, target))]
         found += [(fence.line, said) for fence in page.fences if (said := fence_problem(fence))]
+        found += [(number, said) for number, name, test in page.tests if (said := test_problem(page, name, test))]
         yield from (f"{path.relative_to(ROOT)}:{number}: {said}" for number, said in sorted(found))
+    yield from drawing_problems()
 
 
 def main() -> int:
