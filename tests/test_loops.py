@@ -1,0 +1,426 @@
+"""Loops and threads: one cache object serves several event loops and plain threads at once, and leaves nothing open behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cachesync import Cache, Policy, Settings
+from cachesync.coordination import log_reader
+from cachesync.core.settings import CoordinationSettings
+from support.nodes import COLOURS, LONG, Colour, Gate, LoopThread, until
+from support.proxy import Proxy
+from support.scripts import Script
+from support.servers import Server
+
+READER = "cachesync-log"
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no outage."""
+    monkeypatch.setattr(log_reader, "PATIENCE", LONG)
+
+
+def open_cache(url: str | None, namespace: str) -> Cache:
+    patient = Settings(coordination=CoordinationSettings(budget=LONG, lease=LONG, max_lag=LONG))
+    return Cache(patient, policies=[Policy(name="items", match="item:*", ttl="1h")], redis=url, namespace=namespace)
+
+
+@pytest.fixture(params=["in memory", "with Redis"])
+def cache(request: pytest.FixtureRequest, server: Server, namespace: str) -> Iterator[Cache]:
+    with open_cache(server.url if request.param == "with Redis" else None, namespace) as cache:
+        yield cache
+
+
+class Shop:
+    """One function in both colours on the same keys. A computation gives the version at its beginning, and can be held at a gate."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.version = 1
+        self.computed: list[int] = []
+        self._gates: dict[int, Gate] = {}
+
+        @cache.cached("item:{number}", tags=["owner:{number}"])
+        def item(number: int) -> int:
+            value, gate = self._begin(number)
+            if gate is not None:
+                gate.stand()
+            return value
+
+        @cache.cached("item:{number}", tags=["owner:{number}"], same_as=item)
+        async def aitem(number: int) -> int:
+            value, gate = self._begin(number)
+            if gate is not None:
+                await gate.astand()
+            return value
+
+        self.item = item
+        self.aitem = aitem
+
+    def hold(self, number: int) -> Gate:
+        """The next computation of an item waits at this gate."""
+        self._gates[number] = Gate()
+        return self._gates[number]
+
+    def _begin(self, number: int) -> tuple[int, Gate | None]:
+        self.computed.append(number)
+        return self.version, self._gates.pop(number, None)
+
+
+@pytest.fixture
+def loops() -> Iterator[tuple[LoopThread, LoopThread]]:
+    """Two event loops in threads of their own, in debug mode. What they complain of fails the test."""
+    complaints: list[dict[str, Any]] = []
+    with LoopThread() as first, LoopThread() as second:
+        for one in (first, second):
+            one.loop.set_debug(True)
+            one.loop.slow_callback_duration = LONG
+            one.loop.set_exception_handler(lambda _loop, context: complaints.append(context))
+        yield first, second
+        gc.collect()
+    assert complaints == []
+
+
+def test_two_loops_threads_and_calls_inside_a_loop_use_one_cache_at_once(cache: Cache, loops: tuple[LoopThread, LoopThread]) -> None:
+    """Whoever asks, in whichever colour: each item is computed once, and nobody meets what belongs to another loop."""
+    shop, numbers = Shop(cache), range(60)
+
+    async def ask(first: int) -> list[int]:
+        async def one(number: int) -> int:
+            if number % 5 == first:  # a plain call, which holds the loop up
+                return shop.item(number)
+            return await shop.aitem(number)
+
+        answers = await asyncio.gather(*(one(number) for number in numbers))
+        return answers + await shop.aitem.many([(number,) for number in numbers])
+
+    def ask_plainly() -> list[int]:
+        return [shop.item(number) for number in numbers] + shop.item.many([(number,) for number in numbers])
+
+    with ThreadPoolExecutor(4) as threads:
+        asked: list[Future[list[int]]] = []
+        for number, loop in enumerate(loops):
+            asked += [loop.submit(ask(number)), loop.submit(ask(number + 2))]
+        asked += [threads.submit(ask_plainly) for _ in range(4)]
+        assert [future.result(LONG) for future in asked] == [[1] * 120] * 8
+    mine = [number for number in numbers if number % 5 < 4]  # a plain call computes where it would wait for a task of its own loop
+    assert set(shop.computed) == set(numbers)
+    assert len(shop.computed) <= 60 + len(mine)
+    for loop in loops:
+        loop.run(cache.aclose())
+
+
+def test_loops_and_threads_share_one_computation(cache: Cache, loops: tuple[LoopThread, LoopThread]) -> None:
+    """One of them computes; tasks of both loops and threads wait for it, whatever their colour."""
+    shop = Shop(cache)
+    with ThreadPoolExecutor(8) as threads:
+        for leader in COLOURS:
+            number = COLOURS.index(leader)
+            gate = shop.hold(number)
+            asked = [loops[0].submit(shop.aitem(number)) if leader == "async def" else threads.submit(shop.item, number)]
+            gate.wait()
+            asked += [loop.submit(shop.aitem(number)) for loop in loops for _ in range(3)]
+            asked += [threads.submit(shop.item, number) for _ in range(3)]
+            until(lambda: _joined(cache) == 9 * (number + 1), "the others wait")  # noqa: B023 - called at once
+            gate.open()
+            assert [future.result(LONG) for future in asked] == [1] * 10
+    assert shop.computed == [0, 1]
+    for loop in loops:
+        loop.run(cache.aclose())
+
+
+def _joined(cache: Cache) -> int:
+    return sum(one.joined for one in cache.stats().functions.values())
+
+
+@pytest.mark.parametrize("kind", ["key", "tag", "prefix", "everything"])
+@pytest.mark.parametrize("place", ["another loop", "the same loop", "a thread", "a plain call in the loop", "a plain call in another loop"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_an_invalidation_in_one_colour_detaches_computations_of_the_other(
+    cache: Cache, loops: tuple[LoopThread, LoopThread], colour: Colour, place: str, kind: str
+) -> None:
+    """Who computes is given what was asked for; whoever comes later does not join, in either colour, and the old value is held nowhere."""
+    shop, (home, away) = Shop(cache), loops
+    patterns = {"key": "item:1", "prefix": "item:*", "everything": "*"}
+    named: tuple[list[str], list[str]] = ([patterns[kind]], []) if kind in patterns else ([], ["owner:1"])
+
+    async def in_loop() -> None:
+        await cache.ainvalidate(*named[0], tags=named[1])
+
+    async def plainly_in_loop() -> None:
+        cache.invalidate(*named[0], tags=named[1])
+
+    with ThreadPoolExecutor(4) as threads:
+        gate = shop.hold(1)
+        first = home.submit(shop.aitem(1)) if colour == "async def" else threads.submit(shop.item, 1)
+        gate.wait()
+        shop.version = 2
+        if place == "a thread":
+            threads.submit(cache.invalidate, *named[0], tags=named[1]).result(LONG)
+        else:
+            (away if "another" in place else home).run(plainly_in_loop() if "plain" in place else in_loop())
+        late = [threads.submit(shop.item, 1), home.submit(shop.aitem(1)), away.submit(shop.aitem(1))]
+        assert [future.result(LONG) for future in late] == [2, 2, 2]
+        gate.open()
+        assert first.result(LONG) == 1
+        assert [threads.submit(shop.item, 1).result(LONG), home.run(shop.aitem(1)), cache.get("item:1")] == [2, 2, 2]
+    assert shop.computed == [1, 1]
+    for loop in loops:
+        loop.run(cache.aclose())
+
+
+# --- threads of the library ---------------------------------------------------------------------------------------------------------
+
+
+def readers() -> int:
+    return sum(thread.name == READER for thread in threading.enumerate())
+
+
+async def _end(cache: Cache, ending: str) -> None:
+    if ending == "async with":
+        async with cache:
+            pass
+    else:
+        await cache.aclose()
+
+
+@pytest.mark.parametrize("ending", ["close", "aclose", "with", "async with", "closed twice"])
+def test_a_cache_has_one_reader_which_ends_with_it(server: Server, namespace: str, ending: str) -> None:
+    """None before the shared layer matters, one however many threads and loops ask, and none afterwards."""
+    before = readers()
+    cache = open_cache(server.url, namespace)
+    shop = Shop(cache)
+    assert readers() == before
+
+    async def ask(number: int) -> int:
+        return await shop.aitem(number)
+
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(shop.item, number) for number in range(20)]
+        asked += [threads.submit(asyncio.run, ask(number)) for number in range(20)]
+        assert [future.result(LONG) for future in asked] == [1] * 40
+    assert readers() == before + 1
+    if ending == "close":
+        cache.close()
+    elif ending == "with":
+        with cache:
+            pass
+    else:
+        asyncio.run(_end(cache, ending))
+    if ending == "closed twice":
+        cache.close()
+        asyncio.run(_end(cache, ending))
+    until(lambda: readers() == before, "the reader ends")
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_cache_that_nobody_holds_any_more_ends_its_reader_and_its_connections(
+    server: Server, proxy: Proxy, namespace: str, colour: Colour
+) -> None:
+    """Without having been closed, as soon as the collector has seen to it."""
+    before = readers()
+
+    def use() -> None:
+        cache = open_cache(proxy.url, namespace)
+        shop = Shop(cache)
+        assert (asyncio.run(shop.aitem(1)) if colour == "async def" else shop.item(1)) == 1
+        until(lambda: cache.stats().log.is_heard, "the log is heard")
+
+    def is_over() -> bool:
+        gc.collect()
+        return readers() == before and proxy.connections == 0
+
+    use()
+    until(is_over, "the reader ends, and nothing is open")
+
+
+@pytest.mark.parametrize("trouble", ["refused", "held"])
+def test_a_reader_ends_with_its_cache_while_redis_is_away(server: Server, proxy: Proxy, namespace: str, trouble: str) -> None:
+    """Whether connections are refused or nobody answers: closing waits for no answer."""
+    before = readers()
+    cache = open_cache(proxy.url, namespace)
+    assert Shop(cache).item(1) == 1
+    until(lambda: cache.stats().log.is_heard, "the log is heard")
+    if trouble == "refused":
+        proxy.refuse()
+        proxy.cut()
+    else:
+        proxy.hold()
+    cache.close()
+    until(lambda: readers() == before, "the reader ends")
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_closed_cache_answers_and_keeps_nothing_open(server: Server, proxy: Proxy, namespace: str, colour: Colour) -> None:
+    """Neither thread nor connection stays: who closes too early is slower, and nothing leaks."""
+    cache = open_cache(proxy.url, namespace)
+    shop = Shop(cache)
+    before = readers()
+    cache.close()
+
+    async def ask() -> list[int]:
+        return [await shop.aitem(1), await shop.aitem(2), await shop.aitem(1)]
+
+    assert (asyncio.run(ask()) if colour == "async def" else [shop.item(1), shop.item(2), shop.item(1)]) == [1, 1, 1]
+    assert not cache.invalidate("item:1").pending
+    until(lambda: proxy.connections == 0, "nothing is open")
+    assert readers() == before
+
+
+# --- what stays open ----------------------------------------------------------------------------------------------------------------
+
+LOOPS = """
+from cachesync import Cache, Policy, Settings
+from cachesync.coordination import log_reader
+from cachesync.core.settings import CoordinationSettings
+
+log_reader.PATIENCE = 20.0
+url, namespace, how = sys.argv[1:4]
+patient = Settings(coordination=CoordinationSettings(budget=20.0, lease=20.0, max_lag=20.0))
+cache = Cache(patient, policies=[Policy(name="items", match="item:*", ttl="1h")], redis=url, namespace=namespace)
+
+@cache.cached("item:{number}")
+def item(number: int) -> int:
+    return number
+
+@cache.cached("item:{number}", same_as=item)
+async def aitem(number: int) -> int:
+    if number == 7:
+        await asyncio.sleep(60)  # nobody waits so long
+    return number
+
+async def story(number):
+    assert await asyncio.gather(*(aitem(100 * number + one) for one in range(8, 14))) == [100 * number + one for one in range(8, 14)]
+    await cache.ainvalidate(f"item:{number}")
+    if how == "left in the middle":
+        left = asyncio.create_task(aitem(7))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    elif how == "a flight of reads":
+        left = [asyncio.create_task(cache.aget(f"item:{one}")) for one in range(20)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    elif how == "closed each time":
+        await cache.aclose()
+
+def run(number):
+    if how == "closed without a word":
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(story(number))
+        finally:
+            loop.close()
+    elif how == "in threads":
+        thread = threading.Thread(target=lambda: asyncio.run(story(number)))
+        thread.start()
+        thread.join()
+    else:
+        asyncio.run(story(number))
+    assert item(number) == number
+
+def open_now():
+    return len(os.listdir("/proc/self/fd"))
+
+def ready():
+    names = [thread.name for thread in threading.enumerate()]
+    return "cachesync-connect" not in names and (how == "closed each time" or cache.stats().log.is_heard)
+
+for number in range(3):
+    run(number)
+until(ready)
+before, most = open_now(), 0
+for number in range(3, 53):
+    run(number)
+    most = max(most, open_now())
+gc.collect()
+until(ready)
+say("descriptors", before, most, open_now())
+say("threads", sorted(thread.name for thread in threading.enumerate() if thread.name != "MainThread"))
+cache.close()
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["as usual", "in threads", "left in the middle", "a flight of reads", "closed without a word", "closed each time"]
+)
+def test_fifty_loops_one_after_the_other_leave_nothing_open(server: Server, namespace: str, how: str) -> None:
+    """No descriptor, no thread, no warning: each loop's connections end with it, also where it was closed while they were in use."""
+    with Script(LOOPS, server.url, namespace, how) as script:
+        before, most, after = map(int, script.hear("descriptors").split())
+        assert after <= before + 1  # threads may use one connection more than at first
+        assert most <= before + 6
+        assert script.hear("threads") == ("[]" if how == "closed each time" else f"['{READER}']")
+        script.end()
+
+
+EXIT = """
+import atexit
+
+from cachesync import Cache, Policy, Settings
+from cachesync.coordination import log_reader
+from cachesync.core.settings import CoordinationSettings
+
+log_reader.PATIENCE = 100.0
+url, namespace, how = sys.argv[1:4]
+slow = Settings(coordination=CoordinationSettings(budget=100.0, lease=300.0, max_lag=300.0))  # nothing of this is waited for
+caches = [Cache(slow, policies=[Policy(name="items", match="item:*", ttl="1h")], redis=url, namespace=namespace) for _ in range(2)]
+signal.alarm(30)
+
+def sell(cache):
+    @cache.cached("item:{number}")
+    def item(number: int) -> int:
+        if number == 5:
+            begun.set()
+            time.sleep(100)
+        return number
+    @cache.cached("item:{number}", same_as=item)
+    async def aitem(number: int) -> int:
+        return number
+    return item, aitem
+
+begun = threading.Event()
+functions = [sell(cache) for cache in caches]
+for item, aitem in functions:
+    assert item(1) == 1
+    async def story():
+        assert await aitem(2) == 2
+    asyncio.run(story())
+until(lambda: all(cache.stats().log.is_heard for cache in caches))
+if how == "while a thread computes":
+    threading.Thread(target=functions[0][0], args=[5], daemon=True).start()
+    assert begun.wait(20)
+elif how == "while a thread reads":
+    threading.Thread(target=lambda: [functions[0][0](number) for number in range(10, 10**6)], daemon=True).start()
+elif how == "in a loop that was left":
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(functions[0][1](3))
+    loop.close()
+elif how == "at exit":
+    atexit.register(lambda: functions[1][0](1))
+say("open")
+wait()
+"""
+
+
+@pytest.mark.parametrize("trouble", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    ["as usual", "while a thread computes", "while a thread reads", "in a loop that was left", "at exit"],
+)
+def test_a_program_that_closes_no_cache_ends_quickly_and_in_silence(proxy: Proxy, namespace: str, how: str, trouble: bool) -> None:
+    """Also when Redis has fallen silent: nobody is waited for, and nothing is said."""
+    with Script(EXIT, proxy.url, namespace, how) as script:
+        script.hear("open")
+        if trouble:
+            proxy.hold()
+        script.say()
+        script.end()
