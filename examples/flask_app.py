@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flask import Flask, Response, abort, jsonify, request
 
-from cachesync import Cache
+from cachesync import Cache, Stamp
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ def count_visitors(region: str) -> int:
 
 @app.get("/stores/<code>")
 def read_store(code: str) -> Response:
-    store = find_store(code)
+    """With ``?at_least=`` and the stamp of a change: nothing older, whichever worker answers."""
+    stamp = request.args.get("at_least", type=Stamp.parse)  # Flask passes over what can not be parsed
+    store = find_store.at_least(stamp, code) if stamp else find_store(code)
     if store is None:
         abort(404, f"there is no store {code}")
     return jsonify(store)
