@@ -44,3 +44,6 @@ class CodecError(CachesyncError):
 
 class LayerError(CachesyncError):
     """A layer failed (refused, timed out, broke off) and nothing could be served in its place."""
+
+    is_refusal: bool = False
+    """The layer answered, and refused: it is full, or does not permit what was asked."""

@@ -79,7 +79,7 @@ def test_a_process_that_goes_on_serving_is_a_violation(
         assert other(1) == 1  # it serves what was invalidated
         assert second.peek("items:1") is not None
         until(lambda: first.stats().log.violations >= 1)
-        assert violations[0].startswith("0 by ")
+        assert violations[0].startswith("1 by ")
         assert second.stats().log.violations == 0
 
 

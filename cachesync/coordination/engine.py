@@ -61,10 +61,15 @@ CLOCK_SLACK: Final = 1.0
 
 
 class Arrival(NamedTuple):
-    """Where a process stood when a caller came: the position of the log, and how many invalidations it had made itself."""
+    """Where a process stood when a caller came: the position of the log, and how many invalidations it had made itself.
+
+    ``since`` is when a computation may have begun whose result is given to the caller (seconds, monotonic clock): any time while the
+    log is heard, and not long ago while it is not.
+    """
 
     position: Stamp | None
     pends: int
+    since: float
 
 
 class Engine:
@@ -309,14 +314,16 @@ class Engine:
         with self.lock:
             ledger = self.ledger
             mine.pends = ledger.pends
-            return self.flights.join(mine), Arrival(ledger.position, ledger.pends)
+            now = self.now()
+            since = NEVER if self.is_heard(now) else now - self.settings.coordination.max_lag
+            return self.flights.join(mine), Arrival(ledger.position, ledger.pends, since)
 
     def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
         """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.
 
         An invalidation that matches what was found out to depend on only at the end could not detach the flight before that.
         """
-        if called.is_stale and ask.least is not None:
+        if (called.is_stale and ask.least is not None) or called.made < arrival.since:
             return False
         with self.lock:
             ledger, key, found = self.ledger, ask.key, called.dependencies
@@ -461,9 +468,10 @@ class Engine:
         """A step of the shared layer failed: leave it alone for a moment."""
         if self.closing:
             return
-        with self.lock:
-            self.resting_until = self.now() + REST
-            self.failing = True
+        if not getattr(failure.error, "is_refusal", False):  # a server that answers, if only to refuse, costs no time
+            with self.lock:
+                self.resting_until = self.now() + REST
+                self.failing = True
         self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=str(failure.error))
 
     def answered(self) -> None:

@@ -61,11 +61,17 @@ class LogReader:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
         self._stop.set()
         self._engine.closing = True
-        thread, ear = self._thread, self._engine.waiters.ear
-        if ear is not None:
-            ear.wake()
+        self.let_go()
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+
+    def let_go(self) -> None:
+        """Let the thread end when it can. For a cache that nobody holds any more: this may run in any thread, at any moment."""
+        self._stop.set()
+        ear = self._engine.waiters.ear
+        if ear is not None:
+            ear.wake()
 
     def after_fork(self) -> None:
         """The thread did not come along into the child: it starts again when it is needed."""
@@ -79,8 +85,7 @@ class LogReader:
         """One question to the log, and what is due besides. False when the shared layer failed."""
         engine, world = self._engine, self._world
         self._extend()
-        if not self.flush():
-            return False
+        flushed = self.flush()
         now = time.monotonic()
         beat = now >= self._due
         if beat:
@@ -92,7 +97,7 @@ class LogReader:
         self._tell_lag()
         if heard:
             self._audit()
-        return heard
+        return heard and flushed
 
     def _audit(self) -> None:
         auditor = self._auditor

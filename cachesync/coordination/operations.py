@@ -54,6 +54,8 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
+        # The reader's thread holds the reader and all it refers to, which is everything but this object and the doors.
+        weakref.finalize(self, self.reader.let_go).atexit = False
         _survive_forks(self)
 
     def obtain(self, ask: Ask) -> Result:
@@ -104,7 +106,7 @@ class Operations:
 
     def _wants_refresh(self, found: Result | None) -> bool:
         """Whether a stale copy was served. What was made of something stale was computed just now."""
-        return isinstance(found, Called) and found.is_stale and found.until > NEVER and self._shares()
+        return isinstance(found, Called) and found.is_stale and found.until > NEVER and (self.engine.shared is None or self._shares())
 
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None

@@ -93,8 +93,9 @@ class Ledger:
             if record.epoch != position.epoch or record.number != expected or (nonce is not None and record.previous != nonce):
                 return None
             nonce = record.nonce
+        heard = min(now, self.contact)  # at that time it was not there yet
         for record in new:
-            self._ban(record.targets, record.number, now)
+            self._ban(record.targets, record.number, heard)
         if new:
             self._move(Stamp(position.epoch, new[-1].number), nonce, now)
         return new

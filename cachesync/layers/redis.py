@@ -415,26 +415,33 @@ class LoopRedis:
         try:
             yield
         finally:
+            self._land_all()
             while self._idle:
                 await self._idle.pop().close()
 
-    async def aclose(self) -> None:
-        for trip in list(self._trips):
-            trip.cancel()
-        await asyncio.gather(*self._trips, return_exceptions=True)
+    def _land_all(self) -> None:
+        """Nobody reads what is under way any more."""
         while self._flights:
             line, batch = self._flights.popitem()
             line.drop()
             _answer_all(batch, RedisConnectionError("the trip was cancelled"))
         if self._alarm is not None:
             self._alarm.cancel()
+
+    async def aclose(self) -> None:
+        for trip in list(self._trips):
+            trip.cancel()
+        await asyncio.gather(*self._trips, return_exceptions=True)
+        self._land_all()
         if self._keeper is not None:
             await self._keeper.aclose()
 
     def abandon(self) -> None:
         """The loop is closed already: let go of what it left."""
-        while self._idle:
-            self._idle.pop().abandon()
+        for line in (*self._idle, *self._flights):
+            line.abandon()
+        self._idle.clear()
+        self._flights.clear()
 
 
 def _answer_all(batch: Sequence[tuple[SharedStep, asyncio.Future[Reply]]], error: BaseException) -> None:

@@ -87,6 +87,7 @@ def failed(step: Any, error: BaseException) -> Failed:
     reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
     problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason}")
     problem.__cause__ = error
+    problem.is_refusal = isinstance(error, ResponseError)
     return Failed(problem)
 
 
@@ -315,7 +316,7 @@ class AsyncLine(asyncio.Protocol):
         """Close the socket of a loop that runs no more: it can not be asked to do it."""
         transport = self._transport
         sock = transport.get_extra_info("socket")
-        self._connection._reader = self._connection._writer = None
         with suppress(OSError, AttributeError):  # another kind of loop may have other names for these
-            sock._sock.close()  # asyncio's view of a socket can not close it
             transport._closing, transport._sock = True, None
+            sock._sock.close()  # asyncio's view of a socket can not close it
+        self._connection._reader = self._connection._writer = None  # last: the writer warns of a transport that is not closing
