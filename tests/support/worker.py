@@ -10,23 +10,28 @@
         assert reading.result(LONG) == 1
 
 Each order names a namespace and a colour: there is one node (see `nodes`) for each pair in each worker, made at the first order. An
-order that fails gives a `WorkerError` with what was raised there.
+order that fails gives a `WorkerError` with what was raised there. Stamps travel as texts.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from cachesync import RedisShared, Stamp
-from support.nodes import LONG, Colour, Gate, LoopThread, Node, Origin, until
+from cachesync.core import steps
+from cachesync.layers.redis_wire import Bounds
+from support.nodes import LONG, Colour, Gate, HoldingShared, LoopThread, Node, Origin, until
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -36,14 +41,18 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A worker as the test sees it. ``kill`` is SIGKILL: no goodbye, nothing given back."""
+    """A worker as the test sees it. ``kill`` is SIGKILL: no goodbye, nothing given back.
 
-    def __init__(self, url: str, *, lease: float = 10.0) -> None:
+    ``durable``: milliseconds that an invalidation waits for a replica. ``options`` are those of a `Node`.
+    """
+
+    def __init__(self, url: str, *, durable: int = 0, **options: Any) -> None:
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), str(TESTS)]))
-        command = [sys.executable, "-m", "support.worker", url, str(lease)]
+        command = [sys.executable, "-m", "support.worker", json.dumps([url, durable, options])]
         self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self._orders: dict[int, Future[Any]] = {}
+        self._used: set[tuple[str, Colour]] = set()
         self._lock = threading.Lock()
         self._number = 0
         self._reader = threading.Thread(target=self._read, name="test-worker", daemon=True)
@@ -56,20 +65,42 @@ class Worker:
         with self._lock:
             self._number += 1
             self._orders[self._number] = future
+            self._used.add((namespace, colour))
             self._process.stdin.write(json.dumps([self._number, what, namespace, colour, *args]) + "\n")
         return future
 
     def do(self, what: str, namespace: str, colour: Colour, *args: Any) -> Any:
         return self.order(what, namespace, colour, *args).result(LONG)
 
+    def forget(self) -> None:
+        """Close all its nodes, so that a worker may live through many tests."""
+        used, self._used = self._used, set()
+        for future in [self.order("close", *which) for which in used]:
+            future.result(LONG)
+        self._used.clear()
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: alive, with everything it holds, and nothing of it runs. Returns when it stands still."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on in the middle of whatever it was doing."""
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def thaw_if_alive(self) -> None:
+        if self._process.poll() is None:
+            self.thaw()
 
     def close(self) -> None:
         """End it in order: it closes its caches when its orders end."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.thaw_if_alive()
         self._process.stdin.close()
         try:
             self._process.wait(LONG)
@@ -103,34 +134,61 @@ class Worker:
 class Workshop:
     """The nodes of this process and what can be done with them: each public method is an order."""
 
-    def __init__(self, url: str, lease: float, loop: LoopThread) -> None:
+    def __init__(self, loop: LoopThread, url: str, durable: int, options: dict[str, Any]) -> None:
         self._url = url
-        self._lease = lease
+        self._bounds = Bounds(durable=durable)
+        self._options: dict[str, Any] = {"listen": True, **options}
         self._loop = loop
         self._nodes: dict[tuple[str, Colour], Node] = {}
+        self._layers: dict[Node, HoldingShared] = {}
         self._gates: dict[Node, Gate] = {}
+        self._replies: dict[Node, Gate] = {}
+        self._updates: dict[Node, ExitStack] = {}
+        self._setters: dict[Node, Any] = {}
         self._lock = threading.Lock()
 
     def node(self, namespace: str, colour: Colour) -> Node:
         with self._lock:
             if (namespace, colour) not in self._nodes:
-                shared = RedisShared(self._url, namespace=namespace)
-                node = Node(shared, Origin(), colour=colour, loop=self._loop, lease=self._lease, listen=True)
+                shared = HoldingShared(RedisShared(self._url, namespace=namespace, bounds=self._bounds))
+                node = Node(shared, Origin(), colour=colour, loop=self._loop, **self._options)
                 self._nodes[namespace, colour] = node
+                self._layers[node] = shared
             return self._nodes[namespace, colour]
 
     def end(self) -> None:
         for node in self._nodes.values():
             node.close()
 
+    def close(self, node: Node) -> None:
+        with self._lock:
+            for which, known in list(self._nodes.items()):
+                if known is node:
+                    del self._nodes[which]
+        node.close()
+
+    # --- the origin, and what is held open ----------------------------------------------------------------------------------------
+
     def hold(self, node: Node) -> None:
+        """The next computation reads the origin and waits."""
         self._gates[node] = node.origin.hold()
 
     def wait(self, node: Node) -> None:
+        """Until a computation waits."""
         self._gates[node].wait()
 
     def open(self, node: Node) -> None:
         self._gates.pop(node).open()
+
+    def hold_reply(self, node: Node, kind: str) -> None:
+        """The next reply of Redis to a step of this kind is there, and is not delivered."""
+        self._replies[node] = self._layers[node].hold(getattr(steps, kind))
+
+    def wait_reply(self, node: Node) -> None:
+        self._replies[node].wait()
+
+    def open_reply(self, node: Node) -> None:
+        self._replies.pop(node).open()
 
     def fail(self, node: Node) -> None:
         node.origin.fail(LookupError("not today"))
@@ -139,8 +197,26 @@ class Workshop:
         """The origin, which all processes see alike, has changed."""
         node.origin.version = version
 
+    def computations(self, node: Node) -> int:
+        return node.origin.computations
+
+    # --- asking -------------------------------------------------------------------------------------------------------------------
+
     def read(self, node: Node, number: int) -> int:
         return node.read(number)
+
+    def page(self, node: Node, number: int) -> list[int]:
+        """What is made of an item."""
+        value: list[int] = node.do(node.page, number)
+        return value
+
+    def many(self, node: Node, first: int, last: int) -> list[int]:
+        """Items, read one after the other."""
+        return [node.read(number) for number in range(first, last)]
+
+    def at_least(self, node: Node, stamp: str, number: int) -> int:
+        value: int = node.do(node.item.at_least, Stamp.parse(stamp), number)
+        return value
 
     def refresh(self, node: Node, number: int) -> int:
         return node.start_refresh(number).result(LONG)
@@ -148,30 +224,77 @@ class Workshop:
     def valid(self, node: Node, number: int) -> int | None:
         return node.valid(number)
 
-    def computations(self, node: Node) -> int:
-        return node.origin.computations
+    def valid_at_least(self, node: Node, stamp: str, number: int) -> int | None:
+        value: int | None = node.get(f"item:{number}", at_least=Stamp.parse(stamp))
+        return value
 
-    def invalidate(self, node: Node, kind: str, number: int) -> str:
-        stamp = node.invalidate(kind, number)
+    def peek(self, node: Node, number: int) -> tuple[int, bool, str] | None:
+        """Value, whether it is stale, and which layer has it."""
+        entry = node.peek(f"item:{number}")
+        return None if entry is None else (entry.value, entry.is_stale, entry.layer)
+
+    def local_hits(self, node: Node) -> int:
+        return node.cache.stats().total.local_hits
+
+    def joined(self, node: Node) -> int:
+        return node.cache.stats().total.joined
+
+    # --- invalidating, setting ----------------------------------------------------------------------------------------------------
+
+    def invalidate(self, node: Node, kind: str, number: int, soft: bool = False) -> str:
+        stamp = node.invalidate(kind, number, soft=soft)
         assert not stamp.pending
         return str(stamp)
+
+    def invalidate_away(self, node: Node, kind: str, number: int) -> None:
+        """While Redis can not be told."""
+        assert node.invalidate(kind, number).pending
+
+    def drop(self, node: Node, patterns: list[str], tags: list[str]) -> str:
+        return str(node.drop(*patterns, tags=tags))
+
+    def set(self, node: Node, value: int, number: int) -> str:
+        return str(node.set(value, number))
+
+    def begin_update(self, node: Node, number: int) -> None:
+        stack = self._updates[node] = ExitStack()
+        self._setters[node] = stack.enter_context(node.update(f"item:{number}"))
+
+    def end_update(self, node: Node, value: int) -> str:
+        with self._updates.pop(node):
+            return str(self._setters.pop(node)(value))
+
+    # --- the log ------------------------------------------------------------------------------------------------------------------
+
+    def stamp(self, node: Node) -> str:
+        return str(node.stamp())
 
     def apply(self, node: Node, stamp: str) -> None:
         """Wait until the log's reader has applied a position."""
         wanted = Stamp.parse(stamp)
+        until(lambda: node.has_applied(wanted), f"applying {stamp}")
 
-        def is_applied() -> bool:
-            position = node.cache.stats().position
-            return position is not None and position.epoch == wanted.epoch and position.number >= wanted.number
+    def log(self, node: Node) -> dict[str, Any]:
+        """How the process stands with the log."""
+        log = node.cache.stats().log
+        position = None if log.position is None else str(log.position)
+        return {"position": position, "is_heard": log.is_heard, "queued": log.queued, "losses": log.losses, "lag": log.lag}
 
-        until(is_applied, f"applying {stamp}")
+    def told(self, node: Node, name: str) -> list[dict[str, str]]:
+        """The events of a name, so far."""
+        return [{field: str(value) for field, value in event.fields.items()} for event in node.told(name)]
+
+    def steps(self, node: Node, kind: str) -> int:
+        """How often Redis was asked a step of this kind."""
+        return self._layers[node].count(getattr(steps, kind))
 
 
-def serve(url: str, lease: float) -> None:
+def serve(url: str, durable: int, options: dict[str, Any]) -> None:
     """Take orders from the standard input, each in a thread of its own, until it ends."""
+    logging.getLogger("cachesync").addHandler(logging.NullHandler())  # a test asks for events
     answering = threading.Lock()
     with LoopThread() as loop:
-        workshop = Workshop(url, lease, loop)
+        workshop = Workshop(loop, url, durable, options)
 
         def carry_out(number: int, what: str, namespace: str, colour: Colour, *args: Any) -> None:
             value, problem = None, None
@@ -192,4 +315,4 @@ def serve(url: str, lease: float) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], float(sys.argv[2]))
+    serve(*json.loads(sys.argv[1]))
