@@ -926,7 +926,9 @@ def test_a_user_who_may_not_listen_is_told_so(fresh_server: Server) -> None:
 
 def test_a_cluster_that_moves_the_log_ends_the_subscription() -> None:
     """The server unsubscribes whoever hears a slot that it no longer has; when it has it again, it is heard again."""
-    with Server("valkey9", options=("--cluster-enabled", "yes")) as own:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        bus = str(probe.getsockname()[1])
+    with Server("valkey9", options=("--cluster-enabled", "yes", "--cluster-port", bus)) as own:
         say(own, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: b"cluster_state:ok" in say(own, "CLUSTER", "INFO"), "it is up")
         with closing(Talk(own, "moves")) as talk:
