@@ -31,6 +31,8 @@ INTERRUPTED: Final = 130
 
 BUDGET: Final = 1.0
 """Seconds one try may take: whoever types a command waits longer than a page that is being served."""
+JOINING: Final = 10.0
+"""Seconds in which all invalidations that Redis remembers may be read: there may be tens of thousands."""
 PAUSE: Final = 0.2
 """Seconds between two tries."""
 TEXTS_OF_A_CALL: Final = 500
@@ -38,7 +40,7 @@ TEXTS_OF_A_CALL: Final = 500
 UNMATCHED_SHOWN: Final = 3
 
 
-def _cache(settings: Settings, outcome: Outcome, budget: float = BUDGET) -> Cache:
+def _cache(settings: Settings, outcome: Outcome, budget: float) -> Cache:
     """A cache under these settings, also where the environment switches caching off. What it meets is told to ``outcome`` alone."""
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # what no handler takes, Python prints to standard error
@@ -219,7 +221,8 @@ def sweep(settings: Settings, *, as_json: bool, out: TextIO, errors: TextIO) -> 
     progress, outcome = Progress(errors), Outcome()
     problem, code = "", OK
     try:
-        with _cache(settings, outcome) as cache:
+        with _cache(settings, outcome, JOINING) as cache:
+            cache.stamp()
             cache.sweep(progress.show)
     except LayerError as error:
         problem, code = f"{address_of(settings)} can not be swept: {_sentence(outcome.reason or str(error))} Try again when it answers", NO

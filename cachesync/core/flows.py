@@ -73,7 +73,7 @@ FIRST_WAIT: Final = 0.05
 LONGEST_WAIT: Final = 0.25
 """A caller that waits for another process is woken when the lease ends. In case nothing is heard it looks after 50 ms, and then ever
 more seldom, up to four times a second."""
-BANS_OF_A_PAGE: Final = 1_000
+BANS_OF_A_PAGE: Final = 4_000
 TRIES: Final = 3
 """How often something is begun again that another process has disturbed."""
 
