@@ -631,6 +631,48 @@ def test_a_program_that_goes_into_the_background_takes_its_queued_invalidations_
         until(lambda: not is_alive(pid), "it ends")
 
 
+HOLDER = """
+def open_cache():
+    brief = Settings(coordination=CoordinationSettings(budget=20.0, lease=1.0, max_lag=20.0))
+    return Cache(brief, policies=[Policy(name="items", match="item:*", ttl="1h")], redis=url, namespace=namespace)
+
+computing = threading.Event()
+
+def compute(number):
+    if number == 1:
+        computing.set()
+        time.sleep(100)
+    return number
+
+cache = open_cache()
+item = sell(cache)
+threading.Thread(target=item, args=[1], daemon=True).start()
+assert computing.wait(20)
+
+def serve():
+    item(2)
+    until(lambda: cache.stats().log.is_heard)
+    say("child", os.getpid())
+    Door().stand()
+
+fork(serve)
+Door().stand()
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_the_lease_of_a_parent_that_is_killed_lapses_though_its_child_lives(server: Server, namespace: str, colour: Colour) -> None:
+    """Its child extends the leases that it has taken itself, and no others."""
+    client, lease = server.client(), Names.of(namespace).lease("item:1")
+    with Script(SHOP + HOLDER, server.url, namespace, colour) as script:
+        child = int(script.hear("child"))
+        assert client.exists(lease)
+        script.kill()
+        until(lambda: not client.exists(lease), "the lease lapses")
+        assert is_alive(child)
+        kill(child)
+
+
 INSIDE = """
 PARENT, CHILD, NOBODY = 1, 2, 3
 forked = None
@@ -859,15 +901,17 @@ class Plugged(RedisShared):
     def after_fork(self):
         raise RuntimeError("a mistake of whoever wrote this layer")
 
-policies = [Policy(name="all", match="*", ttl="1h")]
-caches = [open_cache(), Cache(policies=policies, shared=Plugged(rest[0], namespace=namespace)), open_cache()]
+def open_plugged():
+    return Cache(policies=[Policy(name="all", match="*", ttl="1h")], shared=Plugged(rest[0], namespace=namespace))
+
+caches = [open_cache() if number % 4 else open_plugged() for number in range(8)]
 for cache in caches:
     cache.set("item:1", 1)
 
 def serve():
     say("child", os.getpid())
     wait()
-    assert caches[0].get("item:1") == caches[2].get("item:1") == 1
+    assert [cache.get("item:1") for cache in caches] == [1] * 8
 
 ended(fork(serve))
 for cache in caches:
