@@ -182,6 +182,7 @@ def test_lost_bans_raise_the_floor(line: Line, first: str) -> None:
     head = line.announce(Targets(PREFIX, ("b:",)))
     assert line.bans()[1].hard == Floors()
     line.client.delete(line.name("bans"))
+    assert line.ask(ReadBans(0, 10), Bans).epoch is None, "who is reading them now begins anew"
     if first == "somebody joins":
         assert line.join().head == head
         assert line.bans() == ({}, Bans((), False, head.epoch, Floors(all=2), 2))

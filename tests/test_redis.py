@@ -1044,6 +1044,7 @@ def test_any_reply_is_understood_or_refused(step: SharedStep, data: st.DataObjec
 
 EPOCH = b"9f86d081884c7d65"
 NO_FLOORS = [EPOCH, None, None, None, None]
+MARKED = [b"e" + EPOCH]
 ODD_REPLIES: dict[str, tuple[SharedStep, list[Any]]] = {
     "a status for everything": (Fetch(("a",)), [b"OK", b"OK", b"OK"]),
     "no entry for a key": (Fetch(("a",)), [[b"1", b"2"], [None, None], []]),
@@ -1054,10 +1055,10 @@ ODD_REPLIES: dict[str, tuple[SharedStep, list[Any]]] = {
     "an epoch of another kind": (Fetch(("a",)), [[b"1", b"2"], [b"zz", b"1"], [None]]),
     "a strict answer of a replica": (Fetch(("a",), strict=True), [[b"1", b"2"], [EPOCH, b"1"], [None], [b"slave", b"h", 1, b"up", 0]]),
     "a holder without a position": (Lease("a", "t", NOWHERE, 1, None), [[b"1", b"2"], [EPOCH, b"1"], [0, None, b"token"]]),
-    "a ban at infinity": (ReadBans(0, 10), [[b"ta", b"inf"], NO_FLOORS]),
-    "a ban at nowhere": (ReadBans(0, 10), [[b"ta", b"nan"], NO_FLOORS]),
-    "a ban without a number": (ReadBans(0, 10), [[b"ta"], NO_FLOORS]),
-    "a floor that is no number": (ReadBans(0, 10), [[], [EPOCH, b"x", None, None, None]]),
+    "a ban at infinity": (ReadBans(0, 10), [[b"ta", b"inf"], NO_FLOORS, MARKED]),
+    "a ban at nowhere": (ReadBans(0, 10), [[b"ta", b"nan"], NO_FLOORS, MARKED]),
+    "a ban without a number": (ReadBans(0, 10), [[b"ta"], NO_FLOORS, MARKED]),
+    "a floor that is no number": (ReadBans(0, 10), [[], [EPOCH, b"x", None, None, None], MARKED]),
     "cuts that are no pairs": (Snapshot(), [[EPOCH, b"1", b"c", b"[1]"]]),
     "cuts that can not be read": (Snapshot(), [[EPOCH, b"1", b"c", b"[["]]),
     "no word of the role": (Confirm(), [[EPOCH, b"1", b"c", b"r"], None]),
@@ -1095,10 +1096,14 @@ def test_what_redis_says_of_itself_is_read() -> None:
 def test_bans_are_read_with_their_mode_and_floors() -> None:
     """A capital letter is a soft one. What a later release adds, and what marks the epoch, is passed over."""
     found = [b"kstores:X", b"1", b"Tall", b"2", b"z?", b"3", b"", b"4", b"*", b"5", b"g*:\xc3\xa9", b"9007199254740992"]
-    assert reply_of(ReadBans(0, 6), [found, [EPOCH, b"3", None, b"4", b"5"]], WIRE_NAMES) == Bans(
+    floors = [EPOCH, b"3", None, b"4", b"5"]
+    bans = Bans(
         ((Targets("k", ("stores:X",)), 1), (Targets("t", ("all",), SOFT), 2), (Targets("g", ("*:é",)), 2**53)),
         more=True,
         epoch=EPOCH.decode(),
         hard=Floors(3, 0, 4),
         soft=5,
     )
+    assert reply_of(ReadBans(0, 6), [found, floors, MARKED], WIRE_NAMES) == bans
+    for lost in ([], [b"e0000000000000000"], [b"another program's"]):
+        assert reply_of(ReadBans(0, 6), [found, floors, lost], WIRE_NAMES) == bans._replace(epoch=None), "bans were lost meanwhile"
