@@ -547,6 +547,74 @@ def test_a_value_set_during_an_outage_hides_the_old_one(server: Server, proxy: P
         assert node() in ({"name": "set"}, {"name": "new"})
 
 
+# --- our own keys ------------------------------------------------------------------------------------------------------------------
+
+HARMS: dict[str, Callable[[Any, bytes], object]] = {
+    "deleted": lambda client, name: client.delete(name),
+    "replaced": lambda client, name: (client.delete(name), client.rpush(name, "not", "ours")),
+}
+
+
+def harm(server: Server, names: Names, which: str, how: str) -> None:
+    """Somebody deletes or overwrites one of the names that are ours."""
+    ours = {"meta": names.meta, "log": names.log, "bans": names.bans, "again": names.again}
+    entries = {"entry": names.entry("stores:JKT"), "lease": names.lease("stores:JKT")}
+    HARMS[how](server.client(), (ours | entries)[which])
+
+
+@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("which", ["meta", "log", "bans", "again", "entry", "lease"])
+@both_colours
+def test_a_loss_of_our_own_makes_misses_and_no_hits(every_server: Server, namespace: str, colour: Colour, which: str, how: str) -> None:
+    """Whichever of our names it was, after an invalidation and before one: nobody serves what was invalidated, whether it was there all
+    the time or comes only now; and afterwards everybody keeps what was computed, as if nothing had been.
+    """
+    url = every_server.url
+    with Node(url, namespace, colour, listen=True) as node, Node(url, namespace, colour, listen=True) as other:
+        for version, pattern in enumerate(["stores:J*", "*:JKT", "stores:*"]):
+            nodes = [node, other]
+            for one in nodes:
+                one.value = f"old {version}"
+                until(lambda: one("JKT") == f"old {version}", "the old value is there")  # noqa: B023 - called before the next turn
+            for one in nodes:
+                one.value = f"new {version}"
+            if version < 2:
+                assert not node.invalidate(pattern).pending
+                harm(every_server, node.names, which, how)
+            else:
+                harm(every_server, node.names, which, how)
+                assert not node.invalidate(pattern).pending
+            with Node(url, namespace, colour) as late:
+                late.value = f"new {version}"
+                assert late("JKT") == f"new {version}", "its very first call"
+            assert node("JKT") == f"new {version}"
+            until(lambda: other("JKT") == f"new {version}", "who listens has heard it")  # noqa: B023 - called before the next turn
+            node.invalidate("*")
+
+        def is_kept() -> bool:
+            before = len(node.computed) + len(other.computed)
+            node("BDG")
+            other("BDG")
+            return len(node.computed) + len(other.computed) == before
+
+        until(is_kept, "what was computed is kept")
+
+
+@pytest.mark.parametrize("which", ["meta", "log", "bans"])
+@both_colours
+def test_a_copy_that_was_computed_before_a_loss_is_not_served_after_the_next_invalidation(
+    every_server: Server, namespace: str, colour: Colour, which: str
+) -> None:
+    """Who listens hears the invalidation though the log has lost what came before it."""
+    url = every_server.url
+    with Node(url, namespace, colour, listen=True) as node, Node(url, namespace, colour, listen=True) as other:
+        for version in range(3):
+            node.value = other.value = version
+            until(lambda: (node("JKT"), other("JKT")) == (version, version), "both are fresh")  # noqa: B023 - called before the next turn
+            harm(every_server, node.names, which, "deleted")
+            assert not (node if version % 2 else other).invalidate("stores:JKT").pending
+
+
 # --- full, read-only --------------------------------------------------------------------------------------------------------------
 
 
