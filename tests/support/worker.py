@@ -270,7 +270,9 @@ class Workshop:
         return str(node.stamp())
 
     def apply(self, node: Node, stamp: str) -> None:
-        """Wait until the log's reader has applied a position."""
+        """Wait until the log's reader has applied a position. It runs from the first question on."""
+        if node.cache.stats().position is None:
+            node.stamp()
         wanted = Stamp.parse(stamp)
         until(lambda: node.has_applied(wanted), f"applying {stamp}")
 
