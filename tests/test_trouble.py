@@ -43,7 +43,7 @@ class Node:
 
     def __init__(
         self, url: str, namespace: str = "trouble", colour: Colour = "def", *, annotation: Any = Any, codec: Codec | None = None,
-        listen: bool = False, budget: str = "30s", tags: tuple[str, ...] = ("all",), **policy: Any,
+        listen: bool = False, budget: str = "30s", max_lag: str = "2s", tags: tuple[str, ...] = ("all",), **policy: Any,
     ) -> None:  # fmt: skip
         self.events: list[Event] = []
         self.computed: list[str] = []
@@ -51,7 +51,8 @@ class Node:
         self.during: Callable[[], object] = lambda: None
         self.local = LocalMemory()
         self.names = Names.of(namespace)
-        settings = Settings(namespace=namespace, redis=RedisSettings(url=url), coordination=CoordinationSettings(budget=budget))
+        coordination = CoordinationSettings(budget=budget, max_lag=max_lag)
+        settings = Settings(namespace=namespace, redis=RedisSettings(url=url), coordination=coordination)
         policies = [Policy(name="stores", match="stores:*", ttl="10m", tags=tags, **policy)]
         self.cache = Cache(settings, policies=policies, local=self.local, listen=listen, on_event=self.events.append)
         self._runner = asyncio.Runner() if colour == "async def" else None
@@ -545,6 +546,73 @@ def test_a_value_set_during_an_outage_hides_the_old_one(server: Server, proxy: P
         node.value = {"name": "new"}
         assert node.run(node.store.set({"name": "set"}, "JKT")).pending
         assert node() in ({"name": "set"}, {"name": "new"})
+
+
+# --- a log that is not heard ---------------------------------------------------------------------------------------------------------
+
+
+def cut(server: Server, proxy: Proxy) -> None:
+    proxy.cut()
+
+
+def kill_listeners(server: Server, proxy: Proxy) -> None:
+    server.client().client_kill_filter(_type="pubsub")
+
+
+@pytest.mark.parametrize("go_away", [cut, kill_listeners, cut_and_refuse, hold, lose_replies])
+@both_colours
+def test_a_process_that_was_cut_off_recovers_what_it_missed_and_keeps_the_rest(
+    fresh_server: Server, fresh_proxy: Proxy, colour: Colour, go_away: Callable[[Server, Proxy], None]
+) -> None:
+    """Fifty invalidations came meanwhile. What they did not concern is still at hand: it is not even asked for in Redis."""
+    codes = [f"code{number}" for number in range(100)]
+    with (
+        Node(fresh_proxy.url, colour=colour, listen=True, budget="1s", max_lag="1m") as node,
+        Node(fresh_server.url, colour=colour) as other,
+    ):
+        node.run(node.store.many([(code,) for code in codes]))
+        until(lambda: node.cache.stats().log.is_heard, "the log is heard")
+        go_away(fresh_server, fresh_proxy)
+        node.value = {"name": "new"}
+        for code in codes[:50]:
+            stamp = other.invalidate(f"stores:{code}")
+        fresh_proxy.admit()
+        fresh_proxy.release()
+        until(lambda: node.cache.stats().log.position == stamp, "it has applied what it missed")
+        node.rest_is_over()
+        before = node.cache.stats().total
+        for code in codes[50:]:
+            assert node(code) == {"name": "Jakarta"}
+        after = node.cache.stats().total
+        assert (after.local_hits - before.local_hits, after.shared_hits, after.computed) == (50, before.shared_hits, before.computed)
+        for code in codes[:50]:
+            assert node(code) == {"name": "new"}
+        assert "possible_loss" not in [event.name for event in node.events]
+
+
+@pytest.mark.parametrize("go_away", [freeze, cut_and_refuse, hold, lose_replies])
+@both_colours
+def test_nothing_is_fresh_that_was_not_confirmed_for_max_lag(
+    fresh_server: Server, fresh_proxy: Proxy, colour: Colour, go_away: Callable[[Server, Proxy], None]
+) -> None:
+    """Half-open, frozen or refused: a copy is served for ``max_lag`` at most after the last answer, and events say when it begins and ends.
+    Until then an invalidation by somebody else can not be known here.
+    """
+    with Node(fresh_proxy.url, colour=colour, listen=True, budget="250ms", max_lag="300ms") as node:
+        assert node() == {"name": "Jakarta"}
+        until(lambda: node.cache.stats().log.is_heard, "the log is heard")
+        go_away(fresh_server, fresh_proxy)
+        until(lambda: not node.cache.stats().log.is_heard, "the log is silent for max_lag")
+        node.value = {"name": "new"}
+        assert node() == {"name": "new"}
+        until(lambda: node.told("log_silent"), "it is told")
+        if fresh_server.is_frozen:
+            fresh_server.thaw()
+        fresh_proxy.admit()
+        fresh_proxy.release()
+        until(lambda: node.told("log_heard"), "and that it is over")
+        node.rest_is_over()
+        assert node() == {"name": "new"}
 
 
 # --- our own keys ------------------------------------------------------------------------------------------------------------------
