@@ -188,15 +188,15 @@ def test_a_mistake_of_the_reader_is_told_as_what_it_is(monkeypatch: pytest.Monke
         reader = operations_of(cache).reader
         mistake = Stumble(monkeypatch, times=2)
         with caplog.at_level(logging.DEBUG, "cachesync"):
-            assert not reader.try_turn()
-            assert not reader.try_turn()
+            assert not reader.told(reader.turn)
+            assert not reader.told(reader.turn)
             assert engine_of(cache).uses_shared()
             assert [event.name for event in events] == ["reader_failed", "reader_failed"]
             assert events[0].fields["error"] == "AssertionError('nobody thought of this')"
             assert "in stumbling" in events[0].fields["traceback"]
-            assert reader.try_turn()
+            assert reader.told(reader.turn)
             mistake.times = 1
-            assert not reader.try_turn()
+            assert not reader.told(reader.turn)
         assert [record.levelno for record in caplog.records] == [logging.ERROR, logging.DEBUG, logging.ERROR]
 
 
@@ -226,5 +226,5 @@ def test_a_mistake_while_the_cache_is_closed_is_nobodys_business(monkeypatch: py
     reader = operations_of(cache).reader
     cache.close()
     Stumble(monkeypatch, times=1)
-    assert not reader.try_turn()
+    assert not reader.told(reader.turn)
     assert events == []

@@ -10,9 +10,8 @@ from cachesync.core.steps import Step
 R = TypeVar("R")
 
 
-def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any]) -> R:
-    """Run a flow to its end in this thread."""
-    reply: Any = None
+def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any], reply: Any = None) -> R:
+    """Run a flow to its end in this thread. ``reply`` is that to its first step, if it was performed already."""
     while True:
         try:
             step = flow.send(reply)

@@ -97,6 +97,8 @@ class Engine:
         self.lease = round(settings.coordination.lease * 1000)
         self.resting_until = 0.0
         self.failing = False
+        self.refused: type | None = None
+        """The kind of step that the shared layer has refused, until it does one again."""
         self.closing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
@@ -184,14 +186,16 @@ class Engine:
             if held.mark is not ledger.mark:
                 position = ledger.position
                 number = ledger.lineage.number(held.stamp)
-                if position is None or number is None or ledger.refuses(ask.key, held.dependencies, held.checked):
+                # Below the floor of keys, a ban on this very key may have been dropped that this copy was never judged by.
+                is_unknown = position is None or number is None or held.checked < ledger.bans.floors.keys
+                if is_unknown or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
                 softened = ledger.softened(ask.key, held.dependencies, held.checked)
                 if softened is not None:
                     life = life_of(ask.policy, held.made, held.deadline - held.made, softened)
                     held.deadline, held.stale = life.fresh, min(life.stale, held.stale)
-                held.checked = max(held.checked, position.number)
+                held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
             held.until = min(held.deadline, trusted)
         return not Life(held.deadline, held.stale).is_over(now)
@@ -242,11 +246,14 @@ class Engine:
             dependencies = bounded((*dependencies, *declared))
         size = site.gauge.units(value, len(payload))
         fresh = min(fresh, longest_freshness(policy, value))
-        life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=now - age, fresh=fresh)
+        # The reply may have been on its way for long: its clock was read at some time after the question.
+        began = min(now, ask.deadline - ask.budget) - age
+        seen = 0 if head is None else head.number
+        life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
         if life is None:
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return make(Called, (value, 0.0, None, stamp, now - age, life.fresh, dependencies, now >= life.fresh))
+        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -261,10 +268,21 @@ class Engine:
         return Refused(dead=blob[:IDENTITY])
 
     def _hold(
-        self, ask: Ask, value: Any, stamp: Stamp, size: int, *, own: int, dependencies: tuple[Dependency, ...], made: float, fresh: float
+        self,
+        ask: Ask,
+        value: Any,
+        stamp: Stamp,
+        size: int,
+        *,
+        own: int,
+        dependencies: tuple[Dependency, ...],
+        made: float,
+        fresh: float,
+        seen: int,
     ) -> Life | None:
         """Judge a value and hold it here, in one piece against applying the log. Its life, ``None`` where an invalidation refuses it.
 
+        ``seen`` is the number up to which no invalidation of the very key has come, because the entry stood, or was computed, then.
         What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served.
         """
         policy, shelf = ask.policy, ask.site.shelf
@@ -274,7 +292,9 @@ class Engine:
         with self.lock:
             ledger = self.ledger
             position, number = ledger.position, ledger.lineage.number(stamp)
-            if position is None or number is None or ledger.refuses(ask.key, dependencies, number, own=own):
+            if position is None or number is None or seen < ledger.bans.floors.keys:
+                return None
+            if ledger.refuses(ask.key, dependencies, number, own=own):
                 return None
             life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number))
             if life.is_over(now):
@@ -406,9 +426,16 @@ class Engine:
         if position is None or own > position.number:
             return Done(done=False)  # what others announced before it is not known here yet
         life = self._hold(
-            ask, called.value, begun.stamp, measure(called.value), own=own, dependencies=called.dependencies, made=begun.made,
+            ask,
+            called.value,
+            begun.stamp,
+            measure(called.value),
+            own=own,
+            dependencies=called.dependencies,
+            made=begun.made,
             fresh=called.fresh,
-        )  # fmt: skip
+            seen=begun.stamp.number,
+        )
         ask.site.counts.stored += life is not None
         return Done(life is not None)
 
@@ -468,8 +495,10 @@ class Engine:
         """A step of the shared layer failed: leave it alone for a moment."""
         if self.closing:
             return
-        if not getattr(failure.error, "is_refusal", False):  # a server that answers, if only to refuse, costs no time
-            with self.lock:
+        with self.lock:
+            if getattr(failure.error, "is_refusal", False):  # a server that answers, if only to refuse, costs no time
+                self.refused = type(step)
+            else:
                 self.resting_until = self.now() + REST
                 self.failing = True
         self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=str(failure.error))
@@ -478,6 +507,7 @@ class Engine:
         """A step of the shared layer was answered after failures."""
         with self.lock:
             self.failing = False
+            self.refused = None
             self.resting_until = 0.0
         self.events.forget("layer_failed", "redis")
         self.events.send("layer_recovered", layer="shared")

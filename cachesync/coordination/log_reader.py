@@ -11,13 +11,14 @@ import threading
 import time
 import traceback
 import weakref
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import Collect, Examine, Extend, Failed, Inquire, Testify
+from cachesync.core.steps import Collect, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
 
@@ -28,6 +29,17 @@ SHARE_OF_LEASE: Final = 1 / 6
 PATIENCE: Final = 1.0
 """Seconds an answer may take."""
 LONGEST_PAUSE: Final = 1.0
+
+
+T = TypeVar("T")
+
+
+class Turn(NamedTuple):
+    """One turn of the reader: the flow, its first step, and whether everything that waited could be announced."""
+
+    flow: Flow
+    step: Hear
+    flushed: bool
 
 
 class LogReader:
@@ -43,6 +55,7 @@ class LogReader:
         self._thread: threading.Thread | None = None
         self._due = 0.0  # when the master is asked again: seconds, monotonic clock
         self._silent = False
+        self._is_deaf = False  # the last time something was to be heard, it failed
         self.is_running = False
         self._lock = lock_across_forks()
 
@@ -83,7 +96,14 @@ class LogReader:
 
     def turn(self) -> bool:
         """One question to the log, and what is due besides. False when the shared layer failed."""
-        engine, world = self._engine, self._world
+        ear = self._engine.waiters.ear
+        assert ear is not None
+        turn = self.begin()
+        return self.end(turn, ear.perform(turn.step))
+
+    def begin(self) -> Turn:
+        """What is due besides; then the waiting, which whoever calls this does. A waiting thread need not hold the cache."""
+        engine = self._engine
         self._extend()
         flushed = self.flush()
         now = time.monotonic()
@@ -91,13 +111,25 @@ class LogReader:
         if beat:
             self._due = now + self._interval
         seconds = max(0.0, min(self._due - now, self._interval))
-        heard: bool = world.run(listen(seconds, beat=beat, patience=PATIENCE, now=engine.now()))
+        flow = listen(seconds, beat=beat, patience=PATIENCE, now=engine.now())
+        return Turn(flow, cast("Hear", next(flow)), flushed)
+
+    def end(self, turn: Turn, reply: Heard | Failed) -> bool:
+        """Take in what was heard."""
+        engine = self._engine
+        if isinstance(reply, Failed):
+            if self._is_deaf:  # a connection that was found closed, as idle ones are, is opened again before it counts as trouble
+                engine.failed(turn.step, reply)
+        elif engine.failing:
+            engine.answered()
+        self._is_deaf = isinstance(reply, Failed)
+        heard: bool = self._world.resume(turn.flow, reply)
         if not heard:
             self._due = 0.0
         self._tell_lag()
         if heard:
             self._audit()
-        return heard and flushed
+        return heard and turn.flushed
 
     def _audit(self) -> None:
         auditor = self._auditor
@@ -125,17 +157,17 @@ class LogReader:
             engine.events.forget("log_silent")
             engine.events.send("log_heard", stamp=str(engine.ledger.position))
 
-    def try_turn(self) -> bool:
-        """The same; a mistake of ours ends no reader, but is told and tried again. It says nothing about the shared layer."""
+    def told(self, part: Callable[..., T], *given: Any) -> T | None:
+        """Do a part of a turn. A mistake of ours ends no reader, but is told; it says nothing about the shared layer."""
         events = self._engine.events
         try:
-            heard = self.turn()
+            result = part(*given)
         except Exception as error:
             if not self._engine.closing:
                 events.send("reader_failed", error=repr(error), traceback="".join(traceback.format_exception(error)))
-            return False
+            return None
         events.forget("reader_failed")
-        return heard
+        return result
 
     def flush(self) -> bool:
         """Announce what could not be announced before, oldest first."""
@@ -164,14 +196,26 @@ class LogReader:
 def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) -> None:
     pause = 0.05
     while not stop.is_set():
-        reader = reference()
-        if reader is None:
+        heard = _turn(reference, ear)
+        if heard is None:
             break
-        heard = reader.try_turn()
-        del reader  # a cache that nobody holds any more ends its reader
         if heard:
             pause = 0.05
         else:
             stop.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
     ear.close()
+
+
+def _turn(reference: weakref.ref[LogReader], ear: Ear) -> bool | None:
+    """One turn. ``None`` when nobody holds the cache any more: while it waits, this thread holds nothing but the ear."""
+    reader = reference()
+    if reader is None:
+        return None
+    turn = reader.told(reader.begin)
+    if turn is None:
+        return False
+    del reader
+    reply = ear.perform(turn.step)
+    reader = reference()
+    return None if reader is None else bool(reader.told(reader.end, turn, reply))

@@ -54,8 +54,6 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
-        # The reader's thread holds the reader and all it refers to, which is everything but this object and the doors.
-        weakref.finalize(self, self.reader.let_go).atexit = False
         _survive_forks(self)
 
     def obtain(self, ask: Ask) -> Result:
@@ -300,8 +298,6 @@ class Operations:
         """Apply an invalidation here and announce it."""
         self.awake()
         engine = self.engine
-        if engine.ledger.position is None and self._shares():  # then what it says has a place among what others say
-            yield from catch_up(None, engine.now() + engine.budget)
         deadline = engine.now() + engine.budget
         stamp: Stamp = yield from invalidate(targets, shared=engine.shared is not None, deadline=deadline)
         if not stamp.pending:

@@ -32,7 +32,7 @@ from cachesync.core.steps import (
     Failed,
     Fetched,
     Flow,
-    Hear,
+    Heard,
     Join,
     Joined,
     Lease,
@@ -75,14 +75,14 @@ class _World:
         """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
         engine = self.engine
         kind = reply.__class__
-        if kind is Fetched and not engine.failing:  # the commonest
+        if kind is Fetched and not engine.failing and engine.refused is None:  # the commonest
             return reply
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
             return reply
-        if engine.failing:
+        if engine.failing or engine.refused is step.__class__:
             engine.answered()
         if isinstance(reply, Beat | Joined):
             return reply._replace(asked=asked)
@@ -161,11 +161,9 @@ class ThreadWorld(_World):
 
     def __init__(self, engine: Engine, others: Mapping[type, Callable[[Any], Any]] = NO_OTHERS) -> None:
         super().__init__(engine)
-        self._deaf = False  # the last time something was to be heard, it failed
         self._handlers: dict[type, Callable[[Any], Any]] = {
             **self.here,
             **others,
-            Hear: self._hear,
             Call: self._call,
             Join: self._join,
             Each: self._each,
@@ -206,19 +204,9 @@ class ThreadWorld(_World):
         waiter.clear()
         return Waited(self.engine.now())
 
-    def _hear(self, step: Hear) -> Any:
-        ear = self.engine.waiters.ear
-        assert ear is not None
-        reply = ear.perform(step)
-        if isinstance(reply, Failed):
-            if self._deaf:  # a connection that was found closed, as idle ones are, is opened again before it counts as trouble
-                self.engine.failed(step, reply)
-            self._deaf = True
-        else:
-            self._deaf = False
-            if self.engine.failing:
-                self.engine.answered()
-        return reply
+    def resume(self, flow: Flow, reply: Reply | Heard) -> Any:
+        """Go on with a flow whose first step was performed elsewhere."""
+        return run(flow, self.perform, reply)
 
     def _call(self, step: Call) -> Result:
         ask, given = step

@@ -70,7 +70,8 @@ class Tickets:
         nonce = ticket.nonces[0]
         same = self._same.get(ticket.targets)
         if same is not None and same != nonce:
-            since = self._held[same][1]
+            since, older = self._held[same][1], self._queued[same]
+            ticket = ticket._replace(again=ticket.again and older.again)  # a new one has to be appended, whoever has said it before
             self._drop(same)
             self._held[nonce] = (ticket, min(since, self._held[nonce][1]) if nonce in self._held else since)
         self._queued[nonce] = ticket
