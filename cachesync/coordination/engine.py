@@ -63,12 +63,13 @@ CLOCK_SLACK: Final = 1.0
 class Arrival(NamedTuple):
     """Where a process stood when a caller came: the position of the log, and how many invalidations it had made itself.
 
-    ``since`` is when a computation may have begun whose result is given to the caller (seconds, monotonic clock): any time while the
+    ``at`` is when that was, ``since`` when a computation may have begun whose result is given to the caller (seconds, monotonic clock): any time while the
     log is heard, and not long ago while it is not.
     """
 
     position: Stamp | None
     pends: int
+    at: float
     since: float
 
 
@@ -134,7 +135,8 @@ class Engine:
         if is_stale and only_fresh:
             return None
         held.hits += 1
-        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale)
+        ends = max(held.deadline, held.stale)
+        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends)
 
     def is_busy_here(self) -> bool:
         """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
@@ -253,7 +255,7 @@ class Engine:
         if life is None:
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh))
+        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -336,14 +338,16 @@ class Engine:
             mine.pends = ledger.pends
             now = self.now()
             since = NEVER if self.is_heard(now) else now - self.settings.coordination.max_lag
-            return self.flights.join(mine), Arrival(ledger.position, ledger.pends, since)
+            return self.flights.join(mine), Arrival(ledger.position, ledger.pends, now, since)
 
     def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
         """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.
 
         An invalidation that matches what was found out to depend on only at the end could not detach the flight before that.
         """
-        if (called.is_stale and ask.least is not None) or called.made < arrival.since:
+        if called.is_stale and (ask.least is not None or arrival.at >= called.ends):
+            return False
+        if called.made < arrival.since:
             return False
         with self.lock:
             ledger, key, found = self.ledger, ask.key, called.dependencies
@@ -385,7 +389,7 @@ class Engine:
             return Called(value, seconds, fresh, dependencies=dependencies)
         dependencies = bounded((*dependencies, *found.dependencies))
         if found.is_stale:  # it never was fresh itself
-            return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True)
+            return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
         if fresh is not None:
             fresh = min(fresh, found.until - began)
         return Called(value, seconds, fresh, dependencies=dependencies)

@@ -22,18 +22,20 @@ R = TypeVar("R")
 
 
 class Gathering:
-    """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale.
+    """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale:
+    then, when the first of that ends to be served at all.
 
     ``least`` is the stamp that its caller asked for: nothing it is made of may be older.
     """
 
-    __slots__ = ("_found", "is_stale", "least", "until")
+    __slots__ = ("_found", "ends", "is_stale", "least", "until")
 
     def __init__(self, least: Stamp | None = None) -> None:
         self.least = least
         self._found: dict[Dependency, None] = {}
         self.until = math.inf
         self.is_stale = False
+        self.ends = math.inf
 
     @property
     def dependencies(self) -> tuple[Dependency, ...]:
@@ -48,7 +50,8 @@ class Gathering:
         """A cached value was used."""
         self.add((Dependency(KEY, key), *called.dependencies))
         self.until = min(self.until, called.until)
-        self.is_stale = self.is_stale or called.is_stale
+        if called.is_stale:
+            self.is_stale, self.ends = True, min(self.ends, called.ends)
 
 
 gathering: Final[ContextVar[Gathering | None]] = ContextVar("cachesync_gathering", default=None)

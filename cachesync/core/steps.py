@@ -442,7 +442,8 @@ class Called(NamedTuple):
     """A result; the seconds it took; how long it is fresh, in seconds (``None``: it may not be stored).
 
     One that was cached has its ``stamp``, when it was ``made`` and until when it is fresh (seconds, monotonic clock).
-    ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more.
+    ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more, until it
+    ``ends``.
     """
 
     value: Any
@@ -453,6 +454,7 @@ class Called(NamedTuple):
     until: float = NO_DEADLINE
     dependencies: tuple[Dependency, ...] = NO_DEPENDENCIES
     is_stale: bool = False
+    ends: float = NO_DEADLINE
 
 
 class Encode(NamedTuple):
