@@ -63,8 +63,8 @@ CLOCK_SLACK: Final = 1.0
 class Arrival(NamedTuple):
     """Where a process stood when a caller came: the position of the log, and how many invalidations it had made itself.
 
-    ``at`` is when that was, ``since`` when a computation may have begun whose result is given to the caller (seconds, monotonic clock): any time while the
-    log is heard, and not long ago while it is not.
+    ``at`` is when that was, ``since`` when a computation may have begun whose result is given to the caller (both seconds, monotonic
+    clock): any time while the log is heard, and not long ago while it is not.
     """
 
     position: Stamp | None
