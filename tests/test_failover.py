@@ -13,10 +13,10 @@ from typing import Any, cast
 import pytest
 
 from cachesync.core.names import Names
-from support.nodes import COLOURS, KINDS, Colour, until
+from support.nodes import COLOURS, KINDS, until
 from support.proxy import Proxy
 from support.servers import Server
-from support.worker import Worker
+from support.worker import Worker, change, each_colour, follows, is_deaf, is_told
 
 MAX_LAG = 2.0
 OPTIONS = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
@@ -105,17 +105,6 @@ def workers(long_lived: tuple[Worker, Worker, Worker], servers_of_two: Replicate
         worker.forget()
 
 
-def each_colour(namespace: str) -> Iterator[tuple[str, Colour]]:
-    """A namespace of its own for each colour."""
-    for colour in COLOURS:
-        yield f"{namespace}-{colour.replace(' ', '-')}", colour
-
-
-def change(version: int, own: str, colour: Colour, *workers: Worker) -> None:
-    for worker in workers:
-        worker.do("version", own, colour, version)
-
-
 def records(server: Server, own: str) -> list[dict[str, str]]:
     """The log, as the server has it."""
     found = cast("list[tuple[bytes, dict[bytes, bytes]]]", server.client().xrange(Names.of(own).log))
@@ -124,26 +113,6 @@ def records(server: Server, own: str) -> list[dict[str, str]]:
 
 def epoch_of(stamp: str) -> str:
     return stamp.partition(":")[0]
-
-
-def follow(worker: Worker, own: str, colour: Colour, *, after: str) -> None:
-    """Wait until the process follows another epoch than that of a stamp, and has said all it had to say again."""
-
-    def is_elsewhere() -> bool:
-        log = worker.do("log", own, colour)
-        return bool(log["is_heard"]) and epoch_of(log["position"]) != epoch_of(after) and log["queued"] == 0
-
-    until(is_elsewhere, "following the new master")
-
-
-def mistrust(worker: Worker, own: str, colour: Colour) -> None:
-    """Wait until the process has not heard the log for too long."""
-    until(lambda: not worker.do("log", own, colour)["is_heard"], "mistrusting the old master")
-
-
-def is_told(worker: Worker, own: str, colour: Colour, name: str) -> None:
-    """Wait until the process has sent an event."""
-    until(lambda: worker.do("told", own, colour, name), name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,7 +138,7 @@ def test_an_invalidation_that_the_new_master_never_received_holds(
     two.fail_over()
     for own, colour in each_colour(namespace):
         for worker in (a, b):
-            follow(worker, own, colour, after=told[own])
+            follows(worker, own, colour, after=told[own])
             assert worker.do("log", own, colour)["losses"] == 1
             assert len(worker.do("told", own, colour, "possible_loss")) == 1
         since = records(two.master, own)[1:]
@@ -218,7 +187,7 @@ def test_an_older_value_does_not_pass_for_a_newer_one_because_its_number_came_ag
     servers_of_two.fail_over()
     for own, colour in each_colour(namespace):
         assert a.do("invalidate", own, colour, "tag of the policy", 1) != lost[own]
-        follow(b, own, colour, after=lost[own])
+        follows(b, own, colour, after=lost[own])
         assert b.do("read", own, colour, 1) == 2
 
 
@@ -237,7 +206,7 @@ def test_a_failover_that_loses_nothing_costs_no_copy(
     servers_of_two.fail_over()
     for own, colour in each_colour(namespace):
         for worker in (a, b):
-            follow(worker, own, colour, after=stamps[own])
+            follows(worker, own, colour, after=stamps[own])
             computed, hits = worker.do("computations", own, colour), worker.do("local_hits", own, colour)
             assert worker.do("many", own, colour, 1, 6) == [1] * 5
             assert worker.do("local_hits", own, colour) == hits + 5
@@ -262,8 +231,8 @@ def test_a_server_that_is_promoted_again_is_another_one(
             told[own] = a.do("invalidate", own, colour, "tag of the policy", 1)
         two.fail_over()
         for own, colour in each_colour(namespace):
-            follow(a, own, colour, after=told[own])
-            follow(b, own, colour, after=told[own])
+            follows(a, own, colour, after=told[own])
+            follows(b, own, colour, after=told[own])
             b.do("apply", own, colour, f"{records(two.master, own)[-1]['e']}:{records(two.master, own)[-1]['n']}")
             assert (b.do("read", own, colour, 1), a.do("read", own, colour, 1)) == (version, version)
         two.follow()
@@ -293,7 +262,7 @@ def test_what_a_lost_soft_invalidation_and_a_lost_set_said_is_said_again(
     servers_of_two.fail_over()
     for own, colour in each_colour(namespace):
         for worker in (a, b):
-            follow(worker, own, colour, after=told[own])
+            follows(worker, own, colour, after=told[own])
         said = [(record["m"], record["k"], record["x"]) for record in records(servers_of_two.master, own)[1:]]
         assert sorted(said) == [("h", "k", '["item:2"]'), ("s", "t", '["owner:1"]')]
         assert c.do("valid", own, colour, 2) is None
@@ -322,7 +291,7 @@ def test_a_computation_under_way_during_a_failover_does_not_bring_back_what_was_
     for own, colour in each_colour(namespace):
         c.do("open", own, colour)
         assert held[own].result() == 1
-        follow(a, own, colour, after=told[own])
+        follows(a, own, colour, after=told[own])
         assert a.do("read", own, colour, 1) == 2
         last = records(servers_of_two.master, own)[-1]
         c.do("apply", own, colour, f"{last['e']}:{last['n']}")
@@ -349,7 +318,7 @@ def test_a_demoted_master_that_still_answers_is_not_believed_for_long(
             change(2, own, colour, b, c)
             c.do("invalidate", own, colour, "tag of the policy", 1)
         for own, colour in each_colour(namespace):
-            mistrust(b, own, colour)
+            is_deaf(b, own, colour)
             assert two.replica.client().exists(Names.of(own).entry("item:1")) == 1
             assert b.do("read", own, colour, 1) == 2, "computed: neither the copy nor the old master's entry is fresh"
             assert b.do("peek", own, colour, 1) is None

@@ -14,7 +14,7 @@ from cachesync.core.names import Names
 from support.nodes import COLOURS, KINDS, LONG, Colour, until
 from support.proxy import Proxy
 from support.servers import Server
-from support.worker import Worker, WorkerError
+from support.worker import Worker, WorkerError, change, each_colour
 
 SHORT_LEASE = 1.0
 FAIR_LEASE = 4.0
@@ -36,18 +36,6 @@ def workers(long_lived: tuple[Worker, Worker]) -> Iterator[tuple[Worker, Worker]
     yield long_lived
     for worker in long_lived:
         worker.forget()
-
-
-def each_colour(namespace: str) -> Iterator[tuple[str, Colour]]:
-    """A namespace of its own for each colour."""
-    for colour in COLOURS:
-        yield f"{namespace}-{colour.replace(' ', '-')}", colour
-
-
-def change(version: int, own: str, colour: Colour, *workers: Worker) -> None:
-    """The origin of all these processes has changed."""
-    for ordered in [worker.order("version", own, colour, version) for worker in workers]:
-        ordered.result(LONG)
 
 
 @pytest.fixture(params=COLOURS)

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,13 +32,56 @@ from typing import Any, Self
 from cachesync import RedisShared, Stamp
 from cachesync.core import steps
 from cachesync.layers.redis_wire import Bounds
-from support.nodes import LONG, Colour, Gate, HoldingShared, LoopThread, Node, Origin, until
+from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, Node, Origin, until
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
 class WorkerError(Exception):
     """What an order raised in the worker; or the worker is gone."""
+
+
+def each_colour(namespace: str) -> Iterator[tuple[str, Colour]]:
+    """A namespace of its own for each colour."""
+    for colour in COLOURS:
+        yield f"{namespace}-{colour.replace(' ', '-')}", colour
+
+
+def change(version: int, own: str, colour: Colour, *workers: Worker) -> None:
+    """The origin has changed, which all processes see alike."""
+    for ordered in [worker.order("version", own, colour, version) for worker in workers]:
+        ordered.result(LONG)
+
+
+def is_told(worker: Worker, own: str, colour: Colour, name: str) -> None:
+    """Wait until the process has sent an event."""
+    until(lambda: worker.do("told", own, colour, name), name)
+
+
+def hears(worker: Worker, own: str, colour: Colour) -> None:
+    """Wait until the process hears the log, and has nothing to say any more."""
+
+    def does_hear() -> bool:
+        log = worker.do("log", own, colour)
+        return bool(log["is_heard"]) and log["queued"] == 0
+
+    until(does_hear, "hearing the log")
+
+
+def is_deaf(worker: Worker, own: str, colour: Colour) -> None:
+    """Wait until the process has not heard the log for ``max_lag``."""
+    until(lambda: not worker.do("log", own, colour)["is_heard"], "hearing nothing")
+
+
+def follows(worker: Worker, own: str, colour: Colour, *, after: str) -> None:
+    """Wait until the process follows another epoch than that of a stamp, and has said all it had to say."""
+
+    def is_elsewhere() -> bool:
+        log = worker.do("log", own, colour)
+        position = str(log["position"])
+        return bool(log["is_heard"]) and position.partition(":")[0] != after.partition(":")[0] and log["queued"] == 0
+
+    until(is_elsewhere, "following another epoch")
 
 
 class Worker:
