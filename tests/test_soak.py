@@ -15,9 +15,9 @@ import pytest
 from soak.checker import RECOVERY, Rule, Verdict, check
 from soak.crew import CrewError, Member
 from soak.diary import Diary, recall
-from soak.history import HOWS, Cut, Failover, Happened, History, Life, Read, Shown, Slow, maker_number, maker_of
+from soak.history import HOWS, Cut, Failover, Happened, History, Life, Read, Shown, Slow, Trouble, maker_number, maker_of
 from soak.report import stories, story, table
-from soak.run import Soak, Wanted
+from soak.run import Outcome, Soak, Wanted
 from soak.watch import Watch
 from soak.world import BY_TEXT, SHORT_TTL, STALE_WINDOW, THINGS, concerned, parts_of
 
@@ -111,16 +111,19 @@ def test_a_strict_read_shows_nothing_older_than_any_cut_that_returned_before_it(
     """Without ``max_lag``; a cut that has not returned yet may be missed."""
     known = cut("exact:1", began=10.0)
     assert broken(judge(known, read("exact:1", at=10.02, computed=9.9, how="strict"))) == {"strict"}
+    assert broken(judge(known, read("exact:1", at=10.02, computed=9.9, how="get"))) == {"strict"}
     assert not broken(judge(known, read("exact:1", at=10.005, computed=9.9, how="strict")))
 
 
 def test_a_read_that_asks_for_a_stamp_shows_nothing_that_a_cut_up_to_it_concerns() -> None:
-    """Whenever that was; a higher number, or one of another epoch, does not bind it."""
+    """Whenever that was, and what had returned before that cut began; a higher number, or one of another epoch, does not bind it."""
     known = cut(began=10.0, ended=20.0, number=5)
     epoch = int(EPOCH, 16)
     assert broken(judge(known, read(at=11.0, computed=9.9, how="at_least", epoch=epoch, number=5))) == {"stamp"}
     assert not broken(judge(known, read(at=11.0, computed=9.9, how="at_least", epoch=epoch, number=4)))
     assert not broken(judge(known, read(at=11.0, computed=9.9, how="at_least", epoch=epoch + 1, number=9)))
+    newer = cut("exact:1", began=20.1, ended=20.2, stamp="9f86d081884c7d66:9")
+    assert broken(judge(known, newer, read(at=20.3, computed=9.9, how="at_least", epoch=epoch + 1, number=9))) == {"stamp"}
 
 
 def test_when_all_is_quiet_cuts_that_had_to_wait_hold_everywhere() -> None:
@@ -323,6 +326,14 @@ def test_a_worker_that_ends_of_itself_is_trouble(tmp_path: Path) -> None:
     member.start()
     with pytest.raises(CrewError, match="before it said 'ready'"):
         member.wait_for("ready")
+
+
+def test_a_soak_is_clean_without_violations_and_without_trouble() -> None:
+    """Each of the two is a failure."""
+    trouble = Trouble(slot=0, life=0, at=1.0, what="hung caller", detail="call items:a:1")
+    assert Outcome(History(), Verdict()).is_clean
+    assert not Outcome(History(troubles=[trouble]), Verdict()).is_clean
+    assert not Outcome(History(), judge(cut(began=10.0), read(at=99.0, computed=9.9))).is_clean
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ who has to know of the cut, and from when on, is what the rules say:
 =================  ========================================================================================================
 own process        from the moment the call returned, in the process that made it, also where the log could not be told yet
 other process      from ``max_lag`` after an acknowledged call returned; in a process that began after that, at once
-strict             a read that confirms the head of the log: from the moment an acknowledged call returned
-stamp              a read with ``at_least``: every cut of that epoch up to that number
+strict             any read under a strict policy: from the moment an acknowledged call returned
+stamp              a read with ``at_least``: every cut of that epoch up to that number, and every one that had returned before
+                   the one with that number began
 final              when all faults are over and all is quiet: every cut, also those that had to wait for the log
 age                nothing is older than its ttl, and where its policy has a stale window, than that on top
 refresh            what ``refresh`` returns was computed after it was called
@@ -40,7 +41,6 @@ AGE_SLACK: Final = 0.05
 MAX_VIOLATIONS: Final = 1_000
 """So many are kept with their story; all are counted."""
 
-_STRICT: Final = HOWS.index("strict")
 _PEEK: Final = HOWS.index("peek")
 _REFRESH: Final = HOWS.index("refresh")
 
@@ -123,6 +123,8 @@ class _Books:
         stamped: dict[tuple[int, int], list[tuple[float, Cut]]] = {}
         self.given: dict[int, float] = {}
         """When the calls returned that left values, by maker: a bare ``set`` may be ordered after any cut that it overlaps."""
+        self.given_at: dict[tuple[int, int], float] = {}
+        """When the calls began that were given a stamp: what had returned before is older, also in another epoch."""
         for cut in history.cuts:
             process = (cut.slot, cut.life)
             killed = self.lives[process].killed if process in self.lives else None
@@ -132,6 +134,8 @@ class _Books:
             position = cut.position
             if cut.own:
                 self.given[cut.own] = cut.ended if cut.how == "set" else -inf
+            if position is not None and cut.is_acknowledged:
+                self.given_at[int(position.epoch, 16), position.number] = cut.began
             for number in concerned(cut.patterns, cut.tags):
                 grace = THINGS[number].stale_window if cut.is_soft else 0.0
                 own.setdefault((process, number), []).append((cut.ended, cut))
@@ -188,7 +192,7 @@ def _announced(cut: Cut, history: History) -> float:
 
 def _may_be_stale(read: Read) -> bool:
     """Whether a read may show what a soft cut concerned: nobody can tell, unless the read says so or has asked for better."""
-    return read.is_stale or (read.how not in {_STRICT, _PEEK} and not read.epoch)
+    return read.is_stale or not (read.how == _PEEK or read.epoch or THINGS[read.via].is_strict)
 
 
 def check(history: History) -> Verdict:
@@ -228,8 +232,7 @@ def _check_read(read: Read, books: _Books, history: History, verdict: Verdict) -
         return due
 
     compare("own process", books.own(read), read.began)
-    is_strict = read.how == _STRICT
-    if is_strict:
+    if THINGS[read.via].is_strict:
         compare("strict", books.others(read), read.began)
     else:
         # A lag can not reach back to before the process was there.
@@ -239,6 +242,7 @@ def _check_read(read: Read, books: _Books, history: History, verdict: Verdict) -
             verdict.longest_lag = max(verdict.longest_lag, read.began - due)
     if read.epoch:
         compare("stamp", books.stamped(read), read.number + 0.5)
+        compare("stamp", books.others(read), books.given_at.get((read.epoch, read.number), -inf))
     if read.is_final:
         compare("final", books.final(read), read.began)
     _check_age(read, thing, verdict)
