@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import Final
 from weakref import WeakSet
 
@@ -30,20 +29,28 @@ def lock_across_forks() -> threading.RLock:
 
 
 def _take() -> None:
-    _forking.acquire()
-    locks = list(_locks)
-    while (busy := _take_all(locks)) is not None:
+    """Take all locks. Who waits for a busy one holds nothing else: another thread may hold it and be making a lock of its own."""
+    busy: threading.RLock | None = None
+    while True:
+        if busy is not None:
+            busy.acquire()
+        _forking.acquire()
+        busy = _take_all(busy)
+        if busy is None:
+            return
         _release_taken()
-        locks.remove(busy)
-        locks.insert(0, busy)
+        _forking.release()
 
 
-def _take_all(locks: Sequence[threading.RLock]) -> threading.RLock | None:
-    """Take the first when it is free, and the others if they are. Returns one that is not."""
-    for lock in locks:
-        if not lock.acquire(blocking=not _taken):
-            return lock
-        _taken.append(lock)
+def _take_all(held: threading.RLock | None) -> threading.RLock | None:
+    """Take all that are free, besides the one that is held already. Returns one that is not."""
+    if held is not None:
+        _taken.append(held)
+    for lock in list(_locks):
+        if lock is not held:
+            if not lock.acquire(blocking=False):
+                return lock
+            _taken.append(lock)
     return None
 
 
