@@ -1203,6 +1203,20 @@ class SharedLayerContract:
             listener.join(60.0)
             assert found == [Heard(())]
 
+    def test_a_wake_that_comes_first_ends_the_next_waiting(self) -> None:
+        """Whoever wakes does not know whether somebody waits already. One waiting is ended, and nothing is lost by it."""
+        with self.opened() as talk, talk.listening() as heard:
+            self.announce(talk, Targets(TAG, ("t",)))
+            heard.beat()
+            for _ in range(3):
+                heard.ear.wake()
+            began = time.monotonic()
+            heard.turn(seconds=600.0)
+            assert time.monotonic() - began < 300.0
+            last = self.announce(talk, Targets(TAG, ("t",)))
+            assert heard.beat().head == last
+            assert [record.number for record in heard.records] == [1, 2]
+
     def test_the_end_of_a_lease_is_heard(self) -> None:
         """By a fill, or because it was given back: whoever waits may look again. And once when watching has begun, before it is
         known whether the lease ended meanwhile.
@@ -1463,6 +1477,20 @@ class SharedLayerContract:
             assert talk.ask(Fetch(self.ODD_TEXTS), Fetched).blobs == (None,) * len(self.ODD_TEXTS)
             bans, _ = self.read_bans(talk)
             assert bans == {(kind, text, False): number for number, kind in enumerate((KEY, TAG, PREFIX), 1) for text in self.ODD_TEXTS}
+
+    def test_odd_texts_are_announced_again(self) -> None:
+        """Those that are known already, and those that are not, which are written anew then."""
+        with self.opened() as talk, talk.listening() as heard:
+            start = talk.ask(Snapshot(), Joined).head
+            known, rest = self.ODD_TEXTS[::2], self.ODD_TEXTS[1::2]
+            self.announce(talk, Targets(TAG, known), again=True)
+            self.announce(talk, Targets(TAG, self.ODD_TEXTS), again=True)
+            last = self.announce(talk, Targets(TAG, self.ODD_TEXTS), again=True)
+            assert last.number == 2
+            records = self.read_all(talk, start)
+            assert [record.targets.texts for record in records] == [known, rest]
+            heard.beat()
+            assert heard.records == records
 
     def test_ends_of_odd_leases_are_heard(self) -> None:
         """Whoever waits is told for which key."""
