@@ -31,7 +31,7 @@ from support.nodes import LONG
 PRELUDE = """
 import asyncio, gc, os, signal, sys, threading, time, traceback
 
-signal.alarm(60)
+signal.alarm(100)
 
 def say(*words):
     os.write(1, (" ".join(map(str, words)) + "\\n").encode())
