@@ -15,8 +15,8 @@ from cachesync.core.records import EVERYTHING, KEY, TAG, Targets, to_fields
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import Stamp
 from cachesync.protocols import Shared
-from tests.support.nodes import until
-from tests.support.servers import Servers
+from support.nodes import until
+from support.servers import Servers
 
 Load = Callable[[int], int]
 
