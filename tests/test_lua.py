@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import Any, Self, TypeVar, cast
 
+import hiredis
 import pytest
 import redis
 
@@ -43,7 +44,7 @@ from cachesync.core.steps import (
 )
 from cachesync.layers.redis_wire import Bounds
 from cachesync.testing import SharedTalk
-from support.nodes import until
+from support.nodes import LONG, until
 from support.proxy import Proxy
 from support.servers import Server, flavours
 
@@ -135,6 +136,52 @@ def free_port() -> str:
 def say(server: Server, *command: bytes | int | str) -> Any:
     """A command for which redis-py has no words."""
     return cast("Any", server.client()).execute_command(*command)
+
+
+# --- what is published ----------------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """A connection as another language may open it: RESP 2, with nothing of ours."""
+
+    def __init__(self, server: Server) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", server.port), timeout=LONG)
+        self._reader = hiredis.Reader()
+        self._kind = b"SUBSCRIBE" if server.flavour == "redis6" else b"SSUBSCRIBE"
+
+    def subscribe(self, channel: bytes) -> None:
+        self._sock.sendall(b"*2\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(self._kind), self._kind, len(channel), channel))
+        assert self.hear()[0] == self._kind.lower()
+
+    def hear(self) -> list[Any]:
+        while (found := self._reader.gets()) is False:
+            self._reader.feed(self._sock.recv(65536))
+        return cast("list[Any]", found)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def test_what_is_published_is_pinned(line: Line, every_server: Server) -> None:
+    """Other languages hear it: one JSON object for each record, on a channel of the stream's name, in this order and spelling; and an empty
+    message on the channel of a lease that has ended.
+    """
+    with closing(Listener(every_server)) as listener:
+        listener.subscribe(line.names.log)
+        listener.subscribe(line.names.lease("a"))
+        targets = (Targets(KEY, ("a", 'é"\\')), Targets(TAG, ("t",), SOFT), Targets(EVERYTHING, ("*",)))
+        last = line.ask(Announce(targets, ("c1", "c2", "c3"), "me", ()), Announced).last
+        at = [record.at for record in line.records(Stamp(last.epoch, 0))]
+        begin = '{"e":"' + last.epoch + '","n":'
+        assert [listener.hear()[1:] for _ in targets] == [
+            [line.names.log, f'{begin}1,"c":"c1","p":"","t":{at[0]},"m":"h","k":"k","x":["a","é\\"\\\\"],"o":"me"}}'.encode()],
+            [line.names.log, f'{begin}2,"c":"c2","p":"c1","t":{at[1]},"m":"s","k":"t","x":["t"],"o":"me"}}'.encode()],
+            [line.names.log, f'{begin}3,"c":"c3","p":"c2","t":{at[2]},"m":"h","k":"*","x":["*"],"o":"me"}}'.encode()],
+        ]
+        for ending in (Release("a", "mine"), Store("a", "mine", blob_of(last), 1_000)):
+            assert line.ask(Lease("a", "mine", NOWHERE, 1_000, None), Leased).granted
+            assert line.ask(ending, Done).done
+            assert listener.hear()[1:] == [line.names.lease("a"), b""]
 
 
 # --- one of our own keys is lost --------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
@@ -41,7 +42,8 @@ from cachesync.coordination.events import Event
 from cachesync.coordination.operations import Operations
 from cachesync.coordination.site import Site
 from cachesync.core.entry import Entry
-from cachesync.core.settings import CoordinationSettings, Settings
+from cachesync.core.names import Names
+from cachesync.core.settings import CoordinationSettings, RedisSettings, Settings
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Reply, SharedStep
 from cachesync.protocols import AsyncSharedLayer, Clock, Ear, Shared, SharedLayer
 
@@ -416,6 +418,45 @@ class Caller:
 
     def close(self) -> None:
         self.loop.run(self.cache.aclose())
+
+
+class Callers:
+    """Callers of one colour around one Redis, each with a cache of its own that listens: as good as processes, within one test.
+
+    Policies and their options are those of ``Policy``; left out, every key is fresh for an hour.
+    """
+
+    def __init__(self, url: str, namespace: str, colour: Colour, loop: LoopThread) -> None:
+        self.url = url
+        self.namespace = namespace
+        self.colour: Colour = colour
+        self.loop = loop
+        self.names = Names.of(namespace)
+        self._made: list[Caller] = []
+
+    def new(
+        self, *policies: Policy, url: str | None = None, listen: bool = True, coordination: CoordinationSettings | None = None
+    ) -> Caller:
+        """Another process, as far as the cache is concerned. ``url`` is another way to the server."""
+        settings = Settings(
+            namespace=self.namespace,
+            redis=RedisSettings(url=url or self.url),
+            coordination=coordination or CoordinationSettings(budget=LONG, max_lag=60.0),
+        )
+        cache = Cache(settings, policies=policies or (Policy(name="all", match="*", ttl="1h"),), listen=listen)
+        self._made.append(Caller(cache, self.colour, self.loop))
+        return self._made[-1]
+
+    def apply(self, stamp: Stamp) -> None:
+        """Wait until everybody who listens has applied a position."""
+        assert not stamp.pending
+        for caller in self._made:
+            if operations_of(caller.cache).reader.is_running:
+                until(partial(caller.has_applied, stamp), f"applying {stamp}")
+
+    def close(self) -> None:
+        for caller in self._made:
+            caller.close()
 
 
 class Node(Caller):
