@@ -22,13 +22,14 @@ from cachesync.coordination.gathering import gathering
 from cachesync.coordination.operations import Operations, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
+from cachesync.coordination.replacing import Block
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
 from cachesync.coordination.wrapper import plan
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
-from cachesync.core.flows import Ask, Seized
+from cachesync.core.flows import Ask
 from cachesync.core.keys import check_key, written
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
@@ -269,8 +270,8 @@ class Cache:
     def update(self, key: str) -> Update:
         """Replace a value that is obtained meanwhile: ``with cache.update(key) as update: ...; update.set(value)``.
 
-        An invalidation that comes between the beginning and ``set`` wins: then the value is not stored. A bare `set` takes the caller's
-        word that its value is current.
+        An invalidation that comes between the beginning and ``set`` wins: then the value is not stored. What the block reads from this
+        cache is what the value is made of, as in a cached function. A bare `set` takes the caller's word that its value is current.
         """
         return Update(self._operations, self._ask(key))
 
@@ -281,7 +282,7 @@ class Cache:
     def depends_on(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """Say inside of a computation what its result depends on: it ends with an invalidation of these ``keys`` or ``tags``.
 
-        Outside of any computation it does nothing. Raises ``KeyArgumentError`` for what is no key or no tag.
+        The block of `update` counts as one. Outside of any it does nothing. Raises ``KeyArgumentError`` for what is no key or no tag.
         """
         try:
             found = (*(Dependency(KEY, check_key(key)) for key in keys), *tags_of(tags))
@@ -427,10 +428,10 @@ class Update:
     def __init__(self, operations: Operations, ask: Ask) -> None:
         self._operations = operations
         self._ask = ask
-        self._seized: Seized | None = None
+        self._block: Block | None = None
 
     def __enter__(self) -> Update:
-        self._seized = cast("Seized", self._operations.run(self._operations.seizing(self._ask)))
+        self._block = cast("Block", self._operations.run(self._operations.seizing(self._ask)))
         return self
 
     def set(self, value: Any) -> Stamp:
@@ -438,14 +439,15 @@ class Update:
 
         Raises ``CodecError`` if it can not be stored.
         """
-        if self._seized is None:
+        if self._block is None:
             raise RuntimeError("update.set() belongs into its with block")
-        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._seized, value)))
+        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._block, value)))
 
     def __exit__(self, *_: object) -> None:
-        seized, self._seized = self._seized, None
-        if seized is not None:
-            self._operations.run(self._operations.giving_up(seized))
+        block, self._block = self._block, None
+        if block is not None:
+            block.leave()
+            self._operations.run(self._operations.giving_up(block))
 
 
 class AsyncUpdate:
@@ -454,22 +456,23 @@ class AsyncUpdate:
     def __init__(self, operations: Operations, ask: Ask) -> None:
         self._operations = operations
         self._ask = ask
-        self._seized: Seized | None = None
+        self._block: Block | None = None
 
     async def __aenter__(self) -> AsyncUpdate:
-        self._seized = cast("Seized", await self._operations.arun(self._operations.seizing(self._ask)))
+        self._block = cast("Block", await self._operations.arun(self._operations.seizing(self._ask)))
         return self
 
     async def set(self, value: Any) -> Stamp:
         """As `Update.set`."""
-        if self._seized is None:
+        if self._block is None:
             raise RuntimeError("update.set() belongs into its async with block")
-        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._seized, value)))
+        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._block, value)))
 
     async def __aexit__(self, *_: object) -> None:
-        seized, self._seized = self._seized, None
-        if seized is not None:
-            await self._operations.arun(self._operations.giving_up(seized))
+        block, self._block = self._block, None
+        if block is not None:
+            block.leave()
+            await self._operations.arun(self._operations.giving_up(block))
 
 
 def _targets(patterns: Sequence[str], tags: Iterable[str], soft: bool) -> tuple[Targets, ...]:

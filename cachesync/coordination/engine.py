@@ -7,6 +7,7 @@ the placing of copies, so that judging a value and holding it is one piece again
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ from cachesync.core.flows import Ask
 from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets, written
+from cachesync.core.records import KEY, Targets, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
@@ -73,6 +74,17 @@ class Arrival(NamedTuple):
     since: float
 
 
+class HeldLease(NamedTuple):
+    """A lease of this process: of which key, when it has to be extended (seconds, monotonic clock), and for which event loop.
+
+    ``loop`` is ``None`` for a thread. While a loop does not run, nothing goes on in it, and its leases may lapse.
+    """
+
+    key: str
+    due: float
+    loop: asyncio.AbstractEventLoop | None
+
+
 class Engine:
     """The state of one cache in one process."""
 
@@ -92,7 +104,7 @@ class Engine:
         """Records that were applied here and that the log has lost."""
         self.violations = 0
         """Times an audit of this process found another one that would have served what was invalidated."""
-        self.leases: dict[str, tuple[str, float]] = {}  # token to key and when it has to be extended
+        self.leases: dict[str, HeldLease] = {}  # by token
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -156,7 +168,7 @@ class Engine:
         with self.lock:
             lease = self.leases.pop(token, None)
             if lease is not None:
-                self.forsaken.append((lease[0], token))
+                self.forsaken.append((lease.key, token))
 
     def take_forsaken(self, token: str | None = None) -> list[Release]:
         """The steps that give forsaken leases back: that of ``token``, or all. Whoever takes them performs them."""
@@ -387,7 +399,10 @@ class Engine:
             return Called(value, seconds, None, dependencies=ask.dependencies)
         if found is None:
             return Called(value, seconds, fresh, dependencies=dependencies)
-        dependencies = bounded((*dependencies, *found.dependencies))
+        itself = Dependency(
+            KEY, ask.key
+        )  # read on the way: an invalidation of its key concerns a value anyway, but not the one that sets it
+        dependencies = bounded((*dependencies, *(one for one in found.dependencies if one != itself)))
         if found.is_stale:  # it never was fresh itself
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
         if fresh is not None:

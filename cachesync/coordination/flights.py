@@ -36,6 +36,14 @@ class Flight:
         self.outcome: Future[Result] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others
 
+    def runs_beside(self) -> bool:
+        """Whether its task runs in the event loop that asks, or it has none: then it can not be paused while this loop waits for it."""
+        return self.task is None or self.task.get_loop() is asyncio.get_running_loop()
+
+    def is_paused(self) -> bool:
+        """Whether nothing goes on in it, because the event loop of its task does not run now."""
+        return self.task is not None and not self.task.get_loop().is_running()
+
 
 class Flights:
     """The flights of one process, by key. Not thread-safe: the engine's lock is held around every method."""

@@ -46,6 +46,12 @@ class Gathering:
         if len(self._found) <= MAX_DEPENDENCIES:
             self._found.update(dict.fromkeys(dependencies))
 
+    def absorb(self, inner: Gathering) -> None:
+        """All that another one has found out concerns this one, too."""
+        self.add(inner._found)
+        self.until = min(self.until, inner.until)
+        self.is_stale, self.ends = self.is_stale or inner.is_stale, min(self.ends, inner.ends)
+
     def take_in(self, key: str, called: Called) -> None:
         """A cached value was used."""
         self.add((Dependency(KEY, key), *called.dependencies))

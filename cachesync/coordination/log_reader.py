@@ -183,14 +183,14 @@ class LogReader:
         for release in engine.take_forsaken():
             self._world.perform(release)
         now, lease = engine.now(), engine.settings.coordination.lease
-        for token, (key, due) in list(engine.leases.items()):
-            if now < due:
+        for token, held in list(engine.leases.items()):
+            if now < held.due or (held.loop is not None and not held.loop.is_running()):
                 continue
-            reply = self._world.perform(Extend(key, token, round(lease * 1000), now + PATIENCE))
+            reply = self._world.perform(Extend(held.key, token, round(lease * 1000), now + PATIENCE))
             if isinstance(reply, Failed) or not reply.done:
                 engine.leases.pop(token, None)
             else:
-                engine.leases[token] = (key, now + lease / 3)
+                engine.leases[token] = held._replace(due=now + lease / 3)
 
 
 def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) -> None:

@@ -15,12 +15,12 @@ from cachesync.coordination.gathering import gathering
 from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
+from cachesync.coordination.replacing import Block
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
     Result,
-    Seized,
     catch_up,
     invalidate,
     look,
@@ -226,6 +226,7 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
+        ask = ask._replace(least=_least())
         token = engine.token()
         try:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
@@ -241,17 +242,21 @@ class Operations:
             reason = "the shared layer is away: other copies of the key are invalidated, this one is with its caller only"
             self.engine.not_stored(ask, reason)
 
-    def seizing(self, ask: Ask) -> Generator[Step, Any, Seized]:
+    def seizing(self, ask: Ask) -> Generator[Step, Any, Block]:
         """Begin to replace a value: from now on an invalidation that comes wins over what will be set."""
         self.awake()
         token = self.engine.token()
         try:
-            return (yield from seize(ask, token=token, shared=self.engine.shared is not None, unlink=False))
+            seized = yield from seize(ask, token=token, shared=self.engine.shared is not None, unlink=False)
         except BaseException:
             self.engine.forsake(token)
             raise
+        least = _least()
+        if least is None and self._is_strict(ask):
+            least = (seized.confirmed and seized.begun.stamp) or UNREACHED
+        return Block(self.engine, ask, seized, least)
 
-    def replacing(self, ask: Ask, seized: Seized, value: Any) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
+    def replacing(self, ask: Ask, block: Block, value: Any) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
         """Set the value whose replacing has begun. Raises nothing; a value that can not be stored is a `Failed` result."""
         engine = self.engine
         shared = engine.shared is not None
@@ -259,16 +264,19 @@ class Operations:
         encoded: Any = (yield Encode(ask, given, given=True)) if shared else None
         if isinstance(encoded, Failed):
             return encoded, None
-        called: Any = yield Call(ask, (given,))
-        called = called._replace(seconds=engine.now() - seized.begun.made)  # the time it took to obtain it
-        result, stamp = yield from replace(ask, seized, called, shared=shared, encoded=encoded)
+        called: Any = yield Call(ask, (given,), block.found)
+        if called.is_stale:
+            engine.not_stored(ask, "it was made of a stale value")
+        called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
+        result, stamp = yield from replace(ask, block.seized, called, shared=shared, encoded=encoded)
         self._note_pending(ask, stamp)
         return result, stamp
 
-    def giving_up(self, seized: Seized) -> Generator[Step, Any, None]:
+    def giving_up(self, block: Block) -> Generator[Step, Any, None]:
         """The value is not replaced after all, or has been: the lease is given back."""
-        self.engine.forsake(seized.token)
-        for release in self.engine.take_forsaken(seized.token):  # noqa: UP028 - each reply is sent here, which a list can not take
+        token = block.seized.token
+        self.engine.forsake(token)
+        for release in self.engine.take_forsaken(token):  # noqa: UP028 - each reply is sent here, which a list can not take
             yield release
 
     def sweeping(self, progress: Callable[[Swept], object] | None) -> Generator[Step, Any, Swept]:

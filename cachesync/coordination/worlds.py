@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any, Final, cast
 
 from cachesync.coordination.drivers import arun, run
-from cachesync.coordination.engine import Arrival, Engine
+from cachesync.coordination.engine import Arrival, Engine, HeldLease
 from cachesync.coordination.flights import Flight
 from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
+from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.core.flows import Ask, Result, fill
 from cachesync.core.steps import (
@@ -88,7 +89,8 @@ class _World:
             return reply._replace(asked=asked)
         if isinstance(step, _LEASING):
             if cast("Leased", reply).granted:
-                engine.leases[step.token] = (step.key, engine.now() + step.milliseconds / 1000 * EXTEND_AT)
+                due = engine.now() + step.milliseconds / 1000 * EXTEND_AT
+                engine.leases[step.token] = HeldLease(step.key, due, self.loop())
             else:
                 engine.leases.pop(step.token, None)
         elif isinstance(step, Store | Release):
@@ -102,8 +104,12 @@ class _World:
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
         if isinstance(step, _LEASING):
-            self.engine.leases[step.token] = (step.key, NO_DEADLINE)
+            self.engine.leases[step.token] = HeldLease(step.key, NO_DEADLINE, None)
         return self.engine.now()
+
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the steps are performed in."""
+        return None
 
     def patience(self, step: Await) -> float:
         """How long to wait for a lease to end before looking again: not long where nobody hears that it does."""
@@ -135,6 +141,11 @@ class _World:
                 flight.outcome.set_result(outcome)
             self.engine.flights.land(flight)
 
+    def pass_over(self, flight: Flight) -> None:
+        """A flight does not go on, because its event loop stands still: it is joined no more, and its lease lapses."""
+        with self.engine.lock:
+            self.engine.flights.land(flight)
+
     def leave(self, flight: Flight) -> bool:
         """Wait for a flight no longer. True if nobody does."""
         with self.engine.lock:
@@ -142,13 +153,19 @@ class _World:
             return flight.waiting == 0
 
 
-def _result_of(flight: Flight) -> Result:
-    """Wait for a flight to land. It looks again every second: whoever landed it may have been interrupted before it told."""
-    while True:
-        try:
-            return flight.outcome.result(timeout=1.0)
-        except TimeoutError:
-            continue
+LOOK_AGAIN: Final = 1.0
+"""Seconds after which whoever waits for a flight looks whether it still goes on."""
+
+
+def _result_of(flight: Flight) -> Result | None:
+    """Wait for a flight to land; ``None`` where it does not go on.
+
+    It looks again every second: whoever landed it may have been interrupted before it told.
+    """
+    while not flight.is_paused():
+        with suppress(TimeoutError):
+            return flight.outcome.result(timeout=LOOK_AGAIN)
+    return None
 
 
 def _was_meant(outcome: Result) -> bool:
@@ -209,10 +226,10 @@ class ThreadWorld(_World):
         return run(flow, self.perform, reply)
 
     def _call(self, step: Call) -> Result:
-        ask, given = step
+        ask, given, found = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], began)
+            return self.engine.called(ask, given[0], began, found)
         ask.site.counts.computed += 1
         found = Gathering(ask.least)
         outer = gathering.set(found)
@@ -227,6 +244,8 @@ class ThreadWorld(_World):
 
     def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
+        if is_replacing(engine, ask.key):
+            return self._call(Call(ask))
         while True:
             mine = Flight(ask.key, ask.dependencies, engine.token())
             try:
@@ -245,7 +264,9 @@ class ThreadWorld(_World):
             except BaseException:
                 self.leave(flight)
                 raise
-            if self.is_for(ask, outcome, flight, arrival):
+            if outcome is None:
+                self.pass_over(flight)
+            elif self.is_for(ask, outcome, flight, arrival):
                 return outcome
             step = step._replace(late=True)
 
@@ -295,6 +316,9 @@ class LoopWorld(_World):
             raise
         return self.note(step, asked, reply)
 
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        return asyncio.get_running_loop()
+
     def layer(self) -> AsyncSharedLayer:
         assert self.engine.shared is not None
         return self.engine.shared.of_loop()
@@ -307,10 +331,10 @@ class LoopWorld(_World):
         return Waited(self.engine.now())
 
     async def _call(self, step: Call) -> Result:
-        ask, given = step
+        ask, given, found = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], began)
+            return self.engine.called(ask, given[0], began, found)
         ask.site.counts.computed += 1
         found = Gathering(ask.least)
         outer = gathering.set(found)
@@ -325,6 +349,8 @@ class LoopWorld(_World):
 
     async def _join(self, step: Join) -> Result:
         engine, ask = self.engine, step.ask
+        if is_replacing(engine, ask.key):
+            return await self._call(Call(ask))
         while True:
             mine = Flight(ask.key, ask.dependencies, engine.token())
             flight, arrival = engine.join(mine)
@@ -342,13 +368,21 @@ class LoopWorld(_World):
             else:
                 ask.site.counts.joined += 1
             outcome = await self._wait(flight)
-            if flight is mine or self.is_for(ask, outcome, flight, arrival):
+            if outcome is None:
+                self.pass_over(flight)
+            elif flight is mine or self.is_for(ask, outcome, flight, arrival):
                 return outcome
             step = step._replace(late=True)
 
-    async def _wait(self, flight: Flight) -> Result:
+    async def _wait(self, flight: Flight) -> Result | None:
+        """Wait for a flight to land; ``None`` where it does not go on."""
+        landing = asyncio.wrap_future(flight.outcome)
         try:
-            return await asyncio.wrap_future(flight.outcome)
+            while not flight.runs_beside() and not landing.done():
+                if flight.is_paused():
+                    return None
+                await asyncio.wait((landing,), timeout=LOOK_AGAIN)
+            return await landing
         except asyncio.CancelledError:
             if self.leave(flight) and flight.task is not None and not flight.outcome.done():
                 _cancel(flight.task)  # nobody is left who wants the result

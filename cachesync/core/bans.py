@@ -234,7 +234,8 @@ class SoftIndex(BanIndex):
         found: list[float] = []
         if self.floors.all > number:
             found.append(self._first(EVERYTHING, "*", number, self.floors.all))
-        if max(self.floors.keys, self.floors.tags) > number and dependencies:
+        # What is softly invalidated stays where it is: a dropped ban on a key may have been this very one.
+        if self.floors.keys > number or (self.floors.tags > number and dependencies):
             found.append(_LONG_AGO)
         found += [self._first(kind, text, number, newest) for kind, text, newest in self.matching(key, dependencies) if newest > number]
         return min(found, default=None)

@@ -15,7 +15,7 @@ from cachesync.core.entry import Dependency
 from cachesync.core.envelope import IDENTITY, Header, seal
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Record, Targets
-from cachesync.core.stamps import NOWHERE, Stamp
+from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
 from cachesync.core.steps import (
     Admit,
     Announce,
@@ -144,14 +144,19 @@ def _only_fresh(ask: Ask, blob: bytes | None, fetched: Fetched) -> Generator[Ste
 
 
 def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> Generator[Step, Any, list[Result]]:
-    """As `obtain` for several keys: one trip finds what is there, the rest is computed, each key once."""
+    """As `obtain` for several keys: one trip finds what is there, the rest is computed, each key once.
+
+    ``strict``: all of it is confirmed, as `obtain_confirmed` does. Where that fails everybody's function is called, and nothing is stored.
+    """
     results: list[Result | None] = [None] * len(asks)
     dead: list[bytes | None] = [None] * len(asks)
+    confirmed = not strict
     if shared and asks:
         fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
         shared = not isinstance(fetched, Failed)
         if shared:
-            yield from catch_up(fetched.head, asks[0].deadline)
+            confirmed = (yield from catch_up(fetched.head, asks[0].deadline)) or confirmed
+        if shared and confirmed:
             for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
                 if strict:
                     admitted = yield from _only_fresh(ask, blob, fetched)
@@ -163,7 +168,12 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> G
                     dead[i] = admitted.dead
     missing = [i for i, result in enumerate(results) if result is None]
     if missing:
-        computed: tuple[Result, ...] = yield Each(tuple(_join(asks[i], shared, dead[i]) for i in missing))
+        if strict:
+            stands: Stands = yield Position()
+            least = (confirmed and stands.stamp) or UNREACHED
+            asks = [ask._replace(least=least) for ask in asks]
+        join = _join if confirmed else _alone
+        computed: tuple[Result, ...] = yield Each(tuple(join(asks[i], shared, dead[i]) for i in missing))
         for i, result in zip(missing, computed, strict=True):
             results[i] = result
     return [result for result in results if result is not None]
@@ -171,6 +181,11 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> G
 
 def _join(ask: Ask, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
     result: Result = yield Join(ask, shared, dead, late=True)  # in def, after the computations of the keys before it
+    return result
+
+
+def _alone(ask: Ask, _shared: bool, _dead: bytes | None) -> Generator[Step, Any, Result]:
+    result: Result = yield Call(ask)
     return result
 
 
@@ -255,25 +270,29 @@ def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Cal
 
 
 class Seized(NamedTuple):
-    """The lease of a key whose value is being replaced, and when that began. ``leased`` is false where there is no shared layer."""
+    """The lease of a key whose value is being replaced, and when that began. ``leased`` is false where there is no shared layer.
+
+    ``confirmed`` says that the position is not older than the log was then.
+    """
 
     token: str
     leased: bool
     begun: Begun
     deadline: float
+    confirmed: bool = True
 
 
 def seize(ask: Ask, *, token: str, shared: bool, unlink: bool) -> Generator[Step, Any, Seized]:
     """Take the lease from whoever holds it, and note the position: before the value is obtained that will be set."""
-    leased, now = False, 0
+    leased, confirmed, now = False, not shared, 0
     if shared:
         stands: Stands = yield Position()
         reply: Leased | Failed = yield Seize(ask.key, token, stands.stamp or NOWHERE, ask.lease, unlink, ask.deadline)
         if isinstance(reply, Leased):
             leased, now = True, reply.now
-            yield from catch_up(reply.head, ask.deadline)
+            confirmed = yield from catch_up(reply.head, ask.deadline)
     begun: Begun = yield Begin(now)
-    return Seized(token, leased, begun, ask.deadline)
+    return Seized(token, leased, begun, ask.deadline, confirmed)
 
 
 def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
@@ -288,6 +307,8 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
         if isinstance(encoded, Failed):
             return encoded, None
     seized = yield from seize(ask, token=token, shared=shared, unlink=given is not None)
+    if shared and ask.policy.consistency == "strict" and ask.least is None:
+        ask = ask._replace(least=(seized.confirmed and seized.begun.stamp) or UNREACHED)
     called: Result = yield Call(ask, given)
     if isinstance(called, Failed):
         if seized.leased:
@@ -300,7 +321,7 @@ def replace(
     ask: Ask, seized: Seized, called: Called, *, shared: bool, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
     """Announce a value that was obtained under a seized lease, and store it if the lease is still one's own."""
-    token, leased, begun, deadline = seized
+    token, leased, begun, deadline = seized[:4]
     deadline += called.seconds
     called = called._replace(stamp=begun.stamp, made=begun.made)
     if called.fresh is not None:

@@ -17,7 +17,7 @@ EPOCH_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A position in the log: ``epoch:number``, one word and one form everywhere.
+    """A position in the log: ``epoch:number``, one word and one form everywhere; a pending one ends with ``~``.
 
     ``pending`` says that the shared layer could not be told yet: the invalidation holds in this process, it is queued, and its
     number is not known (``number`` is then the last position this process had applied).
@@ -28,15 +28,15 @@ class Stamp:
     pending: bool = False
 
     def __str__(self) -> str:
-        return f"{self.epoch}:{self.number}"
+        return f"{self.epoch}:{self.number}~" if self.pending else f"{self.epoch}:{self.number}"
 
     @classmethod
     def parse(cls, text: str) -> Stamp:
-        """Read ``epoch:number``. Raises ``ValueError`` for anything else."""
-        epoch, colon, number = text.rpartition(":")
+        """Read ``epoch:number`` or ``epoch:number~``. Raises ``ValueError`` for anything else."""
+        epoch, colon, number = text.removesuffix("~").rpartition(":")
         if not (colon and epoch.isalnum() and epoch.isascii() and number.isdecimal() and number.isascii()):
             raise ValueError(f"{text!r} is not a stamp; it has the form epoch:number, for example 9f86d081884c7d65:121")
-        return cls(epoch, int(number))
+        return cls(epoch, int(number), pending=text.endswith("~"))
 
 
 NOWHERE: Final = Stamp("0", 0)

@@ -432,10 +432,14 @@ class Begun(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Run the user's function, or take ``given[0]`` for its result. Answered by `Called`, or `Failed` with what it raised."""
+    """Run the user's function, or take ``given[0]`` for its result. Answered by `Called`, or `Failed` with what it raised.
+
+    ``found`` is what a given value was made of, as far as that is known; it means nothing to the flows.
+    """
 
     ask: Ask
     given: tuple[Any] | None = None
+    found: Any = None
 
 
 class Called(NamedTuple):
