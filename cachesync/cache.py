@@ -437,11 +437,11 @@ class Update:
     def set(self, value: Any) -> Stamp:
         """Store the value, unless an invalidation came since the block began, and let the other processes drop their copies.
 
-        Raises ``CodecError`` if it can not be stored.
+        Raises ``CodecError`` if it can not be stored, and ``RuntimeError`` outside of the block or for a second value.
         """
         if self._block is None:
             raise RuntimeError("update.set() belongs into its with block")
-        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._block, value)))
+        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._block.once(), value)))
 
     def __exit__(self, *_: object) -> None:
         block, self._block = self._block, None
@@ -466,7 +466,7 @@ class AsyncUpdate:
         """As `Update.set`."""
         if self._block is None:
             raise RuntimeError("update.set() belongs into its async with block")
-        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._block, value)))
+        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._block.once(), value)))
 
     async def __aexit__(self, *_: object) -> None:
         block, self._block = self._block, None

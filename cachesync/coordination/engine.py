@@ -379,6 +379,17 @@ class Engine:
     def begin(self, step: Begin) -> Begun:
         return Begun(self.ledger.position, self.now(), step.now)
 
+    def set(self, ask: Ask, value: Any, began: float, found: Gathering | None) -> Called | Failed:
+        """A value that is set, as `called`. What makes no sense about it is told to its caller."""
+        try:
+            tags_of(() if ask.site.tags_from is None else ask.site.tags_from(value))
+            lifetime_of(ask.policy, ask.site.lifetime, value)
+        except Exception as error:  # whatever the decorator's functions raise
+            problem = CodecError(f"{ask.key}: its ttl or its tags can not be told: {error!r}")
+            problem.__cause__ = error
+            return Failed(problem)
+        return self.called(ask, value, began, found)
+
     def called(self, ask: Ask, value: Any, began: float, found: Gathering | None = None) -> Called:
         """A result, with the lifetime its policy gives it and all it depends on; ``found`` is what it was made of.
 

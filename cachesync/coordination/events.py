@@ -38,6 +38,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
 """Every event: its log level and what it says, with the names of its fields."""
 
 
+SHOWN: Final = 10
+"""Items of a list that the text of an event shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened. ``name`` is one of `CATALOGUE`, ``fields`` are what its entry there lists."""
@@ -46,7 +50,14 @@ class Event:
     fields: Mapping[str, Any]
 
     def __str__(self) -> str:
-        return f"{self.name}: " + ", ".join(f"{name}={value}" for name, value in self.fields.items())
+        return f"{self.name}: " + ", ".join(f"{name}={_in_short(value)}" for name, value in self.fields.items())
+
+
+def _in_short(value: Any) -> Any:
+    items: list[Any] = value if isinstance(value, list) else []
+    if len(items) <= SHOWN:
+        return value
+    return f"{items[:SHOWN]} and {len(items) - SHOWN:,} more"
 
 
 class Events:

@@ -21,8 +21,8 @@ from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
     Result,
+    announce,
     catch_up,
-    invalidate,
     look,
     obtain,
     obtain_confirmed,
@@ -32,9 +32,9 @@ from cachesync.core.flows import (
     seize,
 )
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets, written
-from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
-from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Refused, Step
+from cachesync.core.records import Targets, parts_of, written
+from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
+from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Pend, Refused, Step, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
@@ -145,6 +145,7 @@ class Operations:
 
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
         """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
+        check_stamp(least)
         if (outer := _least()) is not None and not self.engine.has_reached(outer):
             least = UNREACHED
         result: Result = self._used(ask, (yield from self.confirming(ask, least)))
@@ -179,6 +180,8 @@ class Operations:
     def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
         engine = self.engine
+        if least is not None:
+            check_stamp(least)
         least = least or _least()
         if not engine.settings.enabled:
             return Refused()
@@ -232,15 +235,21 @@ class Operations:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
         finally:
             engine.forsake(token)
-        self._note_pending(ask, stamp)
+        self._note_unstored(ask, result, stamp)
         if given is None:
             self._used(ask, result)
         return result, stamp
 
-    def _note_pending(self, ask: Ask, stamp: Stamp | None) -> None:
-        if stamp is not None and stamp.pending:
+    def _note_unstored(self, ask: Ask, result: Result, stamp: Stamp | None) -> None:
+        if stamp is None or isinstance(result, Failed) or result.fresh is not None:
+            return
+        if stamp.pending:
             reason = "the shared layer is away: other copies of the key are invalidated, this one is with its caller only"
-            self.engine.not_stored(ask, reason)
+        elif result.is_stale:
+            reason = "it was made of a stale value"
+        else:
+            reason = "an invalidation came first"
+        self.engine.not_stored(ask, reason)
 
     def seizing(self, ask: Ask) -> Generator[Step, Any, Block]:
         """Begin to replace a value: from now on an invalidation that comes wins over what will be set."""
@@ -264,12 +273,12 @@ class Operations:
         encoded: Any = (yield Encode(ask, given, given=True)) if shared else None
         if isinstance(encoded, Failed):
             return encoded, None
-        called: Any = yield Call(ask, (given,), block.found)
-        if called.is_stale:
-            engine.not_stored(ask, "it was made of a stale value")
+        called: Called | Failed = yield Call(ask, (given,), block.found)
+        if isinstance(called, Failed):
+            return called, None
         called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
         result, stamp = yield from replace(ask, block.seized, called, shared=shared, encoded=encoded)
-        self._note_pending(ask, stamp)
+        self._note_unstored(ask, result, stamp)
         return result, stamp
 
     def giving_up(self, block: Block) -> Generator[Step, Any, None]:
@@ -303,13 +312,19 @@ class Operations:
         return engine.ledger.position or NOWHERE
 
     def invalidating(self, targets: tuple[Targets, ...]) -> Generator[Step, Any, Stamp]:
-        """Apply an invalidation here and announce it."""
+        """Apply an invalidation here and announce it: in one piece, or if it is long in several, each with a budget of its own."""
         self.awake()
         engine = self.engine
-        deadline = engine.now() + engine.budget
-        stamp: Stamp = yield from invalidate(targets, shared=engine.shared is not None, deadline=deadline)
-        if not stamp.pending:
-            self._auditor.sample(targets, stamp)
+        shared, stamp = engine.shared is not None, NOWHERE
+        tickets: list[Ticket] = []
+        for part in parts_of(targets):  # all of it holds here before any of it is announced
+            ticket: Ticket = yield Pend(part)
+            tickets += (ticket,)
+        for ticket in tickets:
+            stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
+            shared = shared and not stamp.pending  # the rest is queued behind it
+            if not stamp.pending:
+                self._auditor.sample(ticket.targets, stamp)
         return stamp
 
     def awake(self) -> None:

@@ -29,9 +29,17 @@ class Block:
     def __init__(self, engine: Engine, ask: Ask, seized: Seized, least: Stamp | None) -> None:
         self.seized: Final = seized
         self.found: Final = Gathering(least)
+        self._is_used = False
         self._outer = gathering.get()
         self._gathering = gathering.set(self.found)
         self._replacing = _replacing.set(_replacing.get() | {(engine, ask.key)})
+
+    def once(self) -> Block:
+        """The block, whose only value is about to be set. Raises ``RuntimeError`` for another one: the lease is used up."""
+        if self._is_used:
+            raise RuntimeError("a block sets one value; begin another update for the next")
+        self._is_used = True
+        return self
 
     def leave(self) -> None:
         """The block is over. A computation around it depends on what was read inside."""

@@ -229,7 +229,7 @@ class ThreadWorld(_World):
         ask, given, found = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], began, found)
+            return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
         found = Gathering(ask.least)
         outer = gathering.set(found)
@@ -334,7 +334,7 @@ class LoopWorld(_World):
         ask, given, found = step
         began = self.engine.now()
         if given is not None:
-            return self.engine.called(ask, given[0], began, found)
+            return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
         found = Gathering(ask.least)
         outer = gathering.set(found)

@@ -302,14 +302,20 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
     invalidation that comes meanwhile wins. Returns the result and the stamp of the announcement.
     """
     encoded: Encoded | Failed | None = None
-    if shared and given is not None:  # what can not be stored is refused before anything has changed
-        encoded = yield Encode(ask, given[0], given=True)
+    called: Result = Called(None)
+    if given is not None:  # what can not be stored is refused before anything has changed
+        called = yield Call(ask, given)
+        if isinstance(called, Failed):
+            return called, None
+        if shared:
+            encoded = yield Encode(ask, given[0], given=True)
         if isinstance(encoded, Failed):
             return encoded, None
     seized = yield from seize(ask, token=token, shared=shared, unlink=given is not None)
-    if shared and ask.policy.consistency == "strict" and ask.least is None:
-        ask = ask._replace(least=(seized.confirmed and seized.begun.stamp) or UNREACHED)
-    called: Result = yield Call(ask, given)
+    if given is None:
+        if shared and ask.policy.consistency == "strict" and ask.least is None:
+            ask = ask._replace(least=(seized.confirmed and seized.begun.stamp) or UNREACHED)
+        called = yield Call(ask)
     if isinstance(called, Failed):
         if seized.leased:
             yield Release(ask.key, token, seized.deadline + called.seconds)
@@ -320,7 +326,10 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
 def replace(
     ask: Ask, seized: Seized, called: Called, *, shared: bool, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
-    """Announce a value that was obtained under a seized lease, and store it if the lease is still one's own."""
+    """Announce a value that was obtained under a seized lease, and store it if the lease is still one's own.
+
+    The result's ``fresh`` is ``None`` where it is not stored.
+    """
     token, leased, begun, deadline = seized[:4]
     deadline += called.seconds
     called = called._replace(stamp=begun.stamp, made=begun.made)
@@ -341,7 +350,7 @@ def replace(
         yield Release(ask.key, token, deadline)
     if keeps and called.fresh is not None:
         yield Keep(ask, called, begun, own)
-    return called, stamp
+    return called if keeps else called._replace(fresh=None), stamp
 
 
 def _store(

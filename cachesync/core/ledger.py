@@ -7,19 +7,17 @@ Its owner holds a lock around everything but reading ``mark`` and ``contact``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from cachesync.core.bans import MAX_BANS_OF_A_KIND, BanIndex, Floors, SoftIndex
 from cachesync.core.entry import Dependency
-from cachesync.core.records import SOFT, Record, Targets
+from cachesync.core.records import SOFT, Record, Targets, parts_of
 from cachesync.core.stamps import Lineage, Stamp
 from cachesync.core.steps import Bans, Beat, Joined, Log, Ticket
 from cachesync.core.tickets import Tickets
 
-TEXTS_OF_A_RECORD: Final = 500
-"""Texts in one record where several are announced again."""
 _ENDLESS: Final = 2**63
 
 
@@ -141,8 +139,8 @@ class Ledger:
             for targets, number in page.found:
                 (self.soft if targets.is_soft else self.bans).add_all(targets, number)
         self.lineage = joined.lineage
-        for index, targets in enumerate(_parts(missing)):
-            ticket = Ticket((targets,), (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
+        for index, part in enumerate(part for targets in missing for part in parts_of((targets,))):
+            ticket = Ticket(part, (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
             self.tickets.add(ticket, now)
             self.tickets.queue(ticket)
         self._move(joined.head, joined.nonce, now)
@@ -235,9 +233,3 @@ class Ledger:
 
 def _softly(found: Iterable[Targets]) -> tuple[Targets, ...]:
     return tuple(replace(targets, mode=SOFT) for targets in found)
-
-
-def _parts(found: Iterable[Targets]) -> Iterator[Targets]:
-    for targets in found:
-        for at in range(0, len(targets.texts), TEXTS_OF_A_RECORD):
-            yield replace(targets, texts=targets.texts[at : at + TEXTS_OF_A_RECORD])

@@ -24,8 +24,8 @@ nonces and origins are hexadecimal digits.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 from cachesync.core.patterns import Pattern
@@ -44,6 +44,8 @@ MODES: Final[tuple[Mode, ...]] = ("h", "s", "v")
 _KIND_OF_PATTERN: Final[Mapping[str, Kind]] = {"key": KEY, "prefix": PREFIX, "glob": GLOB, "everything": EVERYTHING}
 
 
+TEXTS_OF_A_PART: Final = 500
+"""Texts that are announced at once, and so the most that one record of ours has."""
 HARD: Final[Mode] = "h"
 SOFT: Final[Mode] = "s"
 VALUE: Final[Mode] = "v"
@@ -95,6 +97,23 @@ def targets_of(patterns: Iterable[str], tags: Iterable[str], mode: Mode = HARD) 
             raise ValueError("a tag can not be empty")
         texts.setdefault(TAG, {})[tag] = None
     return tuple(Targets(kind, tuple(texts[kind]), mode) for kind in KINDS if kind in texts)
+
+
+def parts_of(targets: Iterable[Targets], most: int = TEXTS_OF_A_PART) -> Iterator[tuple[Targets, ...]]:
+    """The same in parts of at most ``most`` texts: what is announced at once keeps Redis from everybody else."""
+    part: list[Targets] = []
+    room = most
+    for one in targets:
+        at = 0
+        while at < len(one.texts):
+            part.append(replace(one, texts=one.texts[at : at + room]))
+            at += room
+            room = max(0, at - len(one.texts))
+            if not room:
+                yield tuple(part)
+                part, room = [], most
+    if part:
+        yield tuple(part)
 
 
 def written(targets: Sequence[Targets]) -> dict[str, list[str]]:

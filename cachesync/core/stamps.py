@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cachesync.errors import KeyArgumentError
+
 EPOCH_BYTES: Final = 8
 """How many random bytes an epoch has; as text it is twice as many hexadecimal digits."""
 
@@ -33,10 +35,18 @@ class Stamp:
     @classmethod
     def parse(cls, text: str) -> Stamp:
         """Read ``epoch:number`` or ``epoch:number~``. Raises ``ValueError`` for anything else."""
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a cookie that is not there
+            raise ValueError(f"{text!r} is not a stamp; it is a text of the form epoch:number")
         epoch, colon, number = text.removesuffix("~").rpartition(":")
         if not (colon and epoch.isalnum() and epoch.isascii() and number.isdecimal() and number.isascii()):
             raise ValueError(f"{text!r} is not a stamp; it has the form epoch:number, for example 9f86d081884c7d65:121")
         return cls(epoch, int(number), pending=text.endswith("~"))
+
+
+def check_stamp(given: object) -> None:
+    """Raise ``KeyArgumentError`` for what is no stamp."""
+    if not isinstance(given, Stamp):
+        raise KeyArgumentError(f"at_least is a Stamp, not {type(given).__name__}; a text becomes one by Stamp.parse(text)")
 
 
 NOWHERE: Final = Stamp("0", 0)

@@ -18,6 +18,8 @@ from cachesync.core.steps import Ticket
 
 MAX_QUEUED: Final = 1_000
 """Invalidations that wait one by one; what comes on top makes them one "everything"."""
+MAX_TEXTS: Final = 100_000
+"""And texts in those that are queued, all together."""
 EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
 
 
@@ -76,7 +78,8 @@ class Tickets:
             self._held[nonce] = (ticket, min(since, self._held[nonce][1]) if nonce in self._held else since)
         self._queued[nonce] = ticket
         self._same[ticket.targets] = nonce
-        if len(self._queued) <= MAX_QUEUED:
+        texts = sum(len(targets.texts) for same in self._same for targets in same)
+        if len(self._queued) <= MAX_QUEUED and texts <= MAX_TEXTS:
             return False
         everything = self._fold(self._queued, ticket)
         self._queued, self._same = {everything.nonces[0]: everything}, {everything.targets: everything.nonces[0]}

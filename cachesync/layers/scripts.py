@@ -169,7 +169,7 @@ end
 # the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
 # texts as a JSON array, origin. Returns {epoch, number of the last record}.
 # A full server still takes it (Redis 7): it goes on answering hits, so it has to hear what is out of date.
-# What is kept is bounded after every 64th number, not after each: that is most of the script's time.
+# What is kept is bounded after every 64th number or text, not after each: that is most of the script's time.
 # Soft bans stand among the others with a capital letter for their kind. A ban that is dropped raises the floor of its kind.
 APPEND: Final = Script.of(
     _PUBLISH
@@ -186,6 +186,7 @@ local function raise(field, value)
     redis.call('HSET', meta, field, text_of(value))
   end
 end
+local said = 0
 local function append(mine, mode, kind, texts, origin)
   local before = nonce
   local following = text_of(tonumber(number) + 1)
@@ -205,6 +206,7 @@ local function append(mine, mode, kind, texts, origin)
   else
     local letter = mode == 's' and string.upper(kind) or kind
     for _, text in ipairs(cjson.decode(texts)) do
+      said = said + 1
       redis.call('ZADD', bans, number, letter .. text)
     end
   end
@@ -218,12 +220,12 @@ for at = 8, #ARGV, 5 do
     local new = {}
     for _, text in ipairs(cjson.decode(texts)) do
       local member = epoch .. mode .. kind .. text
-      local said = redis.pcall('SADD', KEYS[4], member)
-      if type(said) == 'table' then
+      local is_new = redis.pcall('SADD', KEYS[4], member)
+      if type(is_new) == 'table' then
         redis.call('UNLINK', KEYS[4])
-        said = redis.call('SADD', KEYS[4], member)
+        is_new = redis.call('SADD', KEYS[4], member)
       end
-      if said == 1 then
+      if is_new == 1 then
         table.insert(new, text)
       end
     end
@@ -237,7 +239,7 @@ for at = 8, #ARGV, 5 do
     end
   end
 end
-if first > 0 and math.floor(first / 64) == math.floor(tonumber(number) / 64) then
+if said < 64 and first > 0 and math.floor(first / 64) == math.floor(tonumber(number) / 64) then
   return {epoch, number}
 end
 local floor_of = {k = 'fk', t = 'ft', p = 'f', g = 'f', K = 'fs', T = 'fs', P = 'fs', G = 'fs'}
