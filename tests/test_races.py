@@ -486,6 +486,43 @@ def test_a_set_during_a_refresh_is_not_undone_by_it(cluster_of: MakeCluster, lay
     assert (node.read(), other.read()) == (10, 10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("layer", "invalidator"), PLACES)
+def test_an_invalidation_during_an_update_wins(cluster_of: MakeCluster, layer: str, invalidator: str, kind: str) -> None:
+    """The new value is read, the invalidation lands, the value is set: it is from before, and stored nowhere."""
+    cluster = cluster_of(layer)
+    node, other = cluster.pair(invalidator)
+    assert (node.read(), other.read()) == (1, 1)
+    with node.update("item:1") as put:
+        obtained = cluster.origin.version
+        cluster.origin.version = 2
+        stamp = other.invalidate(kind)
+        put(obtained)
+    applied(stamp, node, other)
+    assert node.valid() is None
+    if layer != "none":
+        assert cluster.node().valid() is None
+    assert (node.read(), other.read()) == (2, 2)
+
+
+@pytest.mark.parametrize("layer", ["none", *LAYERS])
+def test_an_update_that_nothing_disturbs_is_there_for_everybody(cluster_of: MakeCluster, layer: str) -> None:
+    """Other copies end; one that gives up has changed nothing, and keeps nobody waiting."""
+    cluster = cluster_of(layer)
+    node, other = cluster.pair("another" if layer != "none" else "itself")
+    assert [one.read() for one in (node, other) * 2] == [1] * 4
+    with node.update("item:1") as put:
+        applied(put(7), node, other)
+    assert [one.read() for one in (node, other) * 2] == [7] * 4
+    with node.update("item:1"):
+        assert other.valid() == 7
+    assert [one.read() for one in (node, other) * 2] == [7] * 4
+    applied(node.invalidate("key as text"), node, other)
+    with node.update("item:1"):
+        pass
+    assert other.read() == 1
+
+
 @pytest.mark.parametrize(("layer", "other_node"), SHARED_PLACES)
 def test_set_and_refresh_reach_every_copy(cluster_of: MakeCluster, layer: str, other_node: str) -> None:
     """Other processes drop what they hold, and find the new value in the shared layer without computing."""

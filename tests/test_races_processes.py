@@ -172,6 +172,33 @@ def test_a_late_caller_does_not_join_a_flight_that_another_process_has_invalidat
         assert (b.do("read", own, colour, 1), a.do("read", own, colour, 1)) == (2, 2)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_waits_for_a_computation_from_before_an_invalidation(
+    workers: tuple[Worker, Worker], server: Server, namespace: str, kind: str
+) -> None:
+    """B holds the lease and computes; A invalidates and takes the lease over, as a third process does. B has its own result, and gives
+    nothing back that is not its own any more.
+    """
+    a, b = workers
+    with Worker(server.url) as fresh:
+        for own, colour in each_colour(namespace):
+            b.do("hold", own, colour)
+            early = b.order("read", own, colour, 1)
+            b.do("wait", own, colour)
+            change(2, own, colour, a, b, fresh)
+            a.do("invalidate", own, colour, kind, 1)
+            a.do("hold", own, colour)
+            second = a.order("read", own, colour, 1)
+            a.do("wait", own, colour)
+            third = fresh.order("read", own, colour, 1)
+            b.do("open", own, colour)
+            assert early.result(LONG) == 1
+            assert server.client().exists(Names.of(own).lease("item:1")) == 1
+            a.do("open", own, colour)
+            assert (second.result(LONG), third.result(LONG), b.do("read", own, colour, 1)) == (2, 2, 2)
+            assert fresh.do("computations", own, colour) == 0
+
+
 def test_one_computation_for_two_processes(workers: tuple[Worker, Worker], namespace: str, colour: Colour) -> None:
     """The second process waits for the first one's result, and the third call finds it."""
     a, b = workers
