@@ -30,7 +30,7 @@ from cachesync.coordination.wrapper import plan
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
 from cachesync.core.flows import Ask
-from cachesync.core.keys import check_key, written
+from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
 from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
@@ -100,6 +100,10 @@ class Cache:
         on_event: Listener | None = None,
         listen: bool = True,
     ) -> None:
+        if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
+            raise PolicyError(f"settings: {settings!r} is none; a policy file is read by Cache.from_file(path)")
+        if isinstance(shared, str):
+            raise PolicyError(f"shared: {shared!r} is no layer; a url is given as redis={shared!r}")
         settings = settings or Settings()
         if policies is not None:
             settings = replace(settings, policies=Policies(policies))
@@ -158,6 +162,12 @@ class Cache:
 
         The decorator raises ``KeyTemplateError`` or ``CodecError`` when something does not fit.
         """
+        _check_texts(key, "tags", tags)
+        _check_texts(key, "ignore", ignore)
+        _check_function(key, "tags_from", tags_from)
+        _check_function(key, "ttl", ttl)
+        if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
+            raise KeyTemplateError(f"{key!r}: codec is an object with encode and decode, not {codec!r}")
         return Decorate(self, key, tuple(tags), tuple(ignore), tags_from, ttl, codec, same_as)
 
     def decorate(self, function: Any, how: Decorate) -> Any:
@@ -475,11 +485,25 @@ class AsyncUpdate:
             await self._operations.arun(self._operations.giving_up(block))
 
 
+def _check_texts(key: str, name: str, given: Any) -> None:
+    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+        raise KeyTemplateError(f'{key!r}: {name} is a list of texts; write {name}=["stores"], not {given!r}')
+
+
+def _check_function(key: str, name: str, given: Any) -> None:
+    if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+        raise KeyTemplateError(f"{key!r}: {name} is a plain function that is given the result, not {given!r}")
+
+
 def _targets(patterns: Sequence[str], tags: Iterable[str], soft: bool) -> tuple[Targets, ...]:
+    if not isinstance(tags, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise KeyArgumentError(f"tags are a list of texts, not {type(tags).__name__}")
     tags = (tags,) if isinstance(tags, str) else tuple(tags)
     for text in (*patterns, *tags):
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
             raise KeyArgumentError(f"keys, patterns and tags are texts, not {type(text).__name__}")
+        if len(text) > MAX_KEY_LENGTH:
+            raise KeyArgumentError(f"a text of {len(text):,} characters; at most {MAX_KEY_LENGTH:,} are allowed")
     try:
         targets = targets_of(map(written, patterns), map(written, tags), SOFT if soft else HARD)
     except ValueError as error:

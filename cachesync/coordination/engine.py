@@ -401,7 +401,7 @@ class Engine:
             self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
             return Called(value, seconds, None, dependencies=dependencies)
         try:
-            fresh: float | None = lifetime_of(ask.policy, ask.site.lifetime, value)
+            fresh = lifetime_of(ask.policy, ask.site.lifetime, value)
             if ask.site.tags_from is not None:
                 dependencies = bounded((*dependencies, *tags_of(ask.site.tags_from(value))))
             check_dependencies(dependencies)
@@ -410,15 +410,12 @@ class Engine:
             return Called(value, seconds, None, dependencies=ask.dependencies)
         if found is None:
             return Called(value, seconds, fresh, dependencies=dependencies)
-        itself = Dependency(
-            KEY, ask.key
-        )  # read on the way: an invalidation of its key concerns a value anyway, but not the one that sets it
+        # It may have been read on the way. An invalidation of its key concerns a value anyway, but not the one that sets it.
+        itself = Dependency(KEY, ask.key)
         dependencies = bounded((*dependencies, *(one for one in found.dependencies if one != itself)))
         if found.is_stale:  # it never was fresh itself
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
-        if fresh is not None:
-            fresh = min(fresh, found.until - began)
-        return Called(value, seconds, fresh, dependencies=dependencies)
+        return Called(value, seconds, min(fresh, found.until - began), dependencies=dependencies)
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value, given = step

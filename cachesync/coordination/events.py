@@ -7,9 +7,9 @@ same kind and subject are logged at level DEBUG, so that an outage is one line a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Listener
@@ -54,10 +54,10 @@ class Event:
 
 
 def _in_short(value: Any) -> Any:
-    items: list[Any] = value if isinstance(value, list) else []
+    items = cast("Sequence[Any]", value) if value.__class__ is list else ()
     if len(items) <= SHOWN:
         return value
-    return f"{items[:SHOWN]} and {len(items) - SHOWN:,} more"
+    return f"{list(items[:SHOWN])} and {len(items) - SHOWN:,} more"
 
 
 class Events:

@@ -235,16 +235,18 @@ class Operations:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
         finally:
             engine.forsake(token)
-        self._note_unstored(ask, result, stamp)
+        self._note_unstored(ask, result, stamp, is_given=given is not None)
         if given is None:
             self._used(ask, result)
         return result, stamp
 
-    def _note_unstored(self, ask: Ask, result: Result, stamp: Stamp | None) -> None:
+    def _note_unstored(self, ask: Ask, result: Result, stamp: Stamp | None, *, is_given: bool) -> None:
         if stamp is None or isinstance(result, Failed) or result.fresh is not None:
             return
         if stamp.pending:
             reason = "the shared layer is away: other copies of the key are invalidated, this one is with its caller only"
+        elif not is_given:
+            return  # the next call computes anew; why it may not be stored has been told
         elif result.is_stale:
             reason = "it was made of a stale value"
         else:
@@ -278,7 +280,7 @@ class Operations:
             return called, None
         called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
         result, stamp = yield from replace(ask, block.seized, called, shared=shared, encoded=encoded)
-        self._note_unstored(ask, result, stamp)
+        self._note_unstored(ask, result, stamp, is_given=True)
         return result, stamp
 
     def giving_up(self, block: Block) -> Generator[Step, Any, None]:
@@ -290,6 +292,8 @@ class Operations:
 
     def sweeping(self, progress: Callable[[Swept], object] | None) -> Generator[Step, Any, Swept]:
         """Delete what is dead from the shared layer, page by page. Raises ``LayerError`` where it fails."""
+        if progress is not None and not callable(progress):
+            raise TypeError(f"progress is a function that is given the sums, not {type(progress).__name__}")
         engine = self.engine
         swept, cursor = Swept(), -1
         if engine.shared is None:
@@ -344,6 +348,7 @@ class Operations:
         if self.engine.shared is not None and not self.reader.flush():
             lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
             self.engine.events.send("invalidation_lost", **written(lost))
+        self.engine.closing = False  # what uses the cache after this is told of trouble as before
 
     def after_fork(self) -> None:
         """In a forked child."""

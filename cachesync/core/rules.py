@@ -90,8 +90,8 @@ def not_yet(rule: Rule) -> Rule:
 # --- kinds of settings ----------------------------------------------------------------------------------------------------------
 
 
-def duration(about: str, *, zero: bool = False, optional: bool = False, dynamic: bool = False) -> Rule:
-    """Seconds above zero, or also ``zero``; ``optional`` takes None, ``dynamic`` takes the word and keeps None."""
+def duration(about: str, *, zero: bool = False, optional: bool = False, dynamic: bool = False, least: float = 0.0) -> Rule:
+    """Seconds above zero, or also ``zero``, and not below ``least``; ``optional`` takes None, ``dynamic`` takes the word and keeps None."""
 
     def read(value: object) -> float | None:
         if (value is None and (optional or dynamic)) or (dynamic and value == DYNAMIC):
@@ -99,9 +99,11 @@ def duration(about: str, *, zero: bool = False, optional: bool = False, dynamic:
         seconds = read_duration(value)
         if not seconds and not zero:
             raise ValueError(f'{as_written(value)} is not a duration above zero; write a longer one, such as "1s"')
+        if seconds < least:
+            raise ValueError(f'{as_written(value)} is too short to work with; write at least "{least * 1000:g}ms"')
         return seconds
 
-    schema = {"type": ["string", "number"], "minimum": 0, "examples": ["250ms", "30s", "5m", "1h30m", "2d"]}
+    schema = {"type": ["string", "number"], "minimum": least, "examples": ["250ms", "30s", "5m", "1h30m", "2d"]}
     return Rule(read, schema, about, is_duration=True)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Final, cast
 
 from cachesync.core.policies import Policies
 from cachesync.core.redis_url import read_redis_url
-from cachesync.core.rules import DYNAMIC, Rule, duration, flag, number, size, whole
+from cachesync.core.rules import DYNAMIC, Problem, Rule, duration, flag, number, size, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 from cachesync.errors import PolicyError
@@ -32,6 +32,8 @@ def _read_ttl_name(value: object) -> str:
 _TTL_NAME: Final = r"[a-z_-][a-z0-9_-]*"
 NAMESPACE: Final = Rule(_read_namespace, {"type": "string", "minLength": 1, "maxLength": 200}, "Begins the name of everything in Redis.")
 TTL_NAME: Final = Rule(_read_ttl_name, {"type": "string", "pattern": f"^{_TTL_NAME}$"}, "A name for a duration.")
+DURABLE_BUDGET: Final = 0.25
+"""Seconds, the least budget with which an invalidation can wait for a replica."""
 TTL: Final = duration("A duration that policies can name.")
 
 
@@ -67,9 +69,9 @@ class CoordinationSettings(Section):
     audit: float
 
     rules: ClassVar[Mapping[str, Rule]] = {
-        "max_lag": duration("Local copies are trusted this long without hearing the log."),
-        "budget": duration("What Redis may cost one call, all its steps together."),
-        "lease": duration("How long a computation holds its lease; extended while its holder lives."),
+        "max_lag": duration("Local copies are trusted this long without hearing the log.", least=0.05),
+        "budget": duration("What Redis may cost one call, all its steps together.", least=0.005),
+        "lease": duration("How long a computation holds its lease; extended while its holder lives.", least=0.5),
         "durable": flag("true: wait for a replica on every invalidation."),
         "log_keep": duration("Records of invalidations are kept this long for processes that were cut off."),
         "log_records": whole("And at most about so many of them.", 100, 10**7),
@@ -90,6 +92,16 @@ class CoordinationSettings(Section):
         audit: float = 0.0,
     ) -> None:
         self._settle(("coordination",), {name: value for name, value in locals().items() if name != "self"})
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, object], given: Collection[str]) -> Iterator[Problem]:
+        """Redis looks at those that wait for replicas ten times a second, so to wait takes up to 100 ms of the budget."""
+        budget = values.get("budget")
+        if values.get("durable") and isinstance(budget, float) and budget < DURABLE_BUDGET:
+            problem = (
+                f'{budget:g} seconds are not enough to wait for a replica (durable = true); write at least "{DURABLE_BUDGET * 1000:g}ms"'
+            )
+            yield Problem(("budget",), problem)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
