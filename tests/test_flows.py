@@ -559,9 +559,9 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
     "set: encode, seize, announce, store while the lease is one's own, keep": (
         ("given",),
         [
+            (Call(ASK, ("given",)), GIVEN),
             (Encode(ASK, "given", given=True), ENCODED),
             *seizing(unlink=True),
-            (Call(ASK, ("given",)), GIVEN),
             (Pend((ANNOUNCEMENT,)), TICKET),
             (Announce((ANNOUNCEMENT,), ("nonce",), "origin", (), deadline=100.0), Announced(at(6))),
             (Settle(TICKET, Announced(at(6))), at(6)),
@@ -571,16 +571,17 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
         ],
         (SET, at(6)),
     ),
-    "set: what can not be encoded is refused before anything has changed": (("given",), [(Encode, DOWN)], (DOWN, None)),
+    "set: what can not be encoded is refused before anything has changed": (("given",), [(Call, GIVEN), (Encode, DOWN)], (DOWN, None)),
+    "set: nor what can not be told how long it lives": (("given",), [(Call, DOWN)], (DOWN, None)),
     "set: what others announced before is applied before the value is obtained": (
         ("given",),
         [
+            (Call, GIVEN),
             (Encode, ENCODED),
             (Position, stands(5)),
             (Seize, granted(at(6))),
             *READ_SIX,
             (Begin, BEGUN),
-            (Call, GIVEN),
             (Pend, TICKET),
             (Announce, Announced(at(7))),
             (Settle, at(7)),
@@ -630,7 +631,7 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
             (Encode, ENCODED),
             (Store, NOT_DONE),
         ],
-        (KEPT, at(7)),
+        (KEPT._replace(fresh=None), at(7)),
     ),
     "the function raises: nothing is announced, the lease goes back": (
         None,
@@ -640,21 +641,21 @@ PUT: dict[str, tuple[tuple[Any] | None, Table, Any]] = {
     "the layer is away from the first: pending, and not kept as if it were everywhere": (
         ("given",),
         [
+            (Call, GIVEN),
             (Encode, ENCODED),
             (Position, stands(5)),
             (Seize, DOWN),
             (Begin(0), BEGUN),
-            (Call, GIVEN),
             (Pend, TICKET),
             (Announce, DOWN),
             (Settle(TICKET, DOWN), PENDING),
         ],
-        (SET, PENDING),
+        (SET._replace(fresh=None), PENDING),
     ),
     "the announcement fails: the lease goes back": (
         ("given",),
-        [(Encode, ENCODED), *seizing(unlink=True), (Call, GIVEN), (Pend, TICKET), (Announce, DOWN), (Settle, PENDING), (Release, DONE)],
-        (SET, PENDING),
+        [(Call, GIVEN), (Encode, ENCODED), *seizing(unlink=True), (Pend, TICKET), (Announce, DOWN), (Settle, PENDING), (Release, DONE)],
+        (SET._replace(fresh=None), PENDING),
     ),
     "no lifetime: announced, given back, and kept nowhere": (
         None,
@@ -680,8 +681,8 @@ def test_put(given: tuple[Any] | None, table: Table, result: Any) -> None:
 def test_put_without_a_shared_layer() -> None:
     """Announced to this process alone, and kept under its own number."""
     table: Table = [
-        (Begin(0), BEGUN),
         (Call, GIVEN),
+        (Begin(0), BEGUN),
         (Pend, TICKET),
         (Settle(TICKET, None), at(6)),
         (Keep(ASK, SET, BEGUN, 6), DONE),
@@ -705,7 +706,7 @@ def test_an_update_takes_lease_and_position_before_its_value_is_obtained() -> No
         flows.seize(ASK, token=TOKEN, shared=True, unlink=False),
         [(Position, stands(None)), (Seize("item:1", TOKEN, NOWHERE, 10_000, False, 100.0), DOWN), (Begin(0), BEGUN)],
     )
-    assert away == Seized(TOKEN, leased=False, begun=BEGUN, deadline=100.0)
+    assert away == Seized(TOKEN, leased=False, begun=BEGUN, deadline=100.0, confirmed=False)
     assert play(flows.seize(ASK, token=TOKEN, shared=False, unlink=False), [(Begin(0), BEGUN)])[0].leased is False
 
 
@@ -716,9 +717,10 @@ def test_an_update_that_has_lost_its_lease_only_invalidates() -> None:
     won = [*announced, (Store, DONE), (Keep(ASK, KEPT, BEGUN, 6), DONE)]
     assert play(flows.replace(ASK, seized, CALLED, shared=True, encoded=ENCODED), won)[0] == (KEPT, at(6))
     lost = [*announced, (Store, NOT_DONE)]
-    assert play(flows.replace(ASK, seized, CALLED, shared=True, encoded=ENCODED), lost)[0] == (KEPT, at(6))
+    unstored = KEPT._replace(fresh=None)
+    assert play(flows.replace(ASK, seized, CALLED, shared=True, encoded=ENCODED), lost)[0] == (unstored, at(6))
     away: Table = [(Pend, TICKET), (Announce, Announced(at(6))), (Settle, at(6))]
-    assert play(flows.replace(ASK, seized._replace(leased=False), CALLED, shared=True, encoded=ENCODED), away)[0] == (KEPT, at(6))
+    assert play(flows.replace(ASK, seized._replace(leased=False), CALLED, shared=True, encoded=ENCODED), away)[0] == (unstored, at(6))
 
 
 # --- invalidate -------------------------------------------------------------------------------------------------------------------
