@@ -112,13 +112,15 @@ def test_what_was_softly_invalidated_is_too_old_for_a_stamp(callers: Callers) ->
     assert b.do(there.at_least, stamp, 1) == 2
 
 
-@pytest.mark.parametrize("stamp", [Stamp("00" * 8, 5), Stamp("00" * 8, 0, pending=True)], ids=["an unknown epoch", "a pending stamp"])
-def test_a_stamp_that_nobody_can_reach_means_to_compute(callers: Callers, stamp: Stamp) -> None:
+@pytest.mark.parametrize("what", ["an unknown epoch", "a pending stamp", "a pending stamp of today's epoch"])
+def test_a_stamp_that_nobody_can_reach_means_to_compute(callers: Callers, what: str) -> None:
     """Each time, and what is computed is stored nowhere: nobody can say what it has seen."""
     versions = Versions()
     b = callers.new()
     there = versions.on(b)
     assert b.do(there, 1) == 1
+    epoch = b.stamp().epoch if "today" in what else "00" * 8
+    stamp = Stamp(epoch, 0, pending=True) if "pending" in what else Stamp(epoch, 5)
     versions.version = 2
     assert b.get("item:1", at_least=stamp) is None
     assert [b.do(there.at_least, stamp, 1) for _ in range(2)] == [2, 2]
@@ -141,6 +143,23 @@ def test_a_stamp_that_can_not_be_confirmed_means_to_compute(callers: Callers, pr
     proxy.cut()
     proxy.release()
     until(lambda: b.do(there.at_least, stamp, 1) == b.get("item:1") == 2, "confirming")
+
+
+def test_what_is_made_for_a_stamp_that_can_not_be_confirmed_is_made_of_nothing_that_is_cached(callers: Callers, proxy: Proxy) -> None:
+    """The parts are asked for the same stamp as the whole, though their caller does not say so."""
+    versions = Versions()
+    a, b = callers.new(), callers.new(url=proxy.url, listen=False, coordination=QUICK)
+    part = versions.on(b)
+
+    @b.cached("whole:{number}")
+    async def whole(number: int) -> list[int]:
+        return [await use(part, number)]
+
+    assert (b.do(part, 1), b.do(part, 1)) == (1, 1)
+    versions.version = 2
+    stamp = a.drop("item:1")
+    proxy.hold()
+    assert b.do(whole.at_least, stamp, 1) == [2]
 
 
 @pytest.mark.parametrize("kind", KINDS)

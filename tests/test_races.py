@@ -26,6 +26,8 @@ from support.nodes import (
     KEY_KINDS,
     KINDS,
     LONG,
+    Caller,
+    Callers,
     Colour,
     HoldingShared,
     LoopThread,
@@ -35,6 +37,7 @@ from support.nodes import (
     read_log,
     sites_of,
     until,
+    use,
 )
 from support.servers import Server
 
@@ -364,6 +367,45 @@ def test_a_process_that_is_behind_catches_up_before_it_believes_an_entry(cluster
     other.invalidate(kind)
     assert node.read() == 2
     assert other.read() == 2
+
+
+def test_the_age_of_an_entry_goes_on_while_its_reply_is_on_its_way(cluster_of: MakeCluster) -> None:
+    """A process may be frozen between the answer and looking at it: how long does not make the value younger."""
+    cluster = cluster_of("memory")
+    clock = cluster.use_fake_clock()
+    holding = cluster.holding()
+    other, node = cluster.node(), cluster.node(holding)
+    assert (other.read(), node.read(9)) == (1, 1)
+    gate = holding.hold(Fetch)
+    reading = node.start_read()
+    gate.wait()
+    clock.advance(3500)
+    node.read_log()
+    gate.open()
+    assert reading.result(LONG) == 1
+    clock.advance(101)
+    node.read_log()
+    assert node.valid() is None
+
+
+def test_a_late_caller_does_not_join_what_began_before_the_log_fell_silent(cluster_of: MakeCluster) -> None:
+    """Nobody can say what has been invalidated since then: it is given what was begun within ``max_lag``, or computed for it."""
+    cluster = cluster_of("memory")
+    clock = cluster.use_fake_clock()
+    memory = cluster.shared()
+    assert isinstance(memory, MemoryShared)
+    node = cluster.node()
+    node.read(9)
+    gate = cluster.origin.hold()
+    early = node.start_read()
+    gate.wait()
+    cluster.origin.version = 2
+    with memory.outage():
+        clock.advance(61)
+        late = node.start_read()
+        until(lambda: node.cache.stats().total.joined, "joining")
+        gate.open()
+        assert (early.result(LONG), late.result(LONG)) == (1, 2)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -752,6 +794,67 @@ def test_an_invalidation_of_a_key_takes_the_lease_away(cluster_of: MakeCluster, 
     assert client.exists(entry) == 0
 
 
+def test_a_detached_flight_gives_its_lease_back(cluster_of: MakeCluster) -> None:
+    """What it brings may not be stored, so there is nothing to wait for: seen on the server, while it still computes."""
+    cluster = cluster_of("redis")
+    client, lease = cluster.server.client(), cluster.names.lease("item:1")
+    node, other = cluster.node(), cluster.node()
+    gate = cluster.origin.hold()
+    reading = node.start_read()
+    gate.wait()
+    assert client.exists(lease) == 1
+    applied(other.invalidate("tag of the policy"), node)
+    node.read_log()
+    assert client.exists(lease) == 0
+    gate.open()
+    assert reading.result(LONG) == 1
+
+
+@pytest.mark.parametrize("how", ["stores", "raises", "is invalidated"])
+def test_whoever_waits_for_a_lease_is_woken(
+    server: Server, namespace: str, colour: Colour, loop: LoopThread, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """When its holder stores, gives it back, or is overtaken by an invalidation. Here nobody looks again by himself."""
+    for name in ("FIRST_WAIT", "LONGEST_WAIT"):
+        monkeypatch.setattr(f"cachesync.core.flows.{name}", 10 * LONG)
+    callers = Callers(server.url, namespace, colour, loop)
+    holder, waiter, other = (callers.new() for _ in range(3))
+    origin = Origin()
+
+    def on(caller: Caller) -> Any:
+        @caller.cached("item:{number}", tags=["items"])
+        async def item(number: int) -> int:
+            return int(await use(origin.aread if colour == "async def" else origin.read))
+
+        return item
+
+    theirs, ours = on(holder), on(waiter)
+    callers.apply(other.drop("other:1"))
+    for caller in (holder, waiter):
+        caller.stamp()
+    callers.apply(other.drop("other:1"))
+    gate = origin.hold()
+    first = holder.start(theirs, 1)
+    gate.wait()
+    second = waiter.start(ours, 1)
+    waiters = engine_of(waiter.cache).waiters
+    until(lambda: len(waiters) == 1, "waiting")
+    callers.apply(other.drop("other:1"))  # from here on it hears of the lease, and whatever woke it at first has
+    until(lambda: len(waiters) == 1, "waiting again")
+    if how == "is invalidated":
+        other.drop("item:1")  # the lease has gone with it, and nobody is there who would give it back
+        assert second.result(LONG) == 1
+        gate.open()
+    else:
+        if how == "raises":
+            origin.fail(LookupError("not today"))
+        gate.open()
+        assert second.result(LONG) == 1
+    assert isinstance(first.exception(LONG), LookupError if how == "raises" else type(None))
+    assert origin.computations == (1 if how == "stores" else 2)
+    callers.close()
+
+
 def test_an_older_holder_can_not_use_the_lease_of_a_newer_one(cluster_of: MakeCluster) -> None:
     """The invalidation took the lease, another process has taken it anew: the token tells the two apart."""
     cluster = cluster_of("redis")
@@ -1076,6 +1179,35 @@ def test_a_prefix_ends_where_it_says(cluster_of: MakeCluster, layer: str) -> Non
         assert read() == ["user", "abc"]
         one.invalidate("*:1")
         assert read() == ["user", "abc"]
+
+
+def test_a_ban_that_was_dropped_before_a_copy_was_judged_by_it_ends_the_copy(cluster_of: MakeCluster) -> None:
+    """So many keys were invalidated that this one's ban made room before the copy was asked for: nobody can say that it is alive."""
+    cluster = cluster_of("memory")
+    node, other = cluster.node(), cluster.node()
+    assert (node.read(), node.read()) == (1, 1)
+    engine_of(node.cache).ledger.bans = BanIndex(limit=1)
+    cluster.origin.version = 2
+    other.invalidate("key as text", 1)
+    applied(other.invalidate("key as text", 7), node)
+    assert node.read() == 2
+
+
+def test_a_ban_that_was_dropped_while_a_reply_was_on_its_way_ends_the_reply(cluster_of: MakeCluster) -> None:
+    """The same for an entry that was read before the invalidation, and is judged after its ban made room."""
+    cluster = cluster_of("memory")
+    holding = cluster.holding()
+    node, other = cluster.node(holding), cluster.node()
+    assert (other.read(), node.read(9)) == (1, 1)
+    engine_of(node.cache).ledger.bans = BanIndex(limit=1)
+    gate = holding.hold(Fetch)
+    reading = node.start_read()
+    gate.wait()
+    cluster.origin.version = 2
+    other.invalidate("key as text", 1)
+    applied(other.invalidate("key as text", 7), node)
+    gate.open()
+    assert (reading.result(LONG), node.read()) == (2, 2)
 
 
 def test_the_bans_are_only_asked_under_the_lock() -> None:

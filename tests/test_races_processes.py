@@ -17,6 +17,7 @@ from support.servers import Server
 from support.worker import Worker, WorkerError, change, each_colour
 
 SHORT_LEASE = 1.0
+LONG_LEASE = 600.0
 FAIR_LEASE = 4.0
 """Seconds in which a busy machine gives every process a turn."""
 
@@ -197,6 +198,27 @@ def test_nobody_waits_for_a_computation_from_before_an_invalidation(
             a.do("open", own, colour)
             assert (second.result(LONG), third.result(LONG), b.do("read", own, colour, 1)) == (2, 2, 2)
             assert fresh.do("computations", own, colour) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dead_holder_from_before_an_invalidation_is_not_waited_for(
+    workers: tuple[Worker, Worker], server: Server, namespace: str, kind: str
+) -> None:
+    """Its lease has minutes to live, and nobody gives it back; but it holds the position at which it was taken, so it is taken over."""
+    a, _ = workers
+    with Worker(server.url, lease=LONG_LEASE) as holder:
+        for own, colour in each_colour(namespace):
+            holder.do("hold", own, colour)
+            holder.order("read", own, colour, 1)
+            holder.do("wait", own, colour)
+        holder.kill()
+        for own, colour in each_colour(namespace):
+            lease = Names.of(own).lease("item:1")
+            assert server.client().pttl(lease) > LONG * 1000
+            change(2, own, colour, a)
+            a.do("invalidate", own, colour, kind, 1)
+            assert a.do("read", own, colour, 1) == 2
+            assert server.client().exists(lease) == 0
 
 
 def test_one_computation_for_two_processes(workers: tuple[Worker, Worker], namespace: str, colour: Colour) -> None:

@@ -17,7 +17,7 @@ from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Heads
 from cachesync.core.sweeping import ENTRIES_OF_A_PAGE, Swept
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, KINDS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, Node, Origin, until
+from support.nodes import COLOURS, KINDS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, Node, Origin, until, use
 from support.proxy import Proxy
 from support.servers import Server
 
@@ -176,6 +176,34 @@ def test_what_has_expired_by_time_is_soft_by_nature(colour: Colour, loop: LoopTh
     gate.open()
     assert node.read() == 2
     pair.close()
+
+
+def test_what_is_made_of_something_stale_is_not_for_those_who_come_after_its_window(pair: Pair) -> None:
+    """It is computed while its part may be served stale, and handed to whoever asked then. Who comes later gets a part of its own."""
+    node = pair.nodes[0]
+    item, origin = node.item, pair.origin
+    composing = Origin()
+
+    @node.cached("page:composed:{number}")
+    async def page(number: int) -> list[int]:
+        part = await use(item, number)
+        await use(composing.aread if node.colour == "async def" else composing.read)
+        return [part]
+
+    assert (node.read(), node.read()) == (1, 1)
+    node.invalidate("key as text", soft=True)
+    origin.version = 2
+    refreshing, gate = origin.hold(), composing.hold()
+    early = node.start(page, 1)
+    gate.wait()
+    pair.clock.advance(WINDOW + 1)
+    node.read_log()
+    node.set(2)
+    late = node.start(page, 1)
+    until(lambda: node.cache.stats().total.joined, "joining")
+    gate.open()
+    assert (early.result(LONG), late.result(LONG)) == ([1], [2])
+    refreshing.open()
 
 
 # --- on a real server -------------------------------------------------------------------------------------------------------------
