@@ -162,6 +162,14 @@ def scene(place: Place, colour: Colour, loop: LoopThread, server: Server, namesp
     made.close()
 
 
+@pytest.fixture
+def tasks(place: Place, loop: LoopThread, server: Server, namespace: str) -> Iterator[Scene]:
+    """A scene for what only tasks can do."""
+    made = Scene(place, "async def", loop, server.url, namespace)
+    yield made
+    made.close()
+
+
 # --- reading the key that is replaced ---------------------------------------------------------------------------------------------
 
 
@@ -264,12 +272,9 @@ def test_other_keys_are_cached_inside_a_block_as_ever(scene: Scene) -> None:
     assert (a.caller.do(a.item, 2), a.computed) == (1, 1)
 
 
-def test_what_a_block_has_begun_and_outlives_it_caches_the_key_again(
-    place: Place, loop: LoopThread, server: Server, namespace: str
-) -> None:
+def test_what_a_block_has_begun_and_outlives_it_caches_the_key_again(tasks: Scene) -> None:
     """A task has the context of where it was begun, for as long as it lives."""
-    scene = Scene(place, "async def", loop, server.url, namespace)
-    a = scene.new()
+    a = tasks.new()
 
     async def story() -> None:
         over = asyncio.Event()
@@ -285,7 +290,6 @@ def test_what_a_block_has_begun_and_outlives_it_caches_the_key_again(
 
     a.tell(story)
     assert a.computed == 1
-    scene.close()
 
 
 # --- what the value is made of ----------------------------------------------------------------------------------------------------
@@ -615,10 +619,9 @@ def test_a_block_that_is_left_by_an_exception_gives_its_lease_back(scene: Scene,
     assert (engine.leases, engine.forsaken) == ({}, [])
 
 
-def test_a_block_whose_task_is_cancelled_gives_its_lease_back(place: Place, loop: LoopThread, server: Server, namespace: str) -> None:
+def test_a_block_whose_task_is_cancelled_gives_its_lease_back(tasks: Scene) -> None:
     """Wherever it stands: here it waits for something of its own."""
-    scene = Scene(place, "async def", loop, server.url, namespace)
-    a, b = scene.new(), scene.new()
+    a, b = tasks.new(), tasks.new()
 
     async def story() -> None:
         inside = asyncio.Event()
@@ -637,7 +640,6 @@ def test_a_block_whose_task_is_cancelled_gives_its_lease_back(place: Place, loop
     a.tell(story)
     assert b.caller.do(b.item, 1) == 1
     assert engine_of(a.cache).leases == {}
-    scene.close()
 
 
 @pytest.mark.parametrize("how", ["at its end", "by an exception"])
@@ -664,12 +666,9 @@ def test_after_a_block_all_is_as_before(scene: Scene, how: str) -> None:
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["read nothing", "read the key"])
-def test_a_block_may_end_in_another_task_than_it_began_in(
-    place: Place, loop: LoopThread, server: Server, namespace: str, reads: bool
-) -> None:
+def test_a_block_may_end_in_another_task_than_it_began_in(tasks: Scene, reads: bool) -> None:
     """As fixtures of tests do, and what hands a block on by hand."""
-    scene = Scene(place, "async def", loop, server.url, namespace)
-    a = scene.new()
+    a = tasks.new()
     updating = a.cache.aupdate("item:1")
 
     async def begin() -> None:
@@ -677,9 +676,8 @@ def test_a_block_may_end_in_another_task_than_it_began_in(
         if reads:
             assert await a.item(1) == 1
 
-    loop.run(begin())
-    scene.hear(loop.run(updating.set(2)))
-    loop.run(updating.__aexit__(None, None, None))
+    tasks.loop.run(begin())
+    tasks.hear(tasks.loop.run(updating.set(2)))
+    tasks.loop.run(updating.__aexit__(None, None, None))
     assert a.caller.get("item:1") == 2
     assert engine_of(a.cache).leases == {}
-    scene.close()
