@@ -197,8 +197,8 @@ class StoryNode:
         flight, arrival = self.engine.join(mine)
         return flight, flight is mine, arrival
 
-    def is_for(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> bool:
-        return self._threads.is_for(ask, outcome, flight, arrival)
+    def share(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> Result | None:
+        return self._threads.share(ask, outcome, flight, arrival)
 
     def judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
         """What a reply of the layer is worth, as the operations judge it."""
@@ -319,8 +319,8 @@ class Story(RuleBasedStateMachine):
             while not flight.outcome.done():
                 yield
             outcome = flight.outcome.result()
-            if node.is_for(ask, outcome, flight, arrival):
-                return outcome
+            if (shared := node.share(ask, outcome, flight, arrival)) is not None:
+                return shared
             step = step._replace(late=True)
 
     def reading(self, who: int, number: int, colour: Colour) -> Hands:

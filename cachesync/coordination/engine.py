@@ -334,6 +334,17 @@ class Engine:
             position, number = self.ledger.position, self.ledger.lineage.number(stamp)
             return not stamp.pending and position is not None and number is not None and position.number >= number
 
+    def is_beside(self, other: Engine) -> bool:
+        """Whether another cache of this process is on the same log, as far as that is known."""
+        if self is other:
+            return True
+        if self.shared is None or other.shared is None:
+            return False
+        mine, theirs = self.ledger, other.ledger
+        if mine.position is None or theirs.position is None:
+            return True
+        return mine.lineage.number(theirs.position) is not None or theirs.lineage.number(mine.position) is not None
+
     def outdated(self, step: Outdated) -> Done:
         ask, stamp = step
         with self.lock:
@@ -352,29 +363,35 @@ class Engine:
             since = NEVER if self.is_heard(now) else now - self.settings.coordination.max_lag
             return self.flights.join(mine), Arrival(ledger.position, ledger.pends, now, since)
 
-    def is_good_for(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> bool:
-        """Whether a flight's result may be given to a caller who came when this process stood at ``arrival``.
+    def share(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> Called | None:
+        """What of a flight's result may be given to a caller who came when this process stood at ``arrival``: it may be stale for
+        him. ``None`` for nothing.
 
         An invalidation that matches what was found out to depend on only at the end could not detach the flight before that.
         """
         if called.is_stale and (ask.least is not None or arrival.at >= called.ends):
-            return False
+            return None
         if called.made < arrival.since:
-            return False
+            return None
         with self.lock:
             ledger, key, found = self.ledger, ask.key, called.dependencies
             is_unmoved = flight.pends == arrival.pends and called.stamp == arrival.position
             if is_unmoved:  # whatever matches came later than the caller
-                return True
+                return called
             number = 0 if called.stamp is None else ledger.lineage.number(called.stamp)
             if number is None or (flight.pends != arrival.pends and ledger.tickets.refuses(key, found)):
-                return False
+                return None
             if called.stamp is None:
-                return True
+                return called
+            if ledger.bans.newest(key, found) > number:
+                return None
             softened = ledger.softened(key, found, number)
-            if softened is not None and life_of(ask.policy, called.made, called.fresh or 0.0, softened).is_over(self.now()):
-                return False
-            return ledger.bans.newest(key, found) <= number
+            if softened is None:
+                return called
+            life = life_of(ask.policy, called.made, called.fresh or 0.0, softened)
+            if ask.least is not None or life.is_over(self.now()):
+                return None
+            return called._replace(is_stale=True, until=min(called.until, life.fresh), ends=min(called.ends, life.stale))
 
     def begin(self, step: Begin) -> Begun:
         return Begun(self.ledger.position, self.now(), step.now)
@@ -413,6 +430,8 @@ class Engine:
         # It may have been read on the way. An invalidation of its key concerns a value anyway, but not the one that sets it.
         itself = Dependency(KEY, ask.key)
         dependencies = bounded((*dependencies, *(one for one in found.dependencies if one != itself)))
+        if found.is_behind:
+            return Called(value, seconds, None, until=NEVER, dependencies=dependencies)
         if found.is_stale:  # it never was fresh itself
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
         return Called(value, seconds, min(fresh, found.until - began), dependencies=dependencies)

@@ -10,12 +10,15 @@ import contextvars
 import math
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
 from cachesync.core.records import KEY
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called
+
+if TYPE_CHECKING:
+    from cachesync.coordination.engine import Engine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,13 +28,18 @@ class Gathering:
     """What one computation depends on so far, until when all of it is fresh (seconds, monotonic clock), and whether any of it is stale:
     then, when the first of that ends to be served at all.
 
-    ``least`` is the stamp that its caller asked for: nothing it is made of may be older.
+    ``least`` is the stamp that its caller asked for: nothing it is made of may be older. ``engine`` is whose computation it is; caches
+    of other engines may be asked inside of it. Where one is on the same log and a moment behind, the result is not stored
+    (``is_behind``): it would be taken for as new as its own cache is. Where one is on another log, nobody here hears of its
+    invalidations, and only its freshness is inherited.
     """
 
-    __slots__ = ("_found", "ends", "is_stale", "least", "until")
+    __slots__ = ("_found", "ends", "engine", "is_behind", "is_stale", "least", "until")
 
-    def __init__(self, least: Stamp | None = None) -> None:
+    def __init__(self, engine: Engine, least: Stamp | None = None) -> None:
+        self.engine = engine
         self.least = least
+        self.is_behind = False
         self._found: dict[Dependency, None] = {}
         self.until = math.inf
         self.is_stale = False
@@ -46,15 +54,29 @@ class Gathering:
         if len(self._found) <= MAX_DEPENDENCIES:
             self._found.update(dict.fromkeys(dependencies))
 
+    def asks(self, engine: Engine) -> Stamp | None:
+        """A cache is about to be asked: the stamp than which its answer may not be older."""
+        if engine is self.engine:
+            return self.least
+        if not engine.is_beside(self.engine):
+            return None
+        position = self.engine.ledger.position
+        if position is None or not engine.has_reached(position):
+            self.is_behind = True
+        return self.least
+
     def absorb(self, inner: Gathering) -> None:
         """All that another one has found out concerns this one, too."""
-        self.add(inner._found)
+        if inner.engine.is_beside(self.engine):
+            self.add(inner._found)
+        self.is_behind = self.is_behind or inner.is_behind
         self.until = min(self.until, inner.until)
         self.is_stale, self.ends = self.is_stale or inner.is_stale, min(self.ends, inner.ends)
 
-    def take_in(self, key: str, called: Called) -> None:
-        """A cached value was used."""
-        self.add((Dependency(KEY, key), *called.dependencies))
+    def take_in(self, engine: Engine, key: str, called: Called) -> None:
+        """A cached value of ``engine`` was used."""
+        if engine.is_beside(self.engine):
+            self.add((Dependency(KEY, key), *called.dependencies))
         self.until = min(self.until, called.until)
         if called.is_stale:
             self.is_stale, self.ends = True, min(self.ends, called.ends)

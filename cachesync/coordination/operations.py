@@ -61,7 +61,7 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled or engine.is_busy_here():
             return cast("Result", self.run(_calling(ask)))
-        least = _least()
+        least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, self.run(self.confirming(ask, least))))
         found: Result | None = engine.at_hand(ask)
@@ -78,7 +78,7 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled:
             return cast("Result", await self.arun(_calling(ask)))
-        least = _least()
+        least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, await self.arun(self.confirming(ask, least))))
         found: Result | None = engine.at_hand(ask)
@@ -106,6 +106,11 @@ class Operations:
         """Whether a stale copy was served. What was made of something stale was computed just now."""
         return isinstance(found, Called) and found.is_stale and found.until > NEVER and (self.engine.shared is None or self._shares())
 
+    def _least(self) -> Stamp | None:
+        """The stamp that whoever asked for the computation under way here asked for."""
+        found = gathering.get()
+        return None if found is None else found.asks(self.engine)
+
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
 
@@ -113,7 +118,7 @@ class Operations:
         """A result is handed out: the computation that asked for it, if it was one, depends on it from now on."""
         found = gathering.get()
         if found is not None and isinstance(result, Called):
-            found.take_in(ask.key, result)
+            found.take_in(self.engine, ask.key, result)
         return result
 
     def confirming(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
@@ -146,7 +151,7 @@ class Operations:
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
         """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
         check_stamp(least)
-        if (outer := _least()) is not None and not self.engine.has_reached(outer):
+        if (outer := self._least()) is not None and not self.engine.has_reached(outer):
             least = UNREACHED
         result: Result = self._used(ask, (yield from self.confirming(ask, least)))
         return result
@@ -158,7 +163,7 @@ class Operations:
             return list(computed)
         answers: dict[str, Result] = {}
         missing: dict[str, Ask] = {}
-        least = _least()
+        least = self._least()
         if least is not None:
             flows = tuple(self.confirming(ask, least) for ask in asks)
             confirmed: tuple[Result, ...] = yield Each(flows)
@@ -182,7 +187,7 @@ class Operations:
         engine = self.engine
         if least is not None:
             check_stamp(least)
-        least = least or _least()
+        least = least or self._least()
         if not engine.settings.enabled:
             return Refused()
         confirms = self._is_strict(ask) or least is not None
@@ -229,7 +234,7 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
-        ask = ask._replace(least=_least())
+        ask = ask._replace(least=self._least())
         token = engine.token()
         try:
             result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
@@ -262,7 +267,7 @@ class Operations:
         except BaseException:
             self.engine.forsake(token)
             raise
-        least = _least()
+        least = self._least()
         if least is None and self._is_strict(ask):
             least = (seized.confirmed and seized.begun.stamp) or UNREACHED
         return Block(self.engine, ask, seized, least)
@@ -355,12 +360,6 @@ class Operations:
         self.engine.after_fork()
         self.reader.after_fork()
         self.refresher.after_fork()
-
-
-def _least() -> Stamp | None:
-    """The stamp that whoever asked for the computation under way here asked for."""
-    found = gathering.get()
-    return None if found is None else found.least
 
 
 def _calling(ask: Ask) -> Generator[Step, Any, Result]:

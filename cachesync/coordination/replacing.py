@@ -28,7 +28,7 @@ class Block:
 
     def __init__(self, engine: Engine, ask: Ask, seized: Seized, least: Stamp | None) -> None:
         self.seized: Final = seized
-        self.found: Final = Gathering(least)
+        self.found: Final = Gathering(engine, least)
         self._is_used = False
         self._outer = gathering.get()
         self._gathering = gathering.set(self.found)

@@ -130,9 +130,11 @@ class _World:
         if isinstance(step, Announce):
             self.engine.leave(Ticket(step.targets, step.nonces, step.origin, None, step.again))
 
-    def is_for(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> bool:
-        """Whether the outcome of a flight is for somebody who joined it, too."""
-        return _was_meant(outcome) and (isinstance(outcome, Failed) or self.engine.is_good_for(ask, outcome, flight, arrival))
+    def share(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> Result | None:
+        """What of a flight's outcome is for somebody who joined it, ``None`` for nothing."""
+        if isinstance(outcome, Failed):
+            return outcome if _was_meant(outcome) else None
+        return self.engine.share(ask, outcome, flight, arrival)
 
     def land(self, flight: Flight, outcome: Result) -> None:
         """The computation is over: whoever waits is told, and nobody joins it any more."""
@@ -231,7 +233,7 @@ class ThreadWorld(_World):
         if given is not None:
             return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
-        found = Gathering(ask.least)
+        found = Gathering(self.engine, ask.least)
         outer = gathering.set(found)
         try:
             value = ask.call(*ask.values)
@@ -266,8 +268,8 @@ class ThreadWorld(_World):
                 raise
             if outcome is None:
                 self.pass_over(flight)
-            elif self.is_for(ask, outcome, flight, arrival):
-                return outcome
+            elif (shared := self.share(ask, outcome, flight, arrival)) is not None:
+                return shared
             step = step._replace(late=True)
 
     def _lead(self, step: Join, flight: Flight) -> Result:
@@ -336,7 +338,7 @@ class LoopWorld(_World):
         if given is not None:
             return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
-        found = Gathering(ask.least)
+        found = Gathering(self.engine, ask.least)
         outer = gathering.set(found)
         try:
             value = await ask.call(*ask.values)
@@ -368,10 +370,12 @@ class LoopWorld(_World):
             else:
                 ask.site.counts.joined += 1
             outcome = await self._wait(flight)
+            if flight is mine and outcome is not None:
+                return outcome
             if outcome is None:
                 self.pass_over(flight)
-            elif flight is mine or self.is_for(ask, outcome, flight, arrival):
-                return outcome
+            elif (shared := self.share(ask, outcome, flight, arrival)) is not None:
+                return shared
             step = step._replace(late=True)
 
     async def _wait(self, flight: Flight) -> Result | None:

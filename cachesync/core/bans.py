@@ -10,6 +10,7 @@ only what depends on keys.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -42,8 +43,9 @@ class BanIndex:
 
     def __init__(self, limit: int = MAX_BANS_OF_A_KIND) -> None:
         self._limit = limit
-        # Text to number. The newest stand last: dictionaries keep the order of insertion, and what is renewed is inserted again.
-        self._bans: dict[Kind, dict[str, int]] = {KEY: {}, TAG: {}, PREFIX: {}, GLOB: {}}
+        # Text to number. The newest stand last: what is renewed is inserted again. (In a plain dict the first of 100,000 is found behind
+        # the empty places of all that went before it.)
+        self._bans: dict[Kind, OrderedDict[str, int]] = {kind: OrderedDict() for kind in (KEY, TAG, PREFIX, GLOB)}
         self._before: dict[str, int] = {}  # of keys that were banned more than once: the number before the newest
         self._globs: dict[str, dict[str, Pattern]] = {}  # by literal prefix, then by text, the newest last
         self._of_length: dict[int, dict[tuple[Kind, str], None]] = {}  # prefixes and globs by the length of their literal prefix

@@ -7,7 +7,8 @@ their first nonce.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cachesync.core.entry import Dependency
@@ -26,13 +27,15 @@ EVERY_TARGET: Final = Targets(EVERYTHING, ("*",))
 class Tickets:
     """The tickets of one process. Not thread-safe: its owner holds a lock. Times are seconds, monotonic clock."""
 
-    __slots__ = ("_elsewhere", "_held", "_queued", "_same")
+    __slots__ = ("_elsewhere", "_held", "_named", "_queued", "_same", "_wide")
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[Ticket, float]] = {}  # all of them, with the time since when they refuse
         self._queued: dict[str, Ticket] = {}  # the oldest first
         self._same: dict[tuple[Targets, ...], str] = {}  # the queued one that says so
         self._elsewhere: dict[str, tuple[Ticket, Stamp]] = {}
+        self._named: Counter[tuple[str, str]] = Counter()  # keys and tags that they name, as dependencies are written
+        self._wide = 0  # those that name something else, too
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -55,7 +58,8 @@ class Tickets:
 
     def add(self, ticket: Ticket, now: float) -> None:
         """Refuse what the ticket matches, from now on."""
-        self._held.setdefault(ticket.nonces[0], (ticket, now))
+        if ticket.nonces[0] not in self._held:
+            self._hold(ticket, now)
 
     def remove(self, ticket: Ticket) -> float | None:
         """The ticket has its numbers: it refuses no more. Since when it did, ``None`` for one that is not known."""
@@ -75,7 +79,8 @@ class Tickets:
             since, older = self._held[same][1], self._queued[same]
             ticket = ticket._replace(again=ticket.again and older.again)  # a new one has to be appended, whoever has said it before
             self._drop(same)
-            self._held[nonce] = (ticket, min(since, self._held[nonce][1]) if nonce in self._held else since)
+            mine = self._let_go(nonce)
+            self._hold(ticket, since if mine is None else min(since, mine[1]))
         self._queued[nonce] = ticket
         self._same[ticket.targets] = nonce
         texts = sum(len(targets.texts) for same in self._same for targets in same)
@@ -110,17 +115,19 @@ class Tickets:
 
     def keep_waiting(self) -> None:
         """Forget what is on its way to the log by other hands."""
-        waiting = self._queued.keys() | self._elsewhere.keys()
-        self._held = {nonce: held for nonce, held in self._held.items() if nonce in waiting}
+        for nonce in self._held.keys() - self._queued.keys() - self._elsewhere.keys():
+            self._let_go(nonce)
 
     def refuses(self, key: str, dependencies: Iterable[Dependency]) -> bool:
         """Whether a hard one matches."""
-        return any(
+        return self._may_match(key, dependencies) and any(
             not targets.is_soft and matches(targets, key, dependencies) for ticket, _ in self._held.values() for targets in ticket.targets
         )
 
     def softened(self, key: str, dependencies: Iterable[Dependency]) -> float | None:
         """Since when a soft one matches, the first of them; ``None`` for none."""
+        if not self._may_match(key, dependencies):
+            return None
         since = (
             at
             for ticket, at in self._held.values()
@@ -132,12 +139,35 @@ class Tickets:
         at = min(self._held[nonce][1] for nonce in folded if nonce in self._held)
         everything = Ticket((EVERY_TARGET,), (newest.nonces[0] + "00",), newest.origin)
         for nonce in tuple(folded):
-            self._held.pop(nonce, None)
-        self._held[everything.nonces[0]] = (everything, at)
+            self._let_go(nonce)
+        self._hold(everything, at)
         return everything
 
+    def _may_match(self, key: str, dependencies: Iterable[Dependency]) -> bool:
+        """False if surely none matches. Found by a few look-ups, however many texts are named."""
+        if not self._held:
+            return False
+        if self._wide or (KEY, key) in self._named:
+            return True
+        return any(kind == EVERYTHING or (kind, text) in self._named for kind, text in dependencies)
+
+    def _hold(self, ticket: Ticket, at: float) -> None:
+        self._held[ticket.nonces[0]] = (ticket, at)
+        self._wide += any(targets.kind not in _NAMED for targets in ticket.targets)
+        self._named.update(_names(ticket))
+
+    def _let_go(self, nonce: str) -> tuple[Ticket, float] | None:
+        held = self._held.pop(nonce, None)
+        if held is not None:
+            self._wide -= any(targets.kind not in _NAMED for targets in held[0].targets)
+            for name in _names(held[0]):
+                self._named[name] -= 1
+                if not self._named[name]:
+                    del self._named[name]
+        return held
+
     def _drop(self, nonce: str) -> None:
-        self._held.pop(nonce, None)
+        self._let_go(nonce)
         self._elsewhere.pop(nonce, None)
         self._leave_queue(nonce)
 
@@ -145,6 +175,13 @@ class Tickets:
         ticket = self._queued.pop(nonce, None)
         if ticket is not None and self._same.get(ticket.targets) == nonce:
             del self._same[ticket.targets]
+
+
+_NAMED: Final = (KEY, TAG)
+
+
+def _names(ticket: Ticket) -> Iterator[tuple[str, str]]:
+    return ((targets.kind, text) for targets in ticket.targets if targets.kind in _NAMED for text in targets.texts)
 
 
 def matches(targets: Targets, key: str, dependencies: Iterable[Dependency]) -> bool:
