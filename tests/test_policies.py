@@ -433,3 +433,51 @@ def test_to_serve_while_the_log_is_silent_takes_a_window() -> None:
     with pytest.raises(PolicyError, match='on_disconnect: "serve" needs stale_while_revalidate or stale_if_error'):
         policy(on_disconnect="serve")
     assert policy(on_disconnect="serve", stale_if_error="10m").on_disconnect == "serve"
+
+
+# --- coordination ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "least", "below"),
+    [
+        ("max_lag", "50ms", "49ms"),
+        ("max_lag", "50ms", "1ms"),
+        ("budget", "5ms", "4ms"),
+        ("lease", "500ms", "0.4ms"),
+        ("lease", "500ms", "499ms"),
+    ],
+)
+def test_durations_that_nothing_can_work_with_are_refused(setting: str, least: str, below: str) -> None:
+    """A lease of no millisecond would never be granted, and of one it would be over before anything is stored; who has to hear of
+    the log every millisecond does little else. The least that works works.
+    """
+    told = problems(lambda: CoordinationSettings(**{setting: below}))  # type: ignore[arg-type]  # one setting, by its name
+    assert told == (f'coordination.{setting}: "{below}" is too short to work with; write at least "{least}"',)
+    as_number = float(below.removesuffix("ms")) / 1000
+    assert "is too short to work with" in problems(lambda: CoordinationSettings(**{setting: as_number}))[0]  # type: ignore[arg-type]
+    assert getattr(CoordinationSettings(**{setting: least}), setting) == float(least.removesuffix("ms")) / 1000  # type: ignore[arg-type]
+
+
+def test_zero_is_no_duration_where_there_is_a_least_one() -> None:
+    """The message is that of any other duration."""
+    told = problems(lambda: CoordinationSettings(max_lag=0, budget="0s", lease=-1))
+    assert [text.partition(";")[0] for text in told] == [
+        "coordination.max_lag: 0 is not a duration above zero",
+        'coordination.budget: "0s" is not a duration above zero',
+        "coordination.lease: -1 is not a duration",
+    ]
+
+
+def test_waiting_for_a_replica_takes_a_budget() -> None:
+    """Redis looks at those that wait ten times a second: with less than a quarter of one, most invalidations would be pending instead."""
+    says = 'seconds are not enough to wait for a replica (durable = true); write at least "250ms"'
+    for budget in ("249ms", "100ms", 0.005):
+        (told,) = problems(lambda: CoordinationSettings(durable=True, budget=budget))  # noqa: B023 - called at once
+        assert told.startswith("coordination.budget: 0.")
+        assert told.endswith(says)
+        assert CoordinationSettings(durable=False, budget=budget).budget < 0.25
+    assert CoordinationSettings(durable=True, budget="250ms").durable
+    assert CoordinationSettings(durable=True).durable
+    with pytest.raises(PolicyError, match="not enough to wait for a replica"):
+        dataclasses.replace(CoordinationSettings(budget="100ms"), durable=True)

@@ -192,6 +192,12 @@ def test_the_message_of_the_design() -> None:
         pytest.param("a = " + "9" * 5000, ["1: a number has too many digits"], id="digits"),
         pytest.param("a = 0x" + "f" * 5000, ["1: a number has too many digits"], id="hex digits"),
         ("namespace = ' '\n" + SMALL, ['1: namespace: " " is not a namespace']),
+        (SMALL + "[coordination]\nlease = '1ms'", ['5: coordination.lease: "1ms" is too short to work with; write at least "500ms"']),
+        (
+            "[ttl]\nshort = '1ms'\n" + SMALL + "[coordination]\nmax_lag = 0.001",
+            ["7: coordination.max_lag: 0.001 is too short to work with"],
+        ),
+        (SMALL + "[coordination]\ndurable = true\nbudget = '100ms'", ["6: coordination.budget: 0.1 seconds are not enough to wait for"]),
     ],
 )
 def test_a_mistake_in_toml_is_told_with_its_line(text: str, expected: list[str]) -> None:
@@ -499,3 +505,12 @@ def test_the_schema_describes_every_setting(table: str, section: type[Section]) 
         assert described["description"].startswith(section.rules[name].about)
         if usual.get(name) is not None:
             assert described["default"] == json.loads(json.dumps(usual[name]))
+
+
+def test_the_schema_knows_the_least_durations() -> None:
+    """An editor underlines what the library would refuse."""
+    properties: dict[str, dict[str, Any]] = json_schema()["$defs"]["CoordinationTable"]["properties"]
+    least = {
+        name: described["minimum"] for name, described in properties.items() if described.get("minimum", 0) and "examples" in described
+    }
+    assert least == {"max_lag": 0.05, "budget": 0.005, "lease": 0.5}
