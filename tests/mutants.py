@@ -9,12 +9,13 @@ broken   the mutant does not apply (its text is missing or occurs twice), the te
          could not be collected, none ran, or they did not end in time
 ======== ==========================================================================
 
-Before, the same tests are run on an unchanged copy and must pass. Exit code 0 when every mutant was killed, else 1.
+Before, each has to apply, and the same tests are run on an unchanged copy and must pass. Exit code 0 when every mutant was killed, else 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import shutil
 import subprocess
@@ -76,8 +77,8 @@ def copy_package(to: Path) -> Path:
     return shutil.copytree(ROOT / "cachesync", to / "cachesync", ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def apply(mutant: Mutant, package: Path) -> None:
-    """Change the copy. Raises ``MutantError`` unless the old text occurs exactly once."""
+def changed(mutant: Mutant, package: Path) -> str:
+    """The text of the mutant's file as the mutant has it. Raises ``MutantError`` unless the old text occurs exactly once."""
     path = package / mutant.file
     if not path.is_file():
         raise MutantError(f"there is no cachesync/{mutant.file}")
@@ -86,7 +87,18 @@ def apply(mutant: Mutant, package: Path) -> None:
         raise MutantError(f"its old text occurs {count} times in cachesync/{mutant.file}, not once")
     if mutant.old == mutant.new:
         raise MutantError("it changes nothing")
-    path.write_text(text.replace(mutant.old, mutant.new))
+    return text.replace(mutant.old, mutant.new)
+
+
+def complaints(mutants: Iterable[Mutant]) -> list[str]:
+    """Which mutants do not apply to the package as it is, or are no Python then, and why."""
+    found: list[str] = []
+    for mutant in mutants:
+        try:
+            ast.parse(changed(mutant, ROOT / "cachesync"))
+        except (MutantError, SyntaxError) as problem:
+            found.append(f"{mutant.name}: {problem}")
+    return found
 
 
 def run_tests(tests: Iterable[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -112,7 +124,7 @@ def judge(tests: Iterable[str], mutant: Mutant | None) -> Verdict:
         try:
             package = copy_package(Path(name))
             if mutant is not None:
-                apply(mutant, package)
+                (package / mutant.file).write_text(changed(mutant, package))
             run = run_tests(tests, Path(name))
         except MutantError as problem:
             return Verdict("broken", time.monotonic() - begun, str(problem))
@@ -144,6 +156,9 @@ def main() -> int:
             print(f"{mutant.name:50} {mutant.file}")
         return 0
 
+    if problems := complaints(mutants):
+        print("\n".join(problems))
+        return 1
     print(f"{len(mutants)} mutants, {AT_ONCE} at a time; first the tests they name, on the package as it is")
     calm = judge(sorted({test for mutant in mutants for test in mutant.tests}), None)
     if calm.word != "survived":

@@ -13,6 +13,9 @@ from typing import Any, cast
 import pytest
 
 from cachesync.core.names import Names
+from cachesync.core.records import TAG, Targets
+from cachesync.core.steps import Ticket
+from cachesync.core.tickets import Tickets
 from support.nodes import COLOURS, KINDS, until
 from support.proxy import Proxy
 from support.servers import Server
@@ -213,6 +216,18 @@ def test_a_failover_that_loses_nothing_costs_no_copy(
             assert worker.do("computations", own, colour) == computed
             assert worker.do("told", own, colour, "possible_loss") == []
         assert len(records(servers_of_two.master, own)) == 1
+
+
+@pytest.mark.parametrize("first", ["again", "new"])
+def test_what_is_said_again_never_takes_the_place_of_what_is_new(first: str) -> None:
+    """Both name the same, and both wait: what is said again may be known already and swallowed, so the one that is left is a new one."""
+    tickets, targets = Tickets(), (Targets(TAG, ("t",)),)
+    again, new = Ticket(targets, ("a0",), "me", None, again=True), Ticket(targets, ("b0",), "me")
+    for ticket in (again, new) if first == "again" else (new, again):
+        tickets.add(ticket, 0.0)
+        tickets.queue(ticket)
+    [left] = tickets.queued
+    assert not left.again
 
 
 def test_a_server_that_is_promoted_again_is_another_one(

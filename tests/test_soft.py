@@ -51,8 +51,8 @@ class Pair:
     def __init__(self, colour: Colour, loop: LoopThread, *, stale: float = WINDOW, ttl: float = 3600.0) -> None:
         self.clock = FakeClock()
         self.origin = Origin()
-        shared = MemoryShared(self.clock.monotonic)
-        self.nodes = [Node(shared, self.origin, colour=colour, loop=loop, clock=self.clock, stale=stale, ttl=ttl) for _ in range(2)]
+        self.shared = MemoryShared(self.clock.monotonic)
+        self.nodes = [Node(self.shared, self.origin, colour=colour, loop=loop, clock=self.clock, stale=stale, ttl=ttl) for _ in range(2)]
 
     def hear(self) -> None:
         for node in self.nodes:
@@ -198,12 +198,22 @@ def test_what_is_made_of_something_stale_is_not_for_those_who_come_after_its_win
     gate.wait()
     pair.clock.advance(WINDOW + 1)
     node.read_log()
-    node.set(2)
     late = node.start(page, 1)
     until(lambda: node.cache.stats().total.joined, "joining")
     gate.open()
-    assert (early.result(LONG), late.result(LONG)) == ([1], [2])
     refreshing.open()
+    assert (early.result(LONG), late.result(LONG)) == ([1], [2])
+
+
+def test_a_stale_window_is_no_leave_to_serve_while_cut_off(pair: Pair) -> None:
+    """That is another setting (``on_disconnect``): without it, a process that hears nothing computes."""
+    node = pair.nodes[0]
+    assert (node.read(), node.read()) == (1, 1)
+    pair.origin.version = 2
+    with pair.shared.outage():
+        pair.clock.advance(61)
+        assert node.valid() is None
+        assert node.read() == 2
 
 
 # --- on a real server -------------------------------------------------------------------------------------------------------------
