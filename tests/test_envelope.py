@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from cachesync import Cache, Event, LocalMemory, Policy, Settings
 from cachesync.core import envelope
-from cachesync.core.entry import Dependency
+from cachesync.core.entry import MAX_DEPENDENCIES, Dependency
 from cachesync.core.envelope import (
     COMPRESSED,
     ENCRYPTED,
     IDENTITY,
-    MAX_DEPENDENCIES,
     EnvelopeError,
     Header,
     digest_of,
