@@ -1108,77 +1108,81 @@ ODD_NAMES = {
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", ODD_NAMES.values(), ids=ODD_NAMES.keys())
-def test_odd_keys_are_invalidated_exactly(cluster_of: MakeCluster, layer: str, name: str) -> None:
+def test_odd_keys_are_invalidated_exactly(cluster_of: MakeCluster, colour: Colour, loop: LoopThread, layer: str, name: str) -> None:
     """By the function, by the key's text and by tag, in the process itself and in a new one; a neighbour's entry stays."""
     cluster = cluster_of(layer)
     computed: list[str] = []
     policies = [Policy(name="users", match="users:*", ttl="1h")]
+
+    async def user(name: str) -> int:
+        computed.append(name)
+        return len(computed)
+
     with (
-        Cache(policies=policies, shared=cluster.shared(), listen=False) as one,
-        Cache(policies=policies, shared=cluster.shared(), listen=False) as other,
+        Cache(policies=policies, shared=cluster.shared(), listen=False) as first,
+        Cache(policies=policies, shared=cluster.shared(), listen=False) as second,
     ):
-
-        def user(name: str) -> int:
-            computed.append(name)
-            return len(computed)
-
-        here = one.cached("users:{name}", tags=["name:{name}"])(user)
-        there = other.cached("users:{name}", tags=["name:{name}"])(user)
+        one, other = Caller(first, colour, loop), Caller(second, colour, loop)
+        here, there = (caller.cached("users:{name}", tags=["name:{name}"])(user) for caller in (one, other))
         neighbour = name + "x"
+        key: str = here.key(name)
         ways: list[Callable[[], Stamp]] = [
-            lambda: here.invalidate(name),
-            lambda: one.invalidate(here.key(name)),
-            lambda: one.invalidate(tags=[here.key(name).replace("users:", "name:", 1)]),
+            lambda: one.do(here.invalidate, name),
+            lambda: one.drop(key),
+            lambda: one.drop(tags=[key.replace("users:", "name:", 1)]),
         ]
         for invalidate in ways:
-            before = (here(name), here(neighbour))
-            assert (there(name), there(neighbour)) == before
+            before = (one.do(here, name), one.do(here, neighbour))
+            assert (other.do(there, name), other.do(there, neighbour)) == before
             invalidate()
-            assert read_log(other)
-            after = (there(name), there(neighbour))
+            assert read_log(second)
+            after = (other.do(there, name), other.do(there, neighbour))
             assert after[0] > max(before), "the one that was named"
             assert after[1] == before[1], "its neighbour"
-            assert (here(name), here(neighbour)) == after
+            assert (one.do(here, name), one.do(here, neighbour)) == after
+        one.close()
+        other.close()
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_prefix_ends_where_it_says(cluster_of: MakeCluster, layer: str) -> None:
+def test_a_prefix_ends_where_it_says(cluster_of: MakeCluster, colour: Colour, loop: LoopThread, layer: str) -> None:
     """``users:*`` does not touch ``usersAbc:1``; ``users*`` does."""
     cluster = cluster_of(layer)
     policies = [Policy(name="all", match="*", ttl="1h")]
-    with Cache(policies=policies, shared=cluster.shared(), listen=False) as one:
+    with Cache(policies=policies, shared=cluster.shared(), listen=False) as cache:
+        one = Caller(cache, colour, loop)
         computed: list[str] = []
 
         @one.cached("users:{number}")
-        def user(number: int) -> int:
+        async def user(number: int) -> int:
             computed.append("user")
             return len(computed)
 
         @one.cached("usersAbc:{number}")
-        def user_abc(number: int) -> int:
+        async def user_abc(number: int) -> int:
             computed.append("abc")
             return len(computed)
 
         def read() -> list[str]:
             computed.clear()
-            user(1)
-            user_abc(1)
+            one.do(user, 1)
+            one.do(user_abc, 1)
             return computed
 
         assert read() == ["user", "abc"]
         assert read() == []
-        one.invalidate("users:*")
+        one.drop("users:*")
         assert read() == ["user"]
-        one.invalidate("usersA*")
+        one.drop("usersA*")
         assert read() == ["abc"]
-        one.invalidate("users:")
-        one.invalidate("users")
-        one.invalidate("user:*")
+        for pattern in ("users:", "users", "user:*"):
+            one.drop(pattern)
         assert read() == []
-        one.invalidate("users*")
+        one.drop("users*")
         assert read() == ["user", "abc"]
-        one.invalidate("*:1")
+        one.drop("*:1")
         assert read() == ["user", "abc"]
+        one.close()
 
 
 def test_a_ban_that_was_dropped_before_a_copy_was_judged_by_it_ends_the_copy(cluster_of: MakeCluster) -> None:
