@@ -13,12 +13,13 @@ import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from cachesync import MISSING, Cache, Entry, Event, KeyTemplateError, MemoryShared, Policies, Policy, Settings, Stamp
-from cachesync.errors import KeyArgumentError
+from cachesync.errors import KeyArgumentError, PolicyError
 from cachesync.testing import FakeClock
 
 TTL = 60.0
@@ -719,6 +720,63 @@ def test_a_tag_that_does_not_fit_is_refused_at_decoration(cache: Cache, tags: li
         cache.cached("stores:{code}", tags=tags, ignore=["days"])(find)
 
 
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ({"tags": "stores"}, r"tags is a list of texts; write tags=\[\"stores\"\], not 'stores'"),
+        ({"tags": ""}, "tags is a list of texts"),
+        ({"tags": b"stores"}, "tags is a list of texts"),
+        ({"tags": ["a", 5]}, r"tags is a list of texts.*not \['a', 5\]"),
+        ({"tags": [None]}, "tags is a list of texts"),
+        ({"ignore": "n"}, "ignore is a list of texts"),
+        ({"ignore": [1]}, "ignore is a list of texts"),
+    ],
+)
+def test_one_text_is_no_list_of_tags(cache: Cache, how: dict[str, Any], says: str) -> None:
+    """It would be taken for as many tags as it has letters, and nobody's invalidation would reach it."""
+    with pytest.raises(KeyTemplateError, match=says):
+        cache.cached("stores:{n}", **how)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, set, dict.fromkeys])
+def test_tags_may_come_from_anything_that_can_be_gone_through(cache: Cache, colour: Colour, kind: Callable[[list[str]], Any]) -> None:
+    """Also where that can be done once only."""
+
+    def find(code: str) -> str:
+        return code
+
+    cached = colour.cached(cache, "stores:{code}", find, tags=kind(["store:{code}", "all"]))
+    assert set(cached.tags("JKT")) == {"store:JKT", "all"}
+
+
+async def _tags_later(_result: Any) -> list[str]:
+    return ["a"]
+
+
+async def _ttl_later(_result: Any) -> float:
+    return 5.0
+
+
+@pytest.mark.parametrize("name", ["tags_from", "ttl"])
+@pytest.mark.parametrize(
+    "given", [["a"], 5, "a", _tags_later, functools.partial(_ttl_later)], ids=["list", "number", "text", "async", "partial"]
+)
+def test_what_is_told_by_the_result_is_told_by_a_plain_function(make: Callable[..., Cache], name: str, given: Any) -> None:
+    """Anything else is an error at decoration: later it would cost the storing of every result."""
+    cache = make(ttl="dynamic", min_ttl=1, max_ttl=60) if name == "ttl" else make()
+    with pytest.raises(KeyTemplateError, match=f"{name} is a plain function that is given the result, not "):
+        cache.cached("stores:{n}", **{name: given})
+
+
+@pytest.mark.parametrize(
+    "codec", ["json", 5, object(), type("Half", (), {"encode": None})()], ids=["text", "number", "object", "half of one"]
+)
+def test_a_codec_encodes_and_decodes(cache: Cache, codec: Any) -> None:
+    """What can not is refused at decoration."""
+    with pytest.raises(KeyTemplateError, match="codec is an object with encode and decode"):
+        cache.cached("stores:{n}", codec=codec)
+
+
 # --- time ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -1136,6 +1194,85 @@ def test_what_is_no_function_is_refused(cache: Cache, thing: Any) -> None:
     """At decoration."""
     with pytest.raises(KeyTemplateError, match="only a function can be cached"):
         cache.cached("x")(thing)
+
+
+@pytest.mark.parametrize("settings", ["policies.toml", Path("policies.toml"), {"namespace": "shop"}], ids=["text", "path", "dict"])
+def test_a_file_is_read_by_from_file(settings: Any) -> None:
+    """Who gives its name to the class is told so."""
+    with pytest.raises(PolicyError, match=r"a policy file is read by Cache\.from_file"):
+        Cache(settings)
+
+
+def test_a_url_is_no_layer() -> None:
+    """It is told at the start, not by the first call."""
+    with pytest.raises(PolicyError, match="is no layer; a url is given as redis="):
+        Cache(policies=[Policy(name="all", match="*", ttl=60)], shared=cast("Any", "redis://127.0.0.1:1"))
+
+
+@pytest.mark.parametrize("stamp", ["9f86d081884c7d65:121", "9f86d081884c7d65:121~", 5, ("9f86d081884c7d65", 121), b"x:1"])
+def test_a_promise_is_asked_for_by_a_stamp(cache: Cache, colour: Colour, stamp: Any) -> None:
+    """Stamps travel as text. A text that was not read yet is refused before anything is computed."""
+    calls = Calls()
+
+    def find(n: int) -> Any:
+        return calls(n)
+
+    cached = colour.cached(cache, "stores:{n}", find)
+    get, compute = (cache.get, cache.get_or_compute) if colour.runner is None else (cache.aget, cache.aget_or_compute)
+    asking: list[Callable[[], Any]] = [
+        lambda: cached.at_least(stamp, 1),
+        lambda: get("stores:1", at_least=stamp),
+        lambda: compute("stores:1", cached.__wrapped__, at_least=stamp),
+    ]
+    for ask in asking:
+        with pytest.raises(KeyArgumentError, match=r"at_least is a Stamp, not .*Stamp\.parse\(text\)"):
+            colour(ask())
+    assert calls.seen == []
+
+
+def test_no_stamp_is_no_promise(cache: Cache, colour: Colour) -> None:
+    """A function is asked for one on purpose, so that a cookie which is not there is no silent "anything will do"."""
+
+    def find(n: int) -> int:
+        return n
+
+    cached = colour.cached(cache, "stores:{n}", find)
+    with pytest.raises(KeyArgumentError, match="at_least is a Stamp, not NoneType"):
+        colour(cached.at_least(cast("Any", None), 1))
+    with pytest.raises(ValueError, match="None is not a stamp"):
+        Stamp.parse(cast("Any", None))
+
+
+@pytest.mark.parametrize(
+    ("named", "tags", "says"),
+    [
+        ([], 5, "tags are a list of texts, not int"),
+        ([], None, "tags are a list of texts, not NoneType"),
+        ([], [5], "are texts, not int"),
+        ([5], [], "are texts, not int"),
+        ([b"stores"], [], "are texts, not bytes"),
+        (["x" * 65_537], [], "65,537 characters; at most 65,536"),
+        (["stores:1", "x" * 70_000 + "*"], [], "70,001 characters"),
+        ([], ["x" * 70_000], "70,000 characters"),
+    ],
+)
+def test_what_can_not_be_invalidated_is_refused_before_anything_is(
+    cache: Cache, colour: Colour, events: Watch, named: list[Any], tags: Any, says: str
+) -> None:
+    """And is told as what it is: a wrong argument."""
+    invalidate = cache.invalidate if colour.runner is None else cache.ainvalidate
+    with pytest.raises(KeyArgumentError, match=says):
+        colour(invalidate(*named, tags=tags))
+    assert not events.named("invalidated")
+    assert not colour(invalidate("x" * 65_536)).pending, "as long as a key may be"
+
+
+@pytest.mark.parametrize("in_two_layers", [False, True])
+def test_who_is_told_of_a_sweep_is_a_function(make: Callable[..., Cache], colour: Colour, in_two_layers: bool) -> None:
+    """Also where there is nothing to sweep, and so nothing to tell."""
+    cache = make(shared=MemoryShared() if in_two_layers else None)
+    with pytest.raises(TypeError, match="progress is a function"):
+        colour((cache.sweep if colour.runner is None else cache.asweep)(cast("Any", 5)))
 
 
 def test_a_key_needs_a_policy_that_matches_all_of_it(clock: FakeClock) -> None:
