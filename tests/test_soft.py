@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from cachesync import Cache, LayerError, MemoryShared, Policy, RedisShared, Settings
+from cachesync.core.flows import Ask
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Heads
+from cachesync.core.steps import Flow, Heads
 from cachesync.core.sweeping import ENTRIES_OF_A_PAGE, Swept
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, KINDS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, Node, Origin, until, use
+from support.nodes import COLOURS, KINDS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, Node, Origin, operations_of, until, use
 from support.proxy import Proxy
 from support.servers import Server
 
@@ -214,6 +215,43 @@ def test_a_stale_window_is_no_leave_to_serve_while_cut_off(pair: Pair) -> None:
         pair.clock.advance(61)
         assert node.valid() is None
         assert node.read() == 2
+
+
+def test_the_window_is_counted_from_when_the_log_was_last_heard_without_the_invalidation(pair: Pair) -> None:
+    """Nobody tells when it was made, and no two clocks are compared: it came after the last time that the log was heard to its end."""
+    node, other = pair.nodes
+    assert (node.read(), node.read()) == (1, 1)
+    node.read_log()
+    other.invalidate("key as text", soft=True)
+    pair.clock.advance(WINDOW / 2)
+    node.read_log()
+    assert node.valid() == 1
+    pair.clock.advance(WINDOW / 2 + 1)
+    node.read_log()
+    assert node.valid() is None
+
+
+def test_one_refresh_of_a_key_is_under_way_in_a_process(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are served the stale value meanwhile: they cost no thread and no task."""
+    node = pair.nodes[0]
+    assert (node.read(), node.read()) == (1, 1)
+    pair.origin.version = 2
+    node.invalidate("key as text", soft=True)
+    refresher = operations_of(node.cache).refresher
+    begun: list[str] = []
+    renewing = refresher._renewing  # pyright: ignore[reportPrivateUsage] - what begins a refresh has no public name
+
+    def counted(ask: Ask) -> Flow:
+        begun.append(ask.key)
+        return renewing(ask)
+
+    monkeypatch.setattr(refresher, "_renewing", counted)
+    gate = pair.origin.hold()
+    assert [node.read() for _ in range(10)] == [1] * 10
+    gate.wait()
+    gate.open()
+    until(lambda: node.valid() == 2, "refreshing")
+    assert begun == ["item:1"]
 
 
 # --- on a real server -------------------------------------------------------------------------------------------------------------
