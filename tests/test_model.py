@@ -26,7 +26,6 @@ def _uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-    gc.collect()
 
 
 def explored(scenario: Scenario) -> Outcome:

@@ -23,8 +23,10 @@ from the real code in turn, which the model has to notice.
 ``process``     one process
 ``stories``     what the actors do
 ``explore``     all interleavings of some stories, and the judge
+``frames``      where a story stands
+``mechanisms``  what the protocol cannot do without, and ``removal``: how it is taken out of the package's code
 ``scenarios``   the worlds, and the mechanisms that each of them needs
 ==============  ==================================================================================================
 
-``python -m model`` in ``tests/`` runs all of them; with ``--deep`` in larger worlds.
+``PYTHONPATH=.:tests python -m model`` explores all of them; with ``--deep`` every step apart, and larger worlds, too.
 """

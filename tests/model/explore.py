@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping, Sized
+from collections.abc import Generator, Hashable, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, cast
@@ -16,7 +16,7 @@ from cachesync.core.flows import Ask
 from cachesync.core.ledger import Ledger
 from cachesync.core.records import EVERYTHING, Record, Targets
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Beat, Called, Encode, Fetch, Fetched, Outdated, Position, SharedStep, Ticket, Wake
+from cachesync.core.steps import Beat, Called, Encode, Fetch, Outdated, Position, SharedStep, Ticket, Wake
 from cachesync.layers import memory as memory_module
 from model.frames import standing
 from model.layer import LAYER_STEPS, AskBeat, Do, Layer, Take
@@ -38,7 +38,7 @@ BEAT: Final = 0.2 * MAX_LAG
 """Seconds after which the log's reader asks where the log ends."""
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A promise was broken."""
 
 
@@ -144,7 +144,7 @@ class Explorer:
         self._known: Interned[Known] = Interned(lambda known: known)
         self._steps: Interned[Any] = Interned(_key)
         self._replies: Interned[Any] = Interned(_key)
-        # Where stories stand: one way to come there (the place before, what was answered) and the number of the next step (None at the end).
+        # Where stories stand: one way to come there (the place before, what was answered) and the number of the next step (None: the end).
         self._nodes: list[tuple[int, int, int | None]] = []
         self._standing: dict[Hashable, int] = {}
         self._advances: dict[tuple[int, int], int] = {}
@@ -190,7 +190,7 @@ class Explorer:
             return Outcome(len(came), self.rests, self.seen)
 
     def _outcome(self, came: Sized, error: Exception, trace: tuple[str, ...]) -> Outcome:
-        is_broken = isinstance(error, Broken)
+        is_broken = isinstance(error, BrokenError)
         return Outcome(len(came), self.rests, self.seen, str(error) if is_broken else repr(error), trace, not is_broken)
 
     def _end(self, state: State) -> Hashable:
@@ -393,7 +393,7 @@ class Explorer:
                 if self.world.thrifty is not None:
                     knows = replace(knows, calls=knows.calls + 1)
                     if knows.calls > self.world.thrifty:
-                        raise Broken(f"{knows.calls} computations")
+                        raise BrokenError(f"{knows.calls} computations")
                 return self._known.number(knows), knows.origin[row]
             case Write(row):
                 version = knows.origin[row] + 1
@@ -412,7 +412,8 @@ class Explorer:
                 return None if due is None else (known, due)
             case Held():
                 return (known, None) if self._may_look_again(layer, member, process, step) else None
-        raise TypeError(step)
+            case _:
+                raise TypeError(step)
 
     def _record(self, known: int, records: tuple[Record, ...]) -> int:
         """Records stand in the log: whoever comes to their position knows what they are about."""
@@ -486,7 +487,7 @@ class Explorer:
         for index, actor in enumerate(self.actors):
             number = self._nodes[nodes[index]][2]
             if not actor.daemon and number is not None and not isinstance(self._steps.values[number], Do):
-                raise Broken(f"{actor.name} waits for ever: {_short(self._steps.values[number])}")
+                raise BrokenError(f"{actor.name} waits for ever: {_short(self._steps.values[number])}")
         for process in range(self.world.processes):
             key = layer, members[process], known, process
             if key not in self._quiet:
@@ -502,7 +503,7 @@ class Explorer:
             layer, members, known = self._heard_once_more(state, process)
             position, epoch, last = self._ledger(process, members[process]).position, saved["_epoch"], saved["_number"]
             if epoch is not None and (position is None or (position.epoch, position.number) != (epoch, last)):
-                raise Broken(f"process {process} stands at {position}, the log ends at {epoch}:{last}")
+                raise BrokenError(f"process {process} stands at {position}, the log ends at {epoch}:{last}")
         knows = self._known.values[known]
         for (owner, _), ask in self.world.asks.items():
             if owner != process:
@@ -518,8 +519,6 @@ class Explorer:
             judged = self._ask_member(layer, members[process], process, Judge(ask, reply))
             if isinstance(judged, Called):
                 _compare(owed, judged, f"at rest the layer holds {ask.key} for process {process}")
-            elif self.world.keeps and listens and isinstance(reply, Fetched) and reply.blobs[0] is not None:
-                raise Broken(f"at rest process {process} refuses what the layer holds of {ask.key}")
 
     def _ask_member(self, layer: int, member: int, process: int, step: Any) -> Any:
         move = self._member_move(layer, member, process, self._steps.number(step), step)
@@ -545,7 +544,7 @@ class Explorer:
         return state[0], state[1], state[3]
 
     @contextmanager
-    def _without_chance(self) -> Iterator[None]:
+    def _without_chance(self) -> Generator[None]:
         with patch.object(engine_module, "os", self._dice), patch.object(memory_module, "os", self._dice):
             yield
 
@@ -574,11 +573,12 @@ def _overlap(one: Targets, other: Targets) -> bool:
 def _compare(owed: Owed, called: Called, where: str = "a reader is given") -> None:
     least = owed.stale if called.is_stale else owed.fresh
     if called.value < least:
-        raise Broken(f"{where}: version {called.value}{' as stale' if called.is_stale else ''}, owed {least}")
+        raise BrokenError(f"{where}: version {called.value}{' as stale' if called.is_stale else ''}, owed {least}")
 
 
 def _short(value: Any) -> str:
     """A value in a few words."""
+    every = value
     match value:
         case Ask():
             return value.key
@@ -597,10 +597,10 @@ def _short(value: Any) -> str:
         case bytes():
             return f"<entry of {_short(unseal(value)[0].stamp)}>" if value[:2] == b"cS" else f"<{len(value)} bytes>"
         case tuple() if hasattr(value, "_fields"):
-            inner = ", ".join(_short(one) for one in value if one not in (None, FOREVER, 0, "", ()))
+            inner = ", ".join(_short(one) for one in every if one not in (None, FOREVER, 0, "", ()))
             return f"{value.__class__.__name__}({inner})"
         case tuple():
-            return f"({', '.join(map(_short, value))})"
+            return f"({', '.join(map(_short, every))})"
         case _:
             return str(value)[:40]
 

@@ -24,7 +24,7 @@ def standing(story: Generator[Any, Any, Any]) -> Hashable:
     """Where a suspended generator stands, and all those that it has delegated to."""
     found: list[Hashable] = []
     at: Any = story
-    while isinstance(at, GeneratorType) and at.gi_frame is not None:
+    while _is_generator(at) and at.gi_frame is not None:
         frame, code = at.gi_frame, at.gi_code
         values = frame.f_locals
         found.append((code, frame.f_lasti, *(_valued(values[name]) for name in looked_at(code)[frame.f_lasti] if name in values)))
@@ -32,11 +32,15 @@ def standing(story: Generator[Any, Any, Any]) -> Hashable:
     return tuple(found)
 
 
+def _is_generator(value: object) -> bool:
+    return isinstance(value, GeneratorType)
+
+
 def _valued(value: Any) -> Hashable:
-    if isinstance(value, GeneratorType):
-        return None if cast("CodeType", value.gi_code).co_name in UNTOLD else standing(cast("Generator[Any, Any, Any]", value))
-    if isinstance(value, list):
-        return tuple([_valued(one) for one in cast("list[Any]", value)])
+    if _is_generator(value):
+        return None if value.gi_code.co_name in UNTOLD else standing(value)
+    if value.__class__ is list:
+        return tuple([_valued(one) for one in value])
     if hasattr(value, "standing"):
         return cast("Hashable", value.standing())
     if hasattr(value, "__next__"):

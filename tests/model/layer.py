@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from cachesync.core.auditing import Question
 from cachesync.core.bans import BanIndex
 from cachesync.core.ledger import Mark
-from cachesync.core.records import Record
+from cachesync.core.records import Record, Targets
 from cachesync.core.steps import Beat, Failed, Torn, Woken
 from cachesync.errors import LayerError
 from cachesync.layers.memory import MemoryEar, MemoryShared
@@ -144,9 +144,9 @@ class Layer(MemoryShared):
 
     # --- what may befall it ---------------------------------------------------------------------------------------------------------
 
-    def _append(self, *args: Any) -> None:
+    def _append(self, targets: Targets, nonce: str, origin: str) -> None:
         self.events += 1
-        super()._append(*args)
+        super()._append(targets, nonce, origin)
 
     def flush(self) -> None:
         self.events += 1

@@ -8,17 +8,16 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from cachesync.coordination.engine import ALWAYS, Engine
-from cachesync.coordination.flights import Flights
 from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering
 from cachesync.core import flows
 from cachesync.core.bans import BanIndex
 from cachesync.core.ledger import Ledger
-from cachesync.core.stamps import Lineage
-from cachesync.core.steps import Done
+from cachesync.core.stamps import Lineage, Stamp
+from cachesync.core.steps import Called, Done
 from cachesync.core.tickets import Tickets
 from cachesync.layers.memory import MemoryShared
-from model.removal import edited, replaced, together
+from model.removal import answering, edited, replaced, together
 from model.stories import Teller
 
 
@@ -35,8 +34,12 @@ def _anybody_releases(self: Any, key: str, _token: str, _now: int) -> bool:
     return True
 
 
-def _nobody_knows(self: Any, _lineage: Any) -> int | None:
-    return None
+def _as_it_is(_self: Any, _ask: Any, called: Called, *_: object) -> Called:
+    return called
+
+
+def _any_epoch(_self: Any, stamp: Stamp) -> int:
+    return stamp.number
 
 
 def _way(**ways: bool) -> Callable[[], Any]:
@@ -48,8 +51,8 @@ LEASE_CHECK: Final = Mechanism("the lease check of a fill", replaced(MemoryShare
 REVOCATION: Final = Mechanism("the revocation of the lease", edited(MemoryShared, "_announce", "self._leases.pop(key, None)", "pass"))
 UNLINKING: Final = Mechanism("the unlinking of the entry", edited(MemoryShared, "_announce", "self._entries.pop(key, None)", "pass"))
 ORDER: Final = Mechanism("the order: unlink, then append", _way(log_first=True))
-BANS: Final = Mechanism("the bans", replaced(Ledger, "refuses", lambda *_, **__: False))
-FLOORS: Final = Mechanism("the rising of floors", replaced(BanIndex, "raise_floors", lambda *_: None))
+BANS: Final = Mechanism("the bans", replaced(Ledger, "refuses", answering(False)))
+FLOORS: Final = Mechanism("the rising of floors", replaced(BanIndex, "raise_floors", answering(None)))
 OWN_KEY: Final = Mechanism("the ban on an entry's own key", edited(BanIndex, "newest", "newest = keys.get(key, 0)", "newest = 0"))
 STAMP_BEFORE: Final = Mechanism(
     "the stamp taken before the computation",
@@ -73,7 +76,7 @@ STALE_USED: Final = Mechanism("the staleness of what was used", edited(Gathering
 LATE_TAGS: Final = Mechanism(
     "the tags of a result in its entry", edited(flows, "_store", "dependencies=called.dependencies", "dependencies=ask.dependencies")
 )
-JOINER: Final = Mechanism("the judging of what a joiner is given", replaced(Engine, "share", lambda _, __, called, *___: called))
+JOINER: Final = Mechanism("the judging of what a joiner is given", replaced(Engine, "share", _as_it_is))
 OWN_PENDING: Final = Mechanism(
     "the look at one's own invalidations before a joiner is given a result",
     edited(Engine, "share", "flight.pends == arrival.pends and called.stamp", "called.stamp"),
@@ -81,7 +84,7 @@ OWN_PENDING: Final = Mechanism(
 IN_ORDER: Final = Mechanism(
     "the order in which a position moves", edited(Ledger, "settle", "position.number == first - 1 and not ticket.again", "True")
 )
-TURNING: Final = Mechanism("the turning of the generation for one's own", replaced(Ledger, "turn", lambda *_: None))
+TURNING: Final = Mechanism("the turning of the generation for one's own", replaced(Ledger, "turn", answering(None)))
 SOFT_APART: Final = Mechanism(
     "hard and soft as two numbers",
     edited(
@@ -95,9 +98,9 @@ GAPS: Final = Mechanism(
     "the look for gaps in what is heard",
     edited(Ledger, "apply", "record.number != expected or (nonce is not None and record.previous != nonce)", "False"),
 )
-BEATS: Final = Mechanism("the comparing of what the master says", replaced(Ledger, "agrees", lambda *_: True))
+BEATS: Final = Mechanism("the comparing of what the master says", replaced(Ledger, "agrees", answering(True)))
 MAX_LAG: Final = Mechanism(
-    "max_lag", together(replaced(Engine, "is_heard", lambda *_: True), replaced(Engine, "_trusted_until", lambda *_: ALWAYS))
+    "max_lag", together(replaced(Engine, "is_heard", answering(True)), replaced(Engine, "_trusted_until", answering(ALWAYS)))
 )
 MISSED_BANS: Final = Mechanism(
     "the bans of a process that rejoins", edited(Ledger, "rejoin", "for targets, number in page.found:", "for targets, number in ():")
@@ -111,7 +114,11 @@ POSITION_FIRST: Final = Mechanism(
         flows,
         "rejoin",
         "joined: Joined | Failed = yield Snapshot(deadline)",
-        "early = yield from _read_bans(0, deadline)\n        joined: Joined | Failed = yield Snapshot(deadline)\n        if not isinstance(joined, Failed):\n            yield Rejoin(joined, early, 0)\n            return True",
+        "early = yield from _read_bans(0, deadline)\n"
+        "        joined: Joined | Failed = yield Snapshot(deadline)\n"
+        "        if not isinstance(joined, Failed):\n"
+        "            yield Rejoin(joined, early, 0)\n"
+        "            return True",
     ),
 )
 NEW_EPOCH: Final = Mechanism(
@@ -123,13 +130,8 @@ CUTS: Final = Mechanism(
 )
 AGAIN: Final = Mechanism("the announcing again of what was lost", edited(Ledger, "rejoin", "if how.lost else ()", "if False else ()"))
 COPIES_END: Final = Mechanism("the end of copies where records were lost", edited(Follower, "rejoin", "engine.local.clear()", "pass"))
-PENDING: Final = Mechanism("the refusing of what is pending", replaced(Tickets, "refuses", lambda *_: False))
-OVERTAKEN: Final = Mechanism("the ignoring of a reply that was overtaken", edited(Ledger, "_how", "joined.asked < self._moved", "False"))
-ALL_BANS: Final = Mechanism(
-    "the whole of the bans where nothing is known", edited(Ledger, "rejoin", "how.ends_copies and since > 0", "False")
-)
-HIGHER: Final = Mechanism("the sparing of a higher stamp", edited(MemoryShared, "_store", "there[16:24] > blob[16:24]", "False"))
-TAKE_OVER: Final = Mechanism("the taking over of a lease that is outdated", replaced(Engine, "outdated", lambda *_: Done(done=False)))
+PENDING: Final = Mechanism("the refusing of what is pending", replaced(Tickets, "refuses", answering(False)))
+TAKE_OVER: Final = Mechanism("the taking over of a lease that is outdated", replaced(Engine, "outdated", answering(Done(done=False))))
 CONFIRMED: Final = Mechanism(
     "the applying of the head before a strict answer",
     edited(
@@ -165,14 +167,11 @@ COMPARES: Final = Mechanism(
         MemoryShared, "_perform", "if own and holder is not None:\n", "if (holder := Holder(token, Stamp(self._epoch, 0))) is not None:\n"
     ),
 )
-DETACHING: Final = Mechanism("the detaching of flights that are invalidated", replaced(Engine, "detach", lambda *_: None))
-CLEARED: Final = Mechanism("the detaching of all flights where a process rejoins", replaced(Flights, "clear", lambda _: []))
+DETACHING: Final = Mechanism("the detaching of flights that are invalidated", replaced(Engine, "detach", answering(None)))
 OWN_FLIGHTS: Final = Mechanism("the detaching by one's own invalidation", edited(Engine, "pend", "self.detach(targets)", "pass"))
-EPOCHS: Final = Mechanism("the comparing of epochs before numbers", replaced(Lineage, "number", lambda _, stamp: stamp.number))
-FORGETTING: Final = Mechanism("the forgetting of bans of another epoch", edited(Ledger, "rejoin", "self._forget()", "pass"))
-EPOCH_OF_BANS: Final = Mechanism("the epoch of the bans that are read", edited(flows, "rejoin", "pages[-1].epoch == head.epoch", "True"))
-QUEUE: Final = Mechanism("the queue of what could not be announced", replaced(Tickets, "queue", lambda *_: False))
-LEAST: Final = Mechanism("the stamp that a reader asks for", replaced(Engine, "has_reached", lambda *_: True))
+EPOCHS: Final = Mechanism("the comparing of epochs before numbers", replaced(Lineage, "number", _any_epoch))
+QUEUE: Final = Mechanism("the queue of what could not be announced", replaced(Tickets, "queue", answering(False)))
+LEAST: Final = Mechanism("the stamp that a reader asks for", replaced(Engine, "has_reached", answering(True)))
 SEIZED: Final = Mechanism(
     "the seizing of the lease by a setter",
     edited(
@@ -182,6 +181,6 @@ SEIZED: Final = Mechanism(
         "self._leases.setdefault(key, (Holder(token, stamp), now + milliseconds))\n            if unlink:",
     ),
 )
-SOFTLY_STALE: Final = Mechanism("the flag of what was softly invalidated", replaced(Ledger, "softened", lambda *_: None))
+SOFTLY_STALE: Final = Mechanism("the flag of what was softly invalidated", replaced(Ledger, "softened", answering(None)))
 
 ALL: Final = tuple(one for one in tuple(globals().values()) if isinstance(one, Mechanism))

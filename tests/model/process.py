@@ -208,7 +208,7 @@ class Process:
 
     def site(self, policy: Policy, *, tags_from: Callable[[Any], Any] | None = None) -> Site:
         """A function's place in this process."""
-        site = Site(policy.name, policy, self.local.shelf(), Versions, _never, tags_from=tags_from)
+        site = Site(policy.name, policy, self.local.shelf(), cast("Any", Versions), _never, tags_from=tags_from)
         site.gauge = cast("Any", _Gauge())
         return site
 

@@ -6,7 +6,7 @@ import __future__
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -16,7 +16,7 @@ def edited(owner: Any, name: str, old: str, new: str) -> Callable[[], Any]:
     """Write a function of a module or class anew, with one text in it replaced. Raises ``LookupError`` unless that occurs once."""
 
     @contextmanager
-    def without() -> Iterator[None]:
+    def without() -> Generator[None]:
         function = inspect.getattr_static(owner, name)
         text = textwrap.dedent(inspect.getsource(function))
         if text.count(old) != 1:
@@ -35,11 +35,20 @@ def replaced(owner: Any, name: str, function: Any) -> Callable[[], Any]:
     return lambda: patch.object(owner, name, function)
 
 
+def answering(value: Any) -> Callable[..., Any]:
+    """A function that says the same whatever it is asked."""
+
+    def answer(*_: object, **__: object) -> Any:
+        return value
+
+    return answer
+
+
 def together(*removals: Callable[[], Any]) -> Callable[[], Any]:
     """Several of them at once, where one stands behind another."""
 
     @contextmanager
-    def without() -> Iterator[None]:
+    def without() -> Generator[None]:
         with ExitStack() as stack:
             for removal in removals:
                 stack.enter_context(removal())

@@ -20,7 +20,9 @@ from model.mechanisms import (
     CAUGHT_UP,
     COMPARES,
     CONFIRMED,
+    COPIES_END,
     CUTS,
+    DETACHING,
     EPOCHS,
     FLOORS,
     GAPS,
@@ -36,12 +38,15 @@ from model.mechanisms import (
     MISSED_BANS,
     NEW_EPOCH,
     ORDER,
+    OWN_FLIGHTS,
     OWN_KEY,
     OWN_LEASE,
+    OWN_PENDING,
     PENDING,
     POSITION_FIRST,
     QUEUE,
     REVOCATION,
+    SEIZED,
     SOFT_APART,
     SOFTLY_STALE,
     STALE_USED,
@@ -57,7 +62,6 @@ from model.stories import Asks, Ways
 from model.world import BURY, DOWN, FLUSH, FOLLOW, LATER, LOSE_META, PROMOTE, RISE, STALE, TRIM, UP, Item, World, cut, lapse, lose
 
 ITEM: Final = Item("item", tags=("t",))
-OTHER: Final = Item("other", row=1)
 CHILD: Final = Item("child", tags=("t",))
 PARENT: Final = Item("parent", of=CHILD)
 
@@ -86,7 +90,7 @@ def scenario(title: str, *needs: Mechanism, states: int = 50, deep: bool = False
     return note
 
 
-# --- a key, a tag, a pattern -----------------------------------------------------------------------------------------------------------
+# --- a key, a tag, a pattern ------------------------------------------------------------------------------------------
 
 
 def two_readers(kind: Kind, text: str, **settings: Any) -> World:
@@ -196,7 +200,7 @@ def key_deep() -> World:
     return world
 
 
-# --- values made of others -------------------------------------------------------------------------------------------------------------
+# --- values made of others --------------------------------------------------------------------------------------------
 
 
 def nested(kind: Kind, text: str, *, warm: int | None, **settings: Any) -> World:
@@ -246,7 +250,7 @@ def nested_stale() -> World:
     return world
 
 
-# --- joining a computation -------------------------------------------------------------------------------------------------------------
+# --- joining a computation --------------------------------------------------------------------------------------------
 
 FOUND: Final = Item("found", late=("t",))
 """Its tag is known when it has been computed."""
@@ -274,6 +278,39 @@ def joiner_found() -> World:
 @scenario("a late caller, and an invalidation by another process", JOINER)
 def joiner_elsewhere() -> World:
     return joiners(FOUND, TAG, "t", writer=1)
+
+
+def joiners_dropped(writer: int) -> World:
+    """The ban is dropped by the one that follows it: what is not detached can not be refused at its end."""
+    world = World(rows=2, bans=1, ledger_bans=1)
+    if writer != 0:
+        world.listen(0)
+    world.read("a", 0, ITEM)
+    world.read("late", 0, ITEM)
+    world.change_all("w", writer, (0, Targets(KEY, ("item",))), (1, Targets(KEY, ("other",))))
+    return world
+
+
+@scenario("a late caller, and a key whose ban is dropped", OWN_FLIGHTS)
+def joiner_dropped() -> World:
+    return joiners_dropped(0)
+
+
+@scenario("a late caller, and a key of another process whose ban is dropped", DETACHING)
+def joiner_dropped_elsewhere() -> World:
+    return joiners_dropped(1)
+
+
+@scenario("a late caller after one's own invalidation, ahead of those of others", OWN_PENDING)
+def joiner_pending() -> World:
+    world = World(rows=2)
+    world.read("warm", 0, Item("tagged", row=1, tags=("u",)), warm=True)
+    world.change("other", 1, TAG, "u", row=1, warm=True)
+    world.read("a", 0, FOUND)
+    world.change("w", 0, TAG, "t")
+    world.befall("layer", DOWN)
+    world.read("late", 0, FOUND)
+    return world
 
 
 @scenario("two processes, one cold key", LOOKS_AGAIN)
@@ -309,7 +346,7 @@ def lapsing() -> World:
     return world
 
 
-# --- one's own ---------------------------------------------------------------------------------------------------------------------------
+# --- one's own --------------------------------------------------------------------------------------------------------
 
 
 @scenario("one's own invalidation, ahead of those of others", IN_ORDER, TURNING)
@@ -357,7 +394,7 @@ def soft_refresh() -> World:
     return world
 
 
-# --- setting values ------------------------------------------------------------------------------------------------------------------------
+# --- setting values ---------------------------------------------------------------------------------------------------
 
 
 @scenario("a value is set beside a computation", ANNOUNCED)
@@ -379,6 +416,17 @@ def set_held() -> World:
     world.read("warm too", 1, ITEM, warm=True)
     world.set("set", 0, ITEM)
     world.read("b", 1, ITEM)
+    return world
+
+
+@scenario("a value is set beside a computation, and the ban is dropped", SEIZED)
+def set_dropped() -> World:
+    world = World(rows=2, bans=1, ledger_bans=1)
+    world.listen(0)
+    world.read("b", 1, ITEM)
+    world.set("set", 0, ITEM)
+    world.change("w", 0, KEY, "other", row=1)
+    world.ask(0, ITEM)
     return world
 
 
@@ -415,7 +463,7 @@ def update_update() -> World:
     return updating()
 
 
-# --- what a reader may ask for -----------------------------------------------------------------------------------------------------------
+# --- what a reader may ask for ----------------------------------------------------------------------------------------
 
 
 @scenario("a strict read, two writers")
@@ -469,7 +517,7 @@ def at_least_nested() -> World:
     return asked_for(PARENT, mode=SOFT, policy=STALE)
 
 
-# --- what is pending -------------------------------------------------------------------------------------------------------------------------
+# --- what is pending --------------------------------------------------------------------------------------------------
 
 
 def away(*events: Do, kind: Kind = TAG, text: str = "t") -> World:
@@ -509,7 +557,7 @@ def pending_long() -> World:
     return away(DOWN, LATER, UP)
 
 
-# --- epochs ------------------------------------------------------------------------------------------------------------------------------------
+# --- epochs -----------------------------------------------------------------------------------------------------------
 
 
 def lost_log(event: Do) -> World:
@@ -573,6 +621,19 @@ def number_again() -> World:
     return world
 
 
+@scenario("a copy that was judged by what is lost", COPIES_END)
+def judged_by_lost() -> World:
+    world = World(rows=2, eventful=True)
+    world.listen(0, 1)
+    world.read("warm", 0, ITEM, warm=True)
+    world.befall("replica", FOLLOW, warm=True)
+    world.change("lost", 1, TAG, "u", row=1, warm=True)
+    world.read("warm again", 0, ITEM, warm=True)
+    world.befall("replica takes over", PROMOTE)
+    world.change("w", 1, TAG, "t")
+    return world
+
+
 @scenario("a replica takes over, and another process reads", deep=True)
 def fail_over_elsewhere() -> World:
     return failing_over(TAG, "t", reader=1)
@@ -589,7 +650,7 @@ def entry_back() -> World:
     return world
 
 
-# --- hearing the log -----------------------------------------------------------------------------------------------------------------------
+# --- hearing the log --------------------------------------------------------------------------------------------------
 
 
 def heard(*events: Any, **settings: Any) -> World:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from cachesync.core.entry import Held
 from cachesync.core.ledger import Mark
@@ -22,7 +22,7 @@ def clone(value: Any) -> Any:
     """A copy that shares nothing that could change. Marks and values are shared: they are only compared."""
     cls = value.__class__
     if issubclass(cls, dict):
-        copied = cls()
+        copied: Any = cast("Any", cls)()
         for key, one in value.items():
             copied[key] = clone(one)
         return copied
@@ -52,19 +52,19 @@ def freeze(value: Any, mark: Mark) -> Hashable:
     if cls is Lineage:
         return value.epoch, tuple(value.cuts.items())
     if not _changes(cls):
-        return value  # type: ignore[no-any-return]  # whatever does not change can be hashed, or `Interned` says that it can not
+        return cast("Hashable", value)
     left_out = _SHELF if cls is Held else frozenset[str]()
     return (cls.__name__, *(freeze(getattr(value, name), mark) for name in names_of(value) if name not in left_out))
 
 
 def names_of(value: object) -> tuple[str, ...]:
     """The names of all that an object holds."""
-    found = _slots(value.__class__)
+    found = _slots(cast("Hashable", value.__class__))
     return found or tuple(vars(value))
 
 
 @lru_cache(maxsize=256)
-def _slots(cls: type) -> tuple[str, ...]:
+def _slots(cls: Any) -> tuple[str, ...]:
     named: list[str] = []
     for base in reversed(cls.__mro__):
         slots = base.__dict__.get("__slots__", ())
@@ -73,12 +73,12 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=256)
-def _changes(cls: type) -> bool:
+def _changes(cls: type[Any]) -> bool:
     """Whether objects of a class have a state of their own that may change."""
     if cls is Mark or issubclass(cls, (tuple, str, bytes, int, float, type(None), frozenset, BaseException)):
         return False
     if is_dataclass(cls):
-        return not cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        return not cast("Any", cls).__dataclass_params__.frozen
     if cls.__module__.startswith(("cachesync.", "model.")):
         return True
     raise TypeError(f"the model does not know how to copy a {cls.__qualname__}")

@@ -197,13 +197,14 @@ class Teller:
         """Ask the shared layer, in as many pieces as it takes."""
         reply: Any
         if isinstance(step, Fetch) and self.ways.split:
-            entries, head = step, Fetch((), step.deadline, step.strict)
-            first, second = (entries, head) if self.ways.entry_first else (head, entries)
-            one = yield first
-            other = yield second
+            ends_at = Fetch((), step.deadline, step.strict)
+            one: Any = yield step if self.ways.entry_first else ends_at
+            other: Any = yield ends_at if self.ways.entry_first else step
             found, ends = (one, other) if self.ways.entry_first else (other, one)
-            failed = isinstance(found, Failed) or isinstance(ends, Failed)
-            reply = (found if isinstance(found, Failed) else ends) if failed else found._replace(head=ends.head)
+            if isinstance(found, Failed) or isinstance(ends, Failed):
+                reply = found if isinstance(found, Failed) else ends
+            else:
+                reply = found._replace(head=ends.head)
         elif isinstance(step, Announce) and step.unlink and not self.ways.in_one:
             unlink, append = step._replace(targets=(), nonces=()), step._replace(unlink=())
             first, second = (append, unlink) if self.ways.log_first else (unlink, append)

@@ -41,12 +41,17 @@ class Item:
     late: tuple[str, ...] = ()
     of: Item | None = None
 
+    def tags_of(self, _result: object) -> tuple[str, ...]:
+        """The tags that are taken from a result."""
+        return self.late
+
 
 @dataclass(slots=True, kw_only=True)
 class World:
     """``warm`` stories are told first, one after the other; then ``actors`` act in every order.
 
-    ``bans`` of a kind are kept by the layer, ``ledger_bans`` by each process. ``thrifty``: more computations than that break a promise, ``keeps``: so does an entry that is of no use at the end.
+    ``bans`` of a kind are kept by the layer, ``ledger_bans`` by each process. ``thrifty``: more computations than that
+    break a promise.
     """
 
     processes: int = 2
@@ -56,7 +61,6 @@ class World:
     policy: Policy = PLAIN
     ways: Ways = Ways()  # noqa: RUF009 - it is frozen
     thrifty: int | None = None
-    keeps: bool = False
     eventful: bool = False
     warm: list[Actor] = field(default_factory=list[Actor])
     actors: list[Actor] = field(default_factory=list[Actor])
@@ -73,8 +77,7 @@ class World:
         """The question for an item, as it is asked in one process."""
         known = self.asks.get((process, item.key))
         if known is None:
-            tags_from = (lambda _: item.late) if item.late else None
-            site = self.members[process].site(self.policy, tags_from=cast("Any", tags_from))
+            site = self.members[process].site(self.policy, tags_from=item.tags_of if item.late else None)
             recipe = Recipe(item.row, None if item.of is None else self.ask(process, item.of))
             tags = tuple(Dependency(TAG, text) for text in item.tags)
             known = Ask(item.key, self.policy, tags, site, item.key, cast("Any", recipe), (), FOREVER, 0.25, 3_600_000)
@@ -91,7 +94,7 @@ class World:
     def listen(self, *processes: int) -> None:
         """These processes hear the log, from the beginning on."""
         for process in processes:
-            self.act(f"log{process}", process, lambda teller, process=process: teller.listen(process), daemon=True)
+            self.act(f"log{process}", process, _listener(process), daemon=True)
 
     def read(self, name: str, process: int, item: Item, *, asks: Asks = "", warm: bool = False) -> None:
         """Read an item once."""
@@ -138,6 +141,10 @@ class World:
         self.act(name, 0, lambda _: befall(*events), warm=warm)
 
 
+def _listener(process: int) -> Callable[[Teller], Story]:
+    return lambda teller: teller.listen(process)
+
+
 TRIM: Final = Do("trim", Layer.trim)
 FOLLOW: Final = Do("follow", Layer.follow)
 PROMOTE: Final = Do("promote", Layer.promote)
@@ -153,13 +160,30 @@ RISE: Final = Do("bring the copied entries back", Layer.rise)
 
 
 def cut(process: int) -> Do:
-    return Do(f"cut {process}", lambda layer: layer.cut(process))
+    """The connection on which a process hears the log breaks."""
+
+    def event(layer: Layer) -> None:
+        layer.cut(process)
+
+    return Do(f"cut {process}", event)
 
 
 def lose(process: int) -> Do:
     """What is on its way to a process is lost, and the connection seems well."""
-    return Do(f"lose {process}", lambda layer: layer.lose(process), lambda layer: bool(layer.lines[process]))
+
+    def event(layer: Layer) -> None:
+        layer.lose(process)
+
+    def can_happen(layer: Layer) -> bool:
+        return bool(layer.lines[process])
+
+    return Do(f"lose {process}", event, can_happen)
 
 
 def lapse(key: str) -> Do:
-    return Do(f"lapse {key}", lambda layer: layer.lapse(key))
+    """A lease is not extended in time."""
+
+    def event(layer: Layer) -> None:
+        layer.lapse(key)
+
+    return Do(f"lapse {key}", event)
