@@ -596,9 +596,9 @@ def _short(value: Any) -> str:
             return f"Called {value.value} of {_short(value.stamp)}{' stale' if value.is_stale else ''}"
         case bytes():
             return f"<entry of {_short(unseal(value)[0].stamp)}>" if value[:2] == b"cS" else f"<{len(value)} bytes>"
-        case tuple() if hasattr(value, "_fields"):
+        case tuple() if hasattr(every, "_fields"):
             inner = ", ".join(_short(one) for one in every if one not in (None, FOREVER, 0, "", ()))
-            return f"{value.__class__.__name__}({inner})"
+            return f"{every.__class__.__name__}({inner})"
         case tuple():
             return f"({', '.join(map(_short, every))})"
         case _:

@@ -22,7 +22,7 @@ STATE: Final = ("ledger", "flights", "leases", "forsaken", "resting_until", "fai
 """What changes in an engine, besides its copies."""
 KNOWN: Final = frozenset(
     {"settings", "local", "shared", "clock", "now", "events", "origin", "lock", "waiters", "violations", "budget", "lease", "here"}
-    | {"refused", "closing"}  # a layer that refuses, and an end, are not explored
+    | {"refused", "closing", "blocks"}  # a layer that refuses, an end, and reads inside of an update are not explored
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 
