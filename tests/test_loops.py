@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from cachesync import Cache, Policy, Settings
-from cachesync.coordination import log_reader
+from cachesync import Cache, Policy, RedisShared, Settings
+from cachesync.coordination import log_reader, worlds
 from cachesync.core.settings import CoordinationSettings
-from support.nodes import COLOURS, LONG, Colour, Gate, LoopThread, until
+from cachesync.core.steps import Extend
+from cachesync.protocols import Shared
+from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, until
 from support.proxy import Proxy
 from support.scripts import Script
 from support.servers import Server
@@ -273,6 +275,184 @@ def test_a_closed_cache_answers_and_keeps_nothing_open(server: Server, proxy: Pr
     assert not cache.invalidate("item:1").pending
     until(lambda: proxy.connections == 0, "nothing is open")
     assert readers() == before
+
+
+# --- loops that stand still -------------------------------------------------------------------------------------------------------
+
+
+class Paused:
+    """A cache with short leases, and an event loop of this test's own. What is computed in the loop waits until it may go on."""
+
+    def __init__(self, shared: Shared | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worlds, "LOOK_AGAIN", 0.02)  # seconds between two looks of those who wait
+        settings = Settings(coordination=CoordinationSettings(budget=LONG, lease=0.5, max_lag=LONG))
+        self.policies = [Policy(name="items", match="item:*", ttl="1h", stale_while_revalidate="1h")]
+        self.cache = Cache(settings, policies=self.policies, shared=shared)
+        self.loop = asyncio.new_event_loop()
+        self.computed: list[str] = []
+        self.stops = True
+        self._begun = asyncio.Event()
+        self._goes_on = asyncio.Event()
+
+        @self.cache.cached("item:{number}")
+        async def aitem(number: int) -> str:
+            if asyncio.get_running_loop() is not self.loop or not self.stops:
+                return self._told("another loop")
+            self._begun.set()
+            await self._goes_on.wait()
+            return self._told("the loop")
+
+        @self.cache.cached("item:{number}", same_as=aitem)
+        def item(number: int) -> str:
+            return self._told("a thread")
+
+        self.aitem, self.item = aitem, item
+
+    def _told(self, who: str) -> str:
+        self.computed.append(who)
+        return who
+
+    async def begun(self) -> None:
+        """A computation waits in the loop."""
+        await self._begun.wait()
+
+    def let_go(self) -> None:
+        """In the loop: what waits may go on."""
+        self._goes_on.set()
+
+    def leave_under_way(self) -> asyncio.Task[str]:
+        """A computation begins, and its loop runs no more."""
+
+        async def begin() -> asyncio.Task[str]:
+            task = asyncio.create_task(self.aitem(1))
+            await self._begun.wait()
+            return task
+
+        return self.loop.run_until_complete(begin())
+
+    def go_on(self, task: asyncio.Task[str] | None = None) -> str | None:
+        """The loop runs again, until nothing is under way in it."""
+
+        async def end() -> str | None:
+            self._goes_on.set()
+            result = None if task is None else await task
+            await asyncio.gather(*(one for one in asyncio.all_tasks() if one is not asyncio.current_task()))
+            return result
+
+        return self.loop.run_until_complete(end())
+
+    def close(self) -> None:
+        """Whatever is under way is let go, or given up."""
+        self.loop.run_until_complete(self._end())
+        self.loop.close()
+
+    async def _end(self) -> None:
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self.cache.aclose()
+        await self.loop.shutdown_default_executor()
+
+
+MakePaused = Callable[[Shared | None], Paused]
+
+
+@pytest.fixture
+def pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePaused]:
+    """Makes what stands still, and closes it."""
+    made: list[Paused] = []
+
+    def one(shared: Shared | None) -> Paused:
+        made.append(Paused(shared, monkeypatch))
+        return made[-1]
+
+    yield one
+    for paused in made:
+        paused.close()
+
+
+async def awaited(answer: Awaitable[str]) -> str:
+    return await answer
+
+
+STANDING = [("in memory", "a thread"), ("in memory", "another loop")]
+STANDING += [("with Redis", who) for who in ("a thread", "another loop", "another process")]
+
+
+@pytest.mark.parametrize(("place", "who"), STANDING)
+def test_a_loop_that_stands_still_keeps_nobody_waiting(server: Server, namespace: str, pause: MakePaused, place: str, who: str) -> None:
+    """``run_until_complete`` has returned, and a task is under way: its lease lapses, and whoever asks computes. When the loop runs
+    again the task goes on, and has its own result.
+    """
+    paused = pause(RedisShared(server.url, namespace=namespace) if place == "with Redis" else None)
+    task = paused.leave_under_way()
+    with ThreadPoolExecutor(1) as thread, open_cache(server.url, namespace) as other:
+
+        @other.cached("item:{number}")
+        def there(number: int) -> str:
+            return "another process"
+
+        ask: dict[str, Callable[[], object]] = {
+            "a thread": lambda: paused.item(1),
+            "another loop": lambda: asyncio.run(awaited(paused.aitem(1))),
+            "another process": lambda: there(1),
+        }
+        assert thread.submit(ask[who]).result(LONG) == who
+        assert thread.submit(ask[who]).result(LONG) == who, "it is cached"
+        assert paused.go_on(task) == "the loop"
+        assert paused.computed == [*([who] if who != "another process" else []), "the loop"]
+        if place == "with Redis":
+            assert there(1) == who, "what is computed without a lease is not stored"
+
+
+def test_a_refresh_in_a_loop_that_stands_still_is_done_by_others(server: Server, namespace: str, pause: MakePaused) -> None:
+    """Nobody has asked for it: it was begun behind the caller's back, and its caller's loop has ended its work."""
+    paused = pause(RedisShared(server.url, namespace=namespace))
+    paused.stops = False
+    assert paused.loop.run_until_complete(awaited(paused.aitem(1))) == "another loop"
+    paused.cache.invalidate("item:1", soft=True)
+    paused.stops = True
+
+    async def find_stale() -> str:
+        found = await paused.aitem(1)
+        await paused.begun()
+        return found
+
+    assert paused.loop.run_until_complete(find_stale()) == "another loop"
+    with Cache(policies=paused.policies, redis=server.url, namespace=namespace) as other:
+
+        @other.cached("item:{number}")
+        def item(number: int) -> str:
+            return "another process"
+
+        until(lambda: item(1) == "another process", "it is refreshed")
+    paused.go_on()
+
+
+def test_a_loop_that_runs_keeps_its_lease(server: Server, namespace: str, pause: MakePaused) -> None:
+    """However long it computes: others wait for it."""
+    holding = HoldingShared(RedisShared(server.url, namespace=namespace))
+    paused = pause(holding)
+    running = threading.Thread(target=paused.loop.run_forever)
+    running.start()
+    try:
+        asked = asyncio.run_coroutine_threadsafe(awaited(paused.aitem(1)), paused.loop)
+        with open_cache(server.url, namespace) as other, ThreadPoolExecutor(1) as thread:
+
+            @other.cached("item:{number}")
+            def there(number: int) -> str:
+                return "another process"
+
+            until(lambda: holding.count(Extend) >= 1, "the lease is extended")
+            waiting = thread.submit(there, 1)
+            until(lambda: holding.count(Extend) >= 4, "it would be over")
+            assert not waiting.done()
+            paused.loop.call_soon_threadsafe(paused.let_go)
+            assert (asked.result(LONG), waiting.result(LONG)) == ("the loop", "the loop")
+    finally:
+        paused.loop.call_soon_threadsafe(paused.loop.stop)
+        running.join(LONG)
 
 
 # --- what stays open ----------------------------------------------------------------------------------------------------------------

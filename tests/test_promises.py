@@ -215,7 +215,7 @@ def test_a_pending_stamp_is_pending_as_text(pair: tuple[Process, Process], share
     with shared.outage():
         stamp = writer.caller.drop("part:1", soft=soft)
     assert stamp.pending
-    cookie = SimpleCookie[str]()
+    cookie = SimpleCookie()
     cookie["stamp"] = str(stamp)
     travelled = Stamp.parse(SimpleCookie(cookie.output(header=""))["stamp"].value)
     assert travelled == stamp

@@ -391,6 +391,34 @@ def test_a_layer_that_failed_is_left_alone_for_a_moment(proxy: Proxy, namespace:
         assert node.computed.count("BDG") == 1, "it is stored in Redis again"
 
 
+@both_colours
+def test_a_closed_cache_leaves_a_layer_alone_that_failed_and_says_so(proxy: Proxy, namespace: str, colour: Colour) -> None:
+    """It can be used on: an outage costs one budget then, as before, and is not silent."""
+    with Node(proxy.url, namespace, colour, listen=True) as node:
+        node("JKT")
+        if colour == "def":
+            node.cache.close()
+        else:
+            node.run(node.cache.aclose())
+        assert node.events == []
+        proxy.hold()
+        node.local.clear()
+        engine_of(node.cache).budget = 0.25
+        assert node("JKT") == {"name": "Jakarta"}
+        assert len(node.told("layer_failed")) == 1
+        engine_of(node.cache).resting_until = float("inf")
+        with in_time():
+            for number in range(100):
+                node(f"code{number}")
+        assert len(node.told("layer_failed")) == 1
+        proxy.release()
+        proxy.cut()
+        engine_of(node.cache).budget = 30.0
+        node.rest_is_over()
+        assert node("BDG") == {"name": "Jakarta"}
+        assert [event.name for event in node.events] == ["layer_failed", "layer_recovered"]
+
+
 # --- going away -------------------------------------------------------------------------------------------------------------------
 
 
