@@ -376,8 +376,8 @@ async def awaited(answer: Awaitable[str]) -> str:
     return await answer
 
 
-STANDING = [("in memory", "a thread"), ("in memory", "another loop")]
-STANDING += [("with Redis", who) for who in ("a thread", "another loop", "another process")]
+HERE = ("a thread", "another loop")
+STANDING = [*(("in memory", who) for who in HERE), *(("with Redis", who) for who in (*HERE, "another process"))]
 
 
 @pytest.mark.parametrize(("place", "who"), STANDING)

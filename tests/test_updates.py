@@ -512,6 +512,21 @@ def test_a_block_sets_one_value(scene: Scene) -> None:
     assert (a.caller.get("item:1"), b.caller.get("item:1")) == (1, 1)
 
 
+@pytest.mark.parametrize("place", ["in memory", "with Redis"])
+def test_a_value_that_can_not_be_stored_does_not_use_the_block_up(scene: Scene) -> None:
+    """Nothing has changed, so another value may be set."""
+    a, b = scene.new(), scene.new()
+
+    async def story() -> Stamp:
+        async with a.updating("note:1") as put:
+            with pytest.raises(CodecError):
+                await put(object())
+            return await put(2)
+
+    scene.hear(a.tell(story))
+    assert (a.caller.get("note:1"), b.caller.get("note:1")) == (2, 2)
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_nothing_is_set_outside_of_the_block(scene: Scene, when: str) -> None:
     """Whoever keeps it is told."""
@@ -599,7 +614,7 @@ def test_setting_a_value_whose_lifetime_or_tags_can_not_be_told_changes_nothing(
 @pytest.mark.parametrize("after", ["nothing", "reading it", "setting it"])
 def test_a_block_that_is_left_by_an_exception_gives_its_lease_back(scene: Scene, after: str) -> None:
     """At once: nobody waits for it. What was set stays set; what was not leaves the old value where it was."""
-    a, b = scene.new(), scene.new()
+    a, b = scene.new(listen=False), scene.new()
     assert a.caller.do(a.item, 1) == 1
 
     async def story() -> None:
@@ -663,6 +678,23 @@ def test_after_a_block_all_is_as_before(scene: Scene, how: str) -> None:
     a.tell(story)
     a.caller.drop("item:1")
     assert a.caller.get("note:1") == 5
+
+
+def test_what_a_computation_reads_after_a_block_is_what_it_is_made_of(scene: Scene) -> None:
+    """The block gathers for its own value only while it lasts."""
+    a, b = scene.new(), scene.new()
+
+    @a.caller.cached("whole:{number}")
+    async def whole(number: int) -> int:
+        async with a.updating("note:1") as put:
+            await put(number)
+        return int(await use(a.item, number))
+
+    assert [a.caller.do(whole, 1) for _ in range(2)] == [1, 1]
+    a.version = 2
+    scene.hear(b.caller.drop(tags=["items"]))
+    assert a.caller.get("note:1") == 1
+    assert a.caller.do(whole, 1) == 2
 
 
 @pytest.mark.parametrize("reads", [False, True], ids=["read nothing", "read the key"])
