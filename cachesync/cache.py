@@ -162,13 +162,12 @@ class Cache:
 
         The decorator raises ``KeyTemplateError`` or ``CodecError`` when something does not fit.
         """
-        _check_texts(key, "tags", tags)
-        _check_texts(key, "ignore", ignore)
+        tags, ignore = _texts(key, "tags", tags), _texts(key, "ignore", ignore)
         _check_function(key, "tags_from", tags_from)
         _check_function(key, "ttl", ttl)
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
             raise KeyTemplateError(f"{key!r}: codec is an object with encode and decode, not {codec!r}")
-        return Decorate(self, key, tuple(tags), tuple(ignore), tags_from, ttl, codec, same_as)
+        return Decorate(self, key, tags, ignore, tags_from, ttl, codec, same_as)
 
     def decorate(self, function: Any, how: Decorate) -> Any:
         """What the decorator made by `cached` does with its function."""
@@ -265,7 +264,14 @@ class Cache:
 
     async def aget_or_compute(self, key: str, compute: Callable[[], Awaitable[T]], *, at_least: Stamp | None = None) -> T:
         """As `get_or_compute`, for a coroutine function."""
-        ask, operations = self._ask(key, compute), self._operations
+
+        async def computed() -> T:
+            found = compute()
+            if not inspect.isawaitable(found):
+                raise TypeError(f"{key}: what aget_or_compute calls is awaited; a plain function is for get_or_compute")
+            return await found
+
+        ask, operations = self._ask(key, computed), self._operations
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
 
@@ -451,7 +457,7 @@ class Update:
         """
         if self._block is None:
             raise RuntimeError("update.set() belongs into its with block")
-        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._block.once(), value)))
+        return stamp_of(self._operations.run(self._operations.replacing(self._ask, self._block, value)))
 
     def __exit__(self, *_: object) -> None:
         block, self._block = self._block, None
@@ -476,7 +482,7 @@ class AsyncUpdate:
         """As `Update.set`."""
         if self._block is None:
             raise RuntimeError("update.set() belongs into its async with block")
-        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._block.once(), value)))
+        return stamp_of(await self._operations.arun(self._operations.replacing(self._ask, self._block, value)))
 
     async def __aexit__(self, *_: object) -> None:
         block, self._block = self._block, None
@@ -485,13 +491,15 @@ class AsyncUpdate:
             await self._operations.arun(self._operations.giving_up(block))
 
 
-def _check_texts(key: str, name: str, given: Any) -> None:
-    if isinstance(given, str) or not all(isinstance(text, str) for text in given):
+def _texts(key: str, name: str, given: Any) -> tuple[str, ...]:
+    texts: tuple[Any, ...] = (None,) if isinstance(given, str) or not hasattr(given, "__iter__") else tuple(given)
+    if not all(isinstance(text, str) for text in texts):
         raise KeyTemplateError(f'{key!r}: {name} is a list of texts; write {name}=["stores"], not {given!r}')
+    return texts
 
 
 def _check_function(key: str, name: str, given: Any) -> None:
-    if given is not None and (not callable(given) or inspect.iscoroutinefunction(given)):
+    if given is not None and (not callable(given) or any(map(inspect.iscoroutinefunction, (given, type(given).__call__)))):
         raise KeyTemplateError(f"{key!r}: {name} is a plain function that is given the result, not {given!r}")
 
 

@@ -184,9 +184,12 @@ class StoryNode:
 
     def perform(self, step: Step, colour: Colour) -> Any:
         """Answer one step as the world of this colour does."""
-        if colour == "def" or isinstance(step, Hear):
+        if isinstance(step, Hear):
+            assert self.engine.waiters.ear is not None
+            return self.engine.waiters.ear.perform(step)
+        if colour == "def":
             return self._threads.perform(step)
-        handler = self.engine.here.get(type(step))
+        handler = self._loops.here.get(type(step))
         if handler is not None:
             return handler(step)
         answering: Any = self._loops.perform(step)
@@ -225,6 +228,7 @@ class Story(RuleBasedStateMachine):
         self.versions: Versions = dict.fromkeys(NUMBERS, 1)
         self.nodes = [self.new_node() for _ in range(2)]
         self.hands: list[Hands] = []
+        self.failed = False  # a hand has met what must not be
         self.last: type | None = None
         self.loop = asyncio.new_event_loop()
         self.epochs: list[str] = []
@@ -365,8 +369,10 @@ class Story(RuleBasedStateMachine):
         yield from self.follow(who, node.operations.giving_up(seized), colour)
 
     def advance(self, hand: Hands) -> None:
+        self.failed = True
         if next(hand, hand) is hand:  # it has ended
             self.hands.remove(hand)
+        self.failed = False
 
     # --- rules --------------------------------------------------------------------------------------------------------------------
     #
@@ -599,7 +605,8 @@ class Story(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.settle()
+            if not self.failed:  # a hand that has failed never ends, and others would wait for it
+                self.settle()
         finally:
             self.loop.close()
 

@@ -105,6 +105,7 @@ class Engine:
         self.violations = 0
         """Times an audit of this process found another one that would have served what was invalidated."""
         self.leases: dict[str, HeldLease] = {}  # by token
+        self.blocks: dict[str, tuple[str, Callable[[], object]]] = {}  # token of a lease to key and block, weakly
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -169,6 +170,18 @@ class Engine:
             lease = self.leases.pop(token, None)
             if lease is not None:
                 self.forsaken.append((lease.key, token))
+
+    def is_replaced(self, key: str) -> bool:
+        """Whether a block in this process replaces the value of ``key``."""
+        return any(replaced == key for replaced, _ in tuple(self.blocks.values()))
+
+    def forsake_left(self) -> None:
+        """Leases whose loop was closed, or whose block was dropped without an end, are of no more use."""
+        for token, held in list(self.leases.items()):
+            _, block = self.blocks.get(token, (None, None))
+            if (held.loop is not None and held.loop.is_closed()) or (block is not None and block() is None):
+                self.blocks.pop(token, None)
+                self.forsake(token)
 
     def take_forsaken(self, token: str | None = None) -> list[Release]:
         """The steps that give forsaken leases back: that of ``token``, or all. Whoever takes them performs them."""
@@ -567,7 +580,7 @@ class Engine:
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()
-        self.leases, self.forsaken = {}, []
+        self.leases, self.blocks, self.forsaken = {}, {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()

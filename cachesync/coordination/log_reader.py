@@ -180,6 +180,7 @@ class LogReader:
 
     def _extend(self) -> None:
         engine = self._engine
+        engine.forsake_left()
         for release in engine.take_forsaken():
             self._world.perform(release)
         now, lease = engine.now(), engine.settings.coordination.lease

@@ -275,6 +275,7 @@ class Operations:
     def replacing(self, ask: Ask, block: Block, value: Any) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
         """Set the value whose replacing has begun. Raises nothing; a value that can not be stored is a `Failed` result."""
         engine = self.engine
+        block.check()
         shared = engine.shared is not None
         given = own_copy(ask.policy, value)
         encoded: Any = (yield Encode(ask, given, given=True)) if shared else None
@@ -283,6 +284,7 @@ class Operations:
         called: Called | Failed = yield Call(ask, (given,), block.found)
         if isinstance(called, Failed):
             return called, None
+        block.use()
         called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
         result, stamp = yield from replace(ask, block.seized, called, shared=shared, encoded=encoded)
         self._note_unstored(ask, result, stamp, is_given=True)

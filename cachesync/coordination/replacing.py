@@ -6,6 +6,7 @@ read of that very key inside it waits for nobody: it would wait for itself.
 
 from __future__ import annotations
 
+import weakref
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Final
@@ -15,12 +16,13 @@ from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.core.flows import Ask, Seized
 from cachesync.core.stamps import Stamp
 
-_replacing: ContextVar[frozenset[tuple[Engine, str]]] = ContextVar("cachesync_replacing", default=frozenset())
+_blocks: ContextVar[tuple[Block, ...]] = ContextVar("cachesync_blocks", default=())
+"""The blocks around whatever runs here. What they have begun, and outlives them, still sees them."""
 
 
 def is_replacing(engine: Engine, key: str) -> bool:
     """Whether this thread or task is in a block that replaces the value of ``key``."""
-    return (engine, key) in _replacing.get()
+    return any(not block.is_over and block.found.engine is engine and block.key == key for block in _blocks.get())
 
 
 class Block:
@@ -28,23 +30,30 @@ class Block:
 
     def __init__(self, engine: Engine, ask: Ask, seized: Seized, least: Stamp | None) -> None:
         self.seized: Final = seized
+        self.key: Final = ask.key
         self.found: Final = Gathering(engine, least)
+        self.is_over = False
         self._is_used = False
         self._outer = gathering.get()
         self._gathering = gathering.set(self.found)
-        self._replacing = _replacing.set(_replacing.get() | {(engine, ask.key)})
+        self._blocks = _blocks.set((*_blocks.get(), self))
+        engine.blocks[seized.token] = (ask.key, weakref.ref(self))
 
-    def once(self) -> Block:
-        """The block, whose only value is about to be set. Raises ``RuntimeError`` for another one: the lease is used up."""
+    def check(self) -> None:
+        """Raise ``RuntimeError`` if the block has set its value already: its lease is used up."""
         if self._is_used:
             raise RuntimeError("a block sets one value; begin another update for the next")
+
+    def use(self) -> None:
+        """The value of this block is being set."""
         self._is_used = True
-        return self
 
     def leave(self) -> None:
         """The block is over. A computation around it depends on what was read inside."""
+        self.is_over, self.found.least = True, None
+        self.found.engine.blocks.pop(self.seized.token, None)
         if self._outer is not None:
             self._outer.absorb(self.found)
         with suppress(ValueError):  # it ends in another context than it began in, as test fixtures do
             gathering.reset(self._gathering)
-            _replacing.reset(self._replacing)
+            _blocks.reset(self._blocks)

@@ -20,7 +20,7 @@ from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter
-from cachesync.core.flows import Ask, Result, fill
+from cachesync.core.flows import LONGEST_WAIT, Ask, Result, fill
 from cachesync.core.steps import (
     NO_DEADLINE,
     Announce,
@@ -114,6 +114,10 @@ class _World:
     def patience(self, step: Await) -> float:
         """How long to wait for a lease to end before looking again: not long where nobody hears that it does."""
         return step.seconds if self.engine.waiters.ear is not None else min(step.seconds, DEAF_WAIT)
+
+    def waited(self, step: Await) -> Waited:
+        """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread."""
+        return Waited(self.engine.now(), alone=step.seconds >= LONGEST_WAIT and self.engine.is_replaced(step.key))
 
     def filling(self, step: Join, flight: Flight) -> Flow:
         engine, ask = self.engine, step.ask
@@ -221,7 +225,7 @@ class ThreadWorld(_World):
         waiter = self.engine.waiters.join(step.key, step.token, threading.Event)
         waiter.wait(self.patience(step))
         waiter.clear()
-        return Waited(self.engine.now())
+        return self.waited(step)
 
     def resume(self, flow: Flow, reply: Reply | Heard) -> Any:
         """Go on with a flow whose first step was performed elsewhere."""
@@ -319,7 +323,10 @@ class LoopWorld(_World):
         return self.note(step, asked, reply)
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        return asyncio.get_running_loop()
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return None  # the coroutine is driven by hand, as a test may do
 
     def layer(self) -> AsyncSharedLayer:
         assert self.engine.shared is not None
@@ -330,7 +337,7 @@ class LoopWorld(_World):
 
     async def _await(self, step: Await) -> Waited:
         await self.engine.waiters.join(step.key, step.token, LoopWaiter).wait(self.patience(step))
-        return Waited(self.engine.now())
+        return self.waited(step)
 
     async def _call(self, step: Call) -> Result:
         ask, given, found = step

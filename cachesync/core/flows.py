@@ -267,6 +267,8 @@ def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Cal
                 continue
         waited: Waited = yield Await(ask.key, token, next(waits))
         deadline = waited.now + ask.budget
+        if waited.alone:
+            return None, deadline
 
 
 class Seized(NamedTuple):
@@ -349,7 +351,8 @@ def replace(
     elif leased:
         yield Release(ask.key, token, deadline)
     if keeps and called.fresh is not None:
-        yield Keep(ask, called, begun, own)
+        kept: Done = yield Keep(ask, called, begun, own)
+        keeps = leased or kept.done
     return called if keeps else called._replace(fresh=None), stamp
 
 

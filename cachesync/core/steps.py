@@ -552,9 +552,10 @@ class Outdated(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """The waiting is over: seconds, monotonic clock."""
+    """The waiting is over: seconds, monotonic clock. ``alone``: what is waited for may wait for us, so go on without it."""
 
     now: float
+    alone: bool = False
 
 
 class Pend(NamedTuple):
