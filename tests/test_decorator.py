@@ -728,6 +728,8 @@ def test_a_tag_that_does_not_fit_is_refused_at_decoration(cache: Cache, tags: li
         ({"tags": b"stores"}, "tags is a list of texts"),
         ({"tags": ["a", 5]}, r"tags is a list of texts.*not \['a', 5\]"),
         ({"tags": [None]}, "tags is a list of texts"),
+        ({"tags": 5}, "tags is a list of texts"),
+        ({"tags": None}, "tags is a list of texts"),
         ({"ignore": "n"}, "ignore is a list of texts"),
         ({"ignore": [1]}, "ignore is a list of texts"),
     ],
@@ -753,13 +755,20 @@ async def _tags_later(_result: Any) -> list[str]:
     return ["a"]
 
 
+class _TagsLater:
+    async def __call__(self, _result: Any) -> list[str]:
+        return ["a"]
+
+
 async def _ttl_later(_result: Any) -> float:
     return 5.0
 
 
 @pytest.mark.parametrize("name", ["tags_from", "ttl"])
 @pytest.mark.parametrize(
-    "given", [["a"], 5, "a", _tags_later, functools.partial(_ttl_later)], ids=["list", "number", "text", "async", "partial"]
+    "given",
+    [["a"], 5, "a", _tags_later, functools.partial(_ttl_later), _TagsLater()],
+    ids=["list", "number", "text", "async", "partial", "object"],
 )
 def test_what_is_told_by_the_result_is_told_by_a_plain_function(make: Callable[..., Cache], name: str, given: Any) -> None:
     """Anything else is an error at decoration: later it would cost the storing of every result."""
@@ -1228,6 +1237,13 @@ def test_a_promise_is_asked_for_by_a_stamp(cache: Cache, colour: Colour, stamp: 
         with pytest.raises(KeyArgumentError, match=r"at_least is a Stamp, not .*Stamp\.parse\(text\)"):
             colour(ask())
     assert calls.seen == []
+
+
+def test_what_aget_or_compute_calls_is_awaited(cache: Cache) -> None:
+    """Who gives it a plain function is told which method takes one."""
+    with pytest.raises(TypeError, match=r"stores:1: .* a plain function is for get_or_compute"):
+        asyncio.run(cache.aget_or_compute("stores:1", cast("Any", lambda: 1)))
+    assert cache.get("stores:1") is MISSING
 
 
 def test_no_stamp_is_no_promise(cache: Cache, colour: Colour) -> None:
