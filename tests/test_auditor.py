@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import pytest
 
 from cachesync import Cache, MemoryShared, Policy, RedisShared, Settings
 from cachesync.coordination import auditor
+from cachesync.coordination.auditor import Auditor
 from cachesync.core.auditing import Question, is_question, read_question
 from cachesync.core.bans import BanIndex
-from cachesync.core.records import EVERYTHING, KEY, TAG, Targets, to_fields
+from cachesync.core.records import EVERYTHING, KEY, TAG, Kind, Targets, to_fields
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import Stamp
 from cachesync.protocols import Shared
-from support.nodes import until
+from support.nodes import engine_of, operations_of, until
 from support.servers import Servers
 
 Load = Callable[[int], int]
@@ -29,7 +30,7 @@ def _ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def _nodes(shared: Callable[[], Shared]) -> Iterator[tuple[tuple[Cache, Load], tuple[Cache, Load]]]:
+def _nodes(shared: Callable[[], Shared]) -> Generator[tuple[tuple[Cache, Load], tuple[Cache, Load]]]:
     """Two processes of one system, of which the first audits everything."""
     made: list[tuple[Cache, Load]] = []
     for share in (1.0, 0.0):
@@ -55,7 +56,9 @@ def _redis(servers: Servers) -> Callable[[], Shared]:
 
 
 def _audits_of(cache: Cache) -> int:
-    return len(cache._operations._auditor._audits)
+    auditing: Auditor = getattr(operations_of(cache), "_auditor")  # noqa: B009 - private
+    audits: list[object] = getattr(auditing, "_audits")  # noqa: B009
+    return len(audits)
 
 
 @pytest.mark.parametrize("on_redis", [False, True])
@@ -71,9 +74,13 @@ def test_a_process_that_goes_on_serving_is_a_violation(
         warm = first.invalidate("items:0")
         until(lambda: second.stamp() == warm)  # it listens
         assert (load(1), other(1)) == (1, 1)
-        broken = second._engine.ledger.bans
-        add = BanIndex.add
-        monkeypatch.setattr(BanIndex, "add", lambda self, *given: None if self is broken else add(self, *given))
+        broken, add = engine_of(second).ledger.bans, BanIndex.add
+
+        def add_to_others(index: BanIndex, kind: Kind, text: str, number: int) -> None:
+            if index is not broken:
+                add(index, kind, text, number)
+
+        monkeypatch.setattr(BanIndex, "add", add_to_others)
         stamp = first.invalidate(tags=["all"]) if target == "tag" else first.invalidate(target)
         until(lambda: second.stamp() == stamp)
         assert other(1) == 1  # it serves what was invalidated

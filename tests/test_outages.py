@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cachesync.core.names import Names
-from support.nodes import KINDS, LONG, until
+from support.nodes import KINDS, LONG, Colour, until
 from support.proxy import Proxy
 from support.servers import Server
 from support.worker import Worker, change, each_colour, follows, hears, is_deaf, is_told
@@ -154,7 +154,9 @@ def test_what_is_served_out_of_contact_is_not_what_was_invalidated_here(
 ) -> None:
     """A process that serves while it is cut off applies its own invalidations to itself, of every kind, though nobody can be told."""
     _, _, serving = workers
-    cases = [(f"{own}-{index}", colour, kind) for index, kind in enumerate(KINDS) for own, colour in each_colour(namespace)]
+    cases: list[tuple[str, Colour, str]] = [
+        (f"{own}-{index}", colour, kind) for index, kind in enumerate(KINDS) for own, colour in each_colour(namespace)
+    ]
     for own, colour, _ in cases:
         assert serving.do("read", own, colour, 1) == 1
     network.hold()
