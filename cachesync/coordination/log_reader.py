@@ -163,7 +163,7 @@ class LogReader:
         try:
             result = part(*given)
         except Exception as error:
-            if not self._engine.closing:
+            if not self._stop.is_set():
                 events.send("reader_failed", error=repr(error), traceback="".join(traceback.format_exception(error)))
             return None
         events.forget("reader_failed")
