@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cachesync.core.entry import SIZE_UNIT, Held
+from cachesync.core.entry import NEVER, SIZE_UNIT, Held
 from cachesync.core.stamps import Stamp
 from cachesync.layers.local import LOOKS, Ghost, LocalMemory
 from cachesync.layers.plugged import CachetoolsMemory, Place
@@ -30,8 +30,8 @@ FOREVER = float("inf")
 STAMP = Stamp("0" * 16, 0)
 
 
-def held(value: Any = None, *, size: int = 1, deadline: float = FOREVER) -> Held:
-    return Held(value, until=deadline, mark=None, made=0.0, deadline=deadline, stamp=STAMP, checked=0, size=size)
+def held(value: Any = None, *, size: int = 1, deadline: float = FOREVER, stale: float = NEVER) -> Held:
+    return Held(value, until=deadline, mark=None, made=0.0, deadline=deadline, stamp=STAMP, checked=0, size=size, stale=stale)
 
 
 def read(shelf: Shelf, raw: object, times: int = 1) -> bool:
@@ -327,6 +327,22 @@ def test_an_expired_copy_behind_a_fresh_one_leaves_too() -> None:
         shelf.put(("new", raw), held())
     assert layer.usage().entries == 1_101
     assert "fresh" in shelf.copies
+
+
+def test_what_may_still_be_served_stale_stays_and_leaves_when_that_is_over() -> None:
+    """At the ends of the queues and in the middle alike."""
+    clock = FakeClock()
+    layer = LocalMemory(clock=clock.monotonic)
+    shelf = layer.shelf()
+    for raw in range(10):
+        shelf.put(raw, held(deadline=clock.monotonic() + 5, stale=clock.monotonic() + 50))
+    for seconds, stale in ((5, 10), (44, 10), (1, 0)):
+        clock.advance(seconds)
+        for _ in range(100):
+            shelf.put(("new", clock.monotonic()), held())
+            shelf.drop(("new", clock.monotonic()))
+        shelf.put("new", held())
+        assert len(shelf.copies) == stale + 1
 
 
 def test_renewing_an_expired_copy_keeps_it() -> None:

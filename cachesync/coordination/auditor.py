@@ -21,7 +21,6 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.site import Address, Site
 from cachesync.core.auditing import Question
 from cachesync.core.entry import Held
-from cachesync.core.freshness import Life
 from cachesync.core.records import EVERYTHING, HARD, KEY, TAG, Targets, written
 from cachesync.core.stamps import Stamp
 from cachesync.core.tickets import matches
@@ -146,6 +145,6 @@ class Auditor:
             ledger = engine.ledger
             if now < held.until and held.mark is ledger.mark:
                 return True
-            if not engine.is_heard(now) or Life(held.deadline, held.stale).is_over(now):
+            if not engine.is_heard(now) or held.is_over(now):
                 return False
             return held.mark is ledger.mark or not ledger.refuses(key, held.dependencies, held.checked)

@@ -206,7 +206,7 @@ class Engine:
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
         trusted = self._trusted_until(ask.policy)
-        if now >= trusted or Life(held.deadline, held.stale).is_over(now):
+        if now >= trusted or held.is_over(now):
             return False
         with self.lock:
             ledger = self.ledger
@@ -225,7 +225,7 @@ class Engine:
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
             held.until = min(held.deadline, trusted)
-        return not Life(held.deadline, held.stale).is_over(now)
+        return not held.is_over(now)
 
     def is_heard(self, now: float) -> bool:
         """Whether the log was heard within ``max_lag``."""

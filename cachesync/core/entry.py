@@ -83,6 +83,10 @@ class Held:
         self.checked = checked
         self.dependencies = dependencies
 
+    def is_over(self, now: float) -> bool:
+        """Whether it may not be served any more, not even stale."""
+        return now >= self.deadline and now >= self.stale
+
     def renew(self, newer: Held) -> None:
         """Take over what ``newer`` holds, keeping the place on the shelf and the count of hits.
 

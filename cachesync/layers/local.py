@@ -155,9 +155,9 @@ class LocalShelf:
 class LocalMemory:
     """The local layer: copies on shelves, at most ``max_entries`` and ``max_bytes`` (by ``Held.size``) over all shelves.
 
-    Raises ``ValueError`` for a bound below one entry or below 128 bytes. ``clock`` (seconds) tells which copies are past their
-    ``deadline``: they leave at the end of a queue, a few with each put, and anywhere in a queue at the next sweep, which comes after
-    half as many puts as there are copies.
+    Raises ``ValueError`` for a bound below one entry or below 128 bytes. ``clock`` (seconds) tells which copies may not
+    be served any more, not even stale: they leave at the end of a queue, a few with each put, and anywhere in a queue at the next
+    sweep, which comes after half as many puts as there are copies.
 
     A copy that is dropped leaves a tombstone in its queue, which holds its value until it is swept: at the latest when tombstones are
     half as many as the copies, or hold an eighth of ``max_bytes``.
@@ -305,7 +305,7 @@ class LocalMemory:
         now = self._clock()
         for queue in (self._small, self._main):
             for _ in (1, 2):
-                if not queue or (queue[0].deadline > now and queue[0].shelf is not None):
+                if not queue or (queue[0].shelf is not None and not queue[0].is_over(now)):
                     break
                 held = queue.popleft()
                 if held.shelf is not None:
@@ -327,7 +327,7 @@ class LocalMemory:
                 if held.shelf is None:
                     self._dead -= 1
                     self._dead_units -= held.size
-                elif held.deadline <= now and held is not keep:
+                elif held.is_over(now) and held is not keep:
                     self._depart(held)
                 else:
                     queue.append(held)
