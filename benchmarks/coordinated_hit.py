@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
 import timeit
 from collections.abc import Generator
@@ -20,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count, repeat
 from typing import Any, Final
 
-from benchmarks.alone import options_of, show
+from benchmarks.alone import command_of, options_of, show
 from benchmarks.measure import JAKARTA, Bench, Contestant, Field, Figures, Pace, Store, computed, only_hits, scaled
 from benchmarks.server import Server, valkey
 from cachesync import Cache, Policy
@@ -79,7 +78,7 @@ def _calls(store: Any, statement: str) -> Contestant:
 @contextmanager
 def invalidating(server: Server, rate: int) -> Generator[None]:
     """Another process invalidates a key that nobody holds, so many times each second."""
-    command = [sys.executable, "-m", "benchmarks.coordinated_hit", "--invalidate", server.url, str(rate)]
+    command = command_of("benchmarks.coordinated_hit", "--invalidate", server.url, str(rate))
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

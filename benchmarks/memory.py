@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.alone import command_of
+
 ENTRIES: Final = 100_000
 GROWTH: Final = (1_000, 100_000, 1_000_000)
 _STATM: Final = Path("/proc/self/statm")
@@ -114,9 +116,7 @@ def _resident(name: str, entries: int) -> float | None:
     """Bytes per entry by which a new process grows; ``None`` where the system does not tell."""
     if not _STATM.exists():
         return None
-    told = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--one", name, str(entries)], capture_output=True, text=True, check=True
-    )
+    told = subprocess.run(command_of("benchmarks.memory", "--one", name, str(entries)), capture_output=True, text=True, check=True)
     return float(json.loads(told.stdout))
 
 

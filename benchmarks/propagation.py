@@ -31,7 +31,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Self
 from unittest.mock import patch
 
-from benchmarks.alone import options_of, show
+from benchmarks.alone import command_of, options_of, show
 from benchmarks.counting import observer
 from benchmarks.measure import OURS
 from benchmarks.server import Server, valkey
@@ -151,7 +151,7 @@ class Worker:
     """A worker, as the process that invalidates sees it."""
 
     def __init__(self, contestant: str, port: int, keys: int, state: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.propagation", "--work", contestant, str(port), str(keys), state]
+        command = command_of("benchmarks.propagation", "--work", contestant, str(port), str(keys), state)
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def order(self, what: str) -> None:

@@ -351,6 +351,18 @@ def test_a_short_soak_keeps_every_promise(tmp_path: Path) -> None:
     assert verdict.reused
     assert verdict.final_reads
     assert history.faults
-    last = max(history.cuts, key=lambda made: made.ended)
-    unheard = replace(last, how="everything", patterns=("*",), began=last.ended, ended=last.ended, stamp=f"{EPOCH}:1", slot=99)
+    reused = next(read for read in history.reads if read.is_final and read.shown_began < read.began and not read.given)
+    when = (reused.shown_began + reused.began) / 2
+    unheard = replace(
+        history.cuts[0],
+        how="everything",
+        patterns=("*",),
+        tags=(),
+        began=when,
+        ended=when,
+        stamp=f"{EPOCH}:1",
+        slot=99,
+        own=0,
+        is_soft=False,
+    )
     assert "final" in broken(check(replace(history, cuts=[*history.cuts, unheard])))
