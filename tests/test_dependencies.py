@@ -16,7 +16,7 @@ from cachesync import Cache, MemoryShared, Policy, in_context
 from cachesync.core.entry import MAX_DEPENDENCIES
 from cachesync.core.settings import CoordinationSettings
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, Origin, use
+from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, Origin, read_log, use
 from support.servers import Server
 
 
@@ -272,3 +272,70 @@ def test_what_tasks_and_threads_of_a_coroutine_read_is_inherited(loop: LoopThrea
             origin.version += 1
             part.invalidate(number)
             assert loop.run(whole()) == origin.version + (1 if number == 1 else 2)
+
+
+# --- several caches in one process ------------------------------------------------------------------------------------------------
+
+
+class Beside:
+    """Two caches of one process: ``part(number)`` of the one, and ``whole(number)`` of the other, which is made of it."""
+
+    def __init__(self, colour: Colour, loop: LoopThread, *shared: MemoryShared, clock: FakeClock) -> None:
+        self.origin = Origin()
+        ttls = ("10s", "1h")
+        self.inner, self.outer = (
+            Caller(Cache(policies=[Policy(name="all", match="*", ttl=ttl)], shared=layer, clock=clock, listen=False), colour, loop)
+            for ttl, layer in zip(ttls, shared, strict=True)
+        )
+
+        @self.inner.cached("part:{number}")
+        async def part(number: int) -> int:
+            return int(await use(self.origin.aread if colour == "async def" else self.origin.read))
+
+        @self.outer.cached("whole:{number}")
+        async def whole(number: int) -> list[int]:
+            return [await use(part, number)]
+
+        self.part, self.whole = part, whole
+
+    def read(self) -> Any:
+        return self.outer.do(self.whole, 1)
+
+    def close(self) -> None:
+        self.inner.close()
+        self.outer.close()
+
+
+def test_what_is_made_of_another_cache_that_is_a_moment_behind_is_not_stored(colour: Colour, loop: LoopThread) -> None:
+    """It would be taken for as new as its own cache is, and nothing would ever end it."""
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    both = Beside(colour, loop, shared, shared, clock=clock)
+    assert both.inner.do(both.part, 1) == 1
+    both.outer.drop("part:1")
+    both.origin.version = 2
+    assert both.read() == [1], "the other cache has not heard of it, and may serve its copy for max_lag"
+    assert read_log(both.inner.cache)
+    assert both.read() == [2]
+    stamp = both.inner.drop("part:1")
+    assert read_log(both.outer.cache)
+    both.origin.version = 3
+    assert both.read() == [3], "where both have heard of it, it is inherited as ever"
+    assert both.outer.do(both.whole.at_least, stamp, 1) == [3]
+    both.close()
+
+
+def test_of_a_cache_on_another_log_only_its_freshness_is_inherited(colour: Colour, loop: LoopThread) -> None:
+    """Nobody here hears of its invalidations."""
+    clock = FakeClock()
+    both = Beside(colour, loop, MemoryShared(clock.monotonic), MemoryShared(clock.monotonic), clock=clock)
+    assert (both.read(), both.read()) == ([1], [1]), "the first time neither knew the other's log"
+    both.origin.version = 2
+    both.inner.drop("part:1")
+    assert both.read() == [1]
+    clock.advance(10)
+    assert both.read() == [2]
+    stamp = both.outer.drop("other:1")
+    assert both.outer.do(both.whole.at_least, stamp, 1) == [2]
+    assert both.origin.computations == 2, "a stamp of the outer log means nothing to the inner one"
+    both.close()

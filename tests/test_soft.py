@@ -206,6 +206,38 @@ def test_what_is_made_of_something_stale_is_not_for_those_who_come_after_its_win
     assert (early.result(LONG), late.result(LONG)) == ([1], [2])
 
 
+def test_what_was_softly_invalidated_while_it_was_computed_is_stale_for_those_who_join_later(pair: Pair) -> None:
+    """Nobody knew while it was computed what it is made of. What they make of it is not stored, and for a stamp it is computed anew."""
+    node = pair.nodes[0]
+    item, origin = node.item, pair.origin
+    composing = Origin()
+
+    @node.cached("page:composed:{number}")
+    async def page(number: int) -> list[int]:
+        part = await use(item, number)
+        await use(composing.aread if node.colour == "async def" else composing.read)
+        return [part]
+
+    @node.cached("page:outer:{number}")
+    async def outer(number: int) -> list[list[int]]:
+        return [await use(page, number)]
+
+    assert node.read() == 1
+    gate = composing.hold()
+    early = node.start(page, 1)
+    gate.wait()
+    stamp = node.invalidate("key as text", soft=True)
+    origin.version = 2
+    late = node.start(outer, 1)
+    until(lambda: node.cache.stats().total.joined == 1, "joining")
+    asking = node.start(page.at_least, stamp, 1)
+    until(lambda: node.cache.stats().total.joined == 2, "joining")
+    gate.open()
+    assert (early.result(LONG), late.result(LONG), asking.result(LONG)) == ([1], [[1]], [2])
+    assert node.get("page:outer:1") is None
+    assert node.do(outer, 1) == [[2]]
+
+
 def test_a_stale_window_is_no_leave_to_serve_while_cut_off(pair: Pair) -> None:
     """That is another setting (``on_disconnect``): without it, a process that hears nothing computes."""
     node = pair.nodes[0]
