@@ -67,6 +67,7 @@ def test_a_process_that_goes_on_serving_is_a_violation(
     servers: Servers, monkeypatch: pytest.MonkeyPatch, target: str, *, on_redis: bool
 ) -> None:
     """A process whose index forgets what it is told serves the old copy: the audit of the process that invalidated counts it."""
+    monkeypatch.setattr(auditor, "DELAYS", tuple(0.1 * time for time in range(1, 100)))  # a process that is held up answers a later one
     memory = MemoryShared()
     with _nodes(_redis(servers) if on_redis else lambda: memory) as ((first, load), (second, other)):
         violations: list[str] = []

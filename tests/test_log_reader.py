@@ -92,6 +92,27 @@ def test_a_log_that_falls_silent_is_told_once_and_when_it_is_heard_again(queued:
         assert [event.name for event in events if event.name.startswith("log_")] == ["log_silent", "log_heard"]
 
 
+def test_a_log_that_was_never_heard_is_silent_from_the_start_and_not_before() -> None:
+    """In a forked child, which has a position and no contact: only when it has tried for ``max_lag``."""
+    events: list[Event] = []
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    with Cache(policies=POLICIES, shared=shared, clock=clock, listen=False, on_event=events.append) as cache:
+        reader, engine = operations_of(cache).reader, engine_of(cache)
+        cache.set("item:1", 1)
+        assert read_log(cache)
+        engine.after_fork()
+        reader.after_fork()
+        engine.waiters.ear = shared.ear()
+        with shared.outage():
+            assert not reader.turn()
+            assert "log_silent" not in [event.name for event in events]
+            clock.advance(2.5)
+            assert not reader.turn()
+        [silent] = [event for event in events if event.name == "log_silent"]
+        assert silent.fields == {"lag": 2.5}
+
+
 def test_contact_is_not_proven_by_what_is_published() -> None:
     """A server that was replaced goes on publishing what it is told; only the answer to a question that agrees with all is contact."""
     clock = FakeClock()

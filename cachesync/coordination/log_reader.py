@@ -54,6 +54,7 @@ class LogReader:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._due = 0.0  # when the master is asked again: seconds, monotonic clock
+        self._began = 0.0  # when it was started: the log cannot have been silent for longer
         self._silent = False
         self._is_deaf = False  # the last time something was to be heard, it failed
         self.is_running = False
@@ -64,6 +65,7 @@ class LogReader:
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 reference = weakref.ref(self)
+                self._began = self._engine.now()
                 assert self._engine.shared is not None
                 ear = self._engine.waiters.ear = self._engine.shared.ear()
                 self._thread = threading.Thread(target=_read, args=(reference, self._stop, ear), name="cachesync-log", daemon=True)
@@ -90,7 +92,7 @@ class LogReader:
         """The thread did not come along into the child: it starts again when it is needed."""
         self._stop = threading.Event()
         self._thread = None
-        self._due, self._silent = 0.0, False
+        self._due, self._began, self._silent = 0.0, self._engine.now(), False
         self._auditor.forget()
         self.is_running = False
 
@@ -148,10 +150,11 @@ class LogReader:
     def _tell_lag(self) -> None:
         """Say once when the log falls silent, and once when it is heard again."""
         engine = self._engine
-        silent = not engine.is_heard(engine.now())
-        if silent and not self._silent and engine.ledger.position is not None:
+        lag = engine.now() - max(engine.ledger.contact, self._began)
+        silent = lag >= engine.settings.coordination.max_lag
+        if silent and not self._silent:
             self._silent = True
-            engine.events.send("log_silent", lag=round(engine.now() - engine.ledger.contact, 3))
+            engine.events.send("log_silent", lag=round(lag, 3))
         elif not silent and self._silent:
             self._silent = False
             engine.events.forget("log_silent")
