@@ -6,12 +6,12 @@ import re
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cachesync.core.bans import MAX_GLOBS_OF_A_PREFIX, MAX_PREFIX_LENGTHS, TIMES_OF_A_BAN, BanIndex, Floors, SoftIndex
 from cachesync.core.entry import ANYTHING, Dependency
-from cachesync.core.records import EVERYTHING, GLOB, KEY, KINDS, PREFIX, TAG, Kind, Targets
+from cachesync.core.records import EVERYTHING, GLOB, KEY, KINDS, PREFIX, SOFT, TAG, Kind, Targets
 
 
 class Ban(NamedTuple):
@@ -368,6 +368,7 @@ def test_a_value_is_stale_since_the_first_soft_ban_that_it_missed(
 
 
 @settings(max_examples=300)
+@example([Ban(GLOB, "*a", 1), Ban(GLOB, "*:", 2), Ban(EVERYTHING, "*", 16)], 1, "a", (), 0)
 @given(st.lists(bans, max_size=25, unique_by=lambda ban: ban.number), st.integers(1, 3), short, dependencies, st.integers(0, 40))
 def test_a_bounded_index_of_soft_bans_says_no_later_time(
     known: list[Ban], limit: int, key: str, on: tuple[Dependency, ...], since: int
@@ -377,6 +378,20 @@ def test_a_bounded_index_of_soft_bans_says_no_later_time(
     missed = [10.0 * ban.number for ban in known if ban.number > since and concerns(ban, "z", (Dependency(KEY, key), *on))]
     found = soft_of(*known, limit=limit).since("z", (Dependency(KEY, key), *on), since)
     assert not missed or (found is not None and found <= min(missed))
+
+
+def test_the_time_of_a_soft_ban_that_was_read_is_not_that_of_the_next() -> None:
+    """Of what another process has announced while this one heard nothing, only the number is known. Later ones do not make it later."""
+    tagged = Targets(TAG, ("t",), SOFT)
+    on = (Dependency(TAG, "t"),)
+    index = soft_of(Ban(TAG, "t", 9))
+    index.add_all(tagged, 12)
+    assert [index.since("x", on, since) for since in (0, 10, 12)] == [LONG_AGO, LONG_AGO, None]
+    index.note(tagged, 15, 150.0)
+    assert [index.since("x", on, since) for since in (0, 10, 12, 15)] == [90.0, LONG_AGO, 150.0, None]
+    index.raise_floors(Floors(all=17))
+    index.note(Targets(EVERYTHING, ("*",), SOFT), 18, 180.0)
+    assert [index.since("y", (), since) for since in (0, 16, 17, 18)] == [LONG_AGO, LONG_AGO, 180.0, None]
 
 
 def test_many_renewals_of_a_soft_ban_are_told_apart_roughly() -> None:

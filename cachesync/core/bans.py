@@ -207,19 +207,31 @@ TIMES_OF_A_BAN: Final = 16
 
 
 class SoftIndex(BanIndex):
-    """Soft bans, which also know when they were first heard of: what they match may be served stale for a while from then on."""
+    """Soft bans, which also know when they were first heard of: what they match may be served stale for a while from then on.
 
-    __slots__ = ("_times",)
+    Of a ban that was read from the shared layer, or dropped, the time is not known: it counts as long ago.
+    """
+
+    __slots__ = ("_times", "_untimed")
 
     def __init__(self, limit: int = MAX_BANS_OF_A_KIND) -> None:
         super().__init__(limit)
         self._times: dict[tuple[Kind, str], list[tuple[int, float]]] = {}  # numbers with times: seconds, monotonic clock
+        self._untimed = 0  # the highest floor for everything whose time is not known
 
     def note(self, targets: Targets, number: int, at: float) -> None:
         """Ban what ``targets`` name, now."""
-        self.add_all(targets, number)
         for text in ("*",) if targets.kind == EVERYTHING else targets.texts:
-            times = self._times.setdefault((targets.kind, Pattern(text).text if targets.kind == GLOB else text), [])
+            if targets.kind == EVERYTHING:
+                known = 0
+                super().raise_floors(Floors(all=number))
+            else:
+                text = Pattern(text).text if targets.kind == GLOB else text
+                known = self._bans[targets.kind].get(text, 0)
+                self.add(targets.kind, text, number)
+            times = self._times.setdefault((targets.kind, text), [])
+            if known and (not times or times[-1][0] < known):
+                times.append((known, _LONG_AGO))
             if times and times[-1][0] == number:  # one's own, which the log has brought first
                 times[-1] = (number, min(times[-1][1], at))
                 continue
@@ -227,11 +239,15 @@ class SoftIndex(BanIndex):
             if len(times) > TIMES_OF_A_BAN:
                 times[1:3] = [(times[2][0], times[1][1])]
 
+    def raise_floors(self, floors: Floors) -> None:
+        self._untimed = max(self._untimed, floors.all)
+        super().raise_floors(floors)
+
     def since(self, key: str, dependencies: tuple[Dependency, ...], number: int) -> float | None:
         """When the first of the bans above ``number`` that match was heard of; long ago where that is not known, ``None`` for none."""
         if number >= self.highest:
             return None
-        if any(kind == EVERYTHING for kind, _ in dependencies):
+        if number < self._untimed or any(kind == EVERYTHING for kind, _ in dependencies):
             return _LONG_AGO
         found: list[float] = []
         if self.floors.all > number:
