@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Tests run side by side, in so many processes: one for each core, up to four. JOBS=0 runs them one after the other, in this one.
+JOBS ?= auto
+SIDE_BY_SIDE := -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -39,10 +42,10 @@ demo: $(TOOLS)  ## see it work: set everything up and run the demonstration
 
 test: $(TOOLS)  ## build the wheel, install it, test what users get; ARGS="-k x" passes through
 	@$(MAKE) --no-print-directory install
-	PYTHONSAFEPATH=1 CACHESYNC_TEST_WHEEL=1 $(PY) -m pytest $(ARGS)
+	PYTHONSAFEPATH=1 CACHESYNC_TEST_WHEEL=1 $(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-quick: $(TOOLS)  ## test the tree as it is, without a wheel; ARGS="-k x" passes through
-	PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)" $(PY) -m pytest $(ARGS)
+quick: $(TOOLS)  ## test the tree as it is, without a wheel; ARGS="-k x" passes through, JOBS=0: one by one
+	PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)" $(PY) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(TOOLS)  ## style, format, and the direction of imports
 	$(PY) -m ruff check $(CODE)

@@ -18,6 +18,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -84,6 +85,12 @@ def proxy(server: Server) -> Iterator[Proxy]:
         yield own
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Where tests run side by side, each process tells the one that reports which logs it has kept."""
+    _kept_logs.extend(map(Path, getattr(node, "workeroutput", {}).get("kept_logs", ())))
+
+
 def _quiet(config: pytest.Config) -> dict[str, int]:
     """How many tests were skipped, or failed as expected: what a green summary hides."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -93,6 +100,8 @@ def _quiet(config: pytest.Config) -> dict[str, int]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI, turn a run that hid something into a failure."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["kept_logs"] = [str(log) for log in _kept_logs]
     if os.environ.get("CI") and session.exitstatus == pytest.ExitCode.OK and _quiet(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

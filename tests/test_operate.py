@@ -21,10 +21,11 @@ from typing import Any, Self, cast, get_args
 import pytest
 
 import cachesync
-from cachesync import Cache, Policy, Stamp
+from cachesync import Cache, Policy, Settings, Stamp
 from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.records import Kind, Mode, Record, RecordError, Targets
+from cachesync.core.settings import CoordinationSettings
 from cachesync.operate import TEXTS_OF_A_CALL
 from cachesync.tail import KINDS, MODES, JsonLines, Lines, Page, Stream, Tail
 from support.nodes import LONG, read_log, until
@@ -75,7 +76,8 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def cache_at(url: str, namespace: str) -> Cache:
     """A process of the system that the commands speak to. It reads the log when told."""
     policies = [Policy(name="stores", match="stores:*", ttl="10m")]
-    return Cache(policies=policies, namespace=namespace, redis=url, listen=False)
+    patient = Settings(coordination=CoordinationSettings(budget=20.0))  # a busy machine is no outage
+    return Cache(patient, policies=policies, namespace=namespace, redis=url, listen=False)
 
 
 class Command:
