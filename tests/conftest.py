@@ -100,8 +100,8 @@ def _quiet(config: pytest.Config) -> dict[str, int]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI, turn a run that hid something into a failure."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["kept_logs"] = [str(log) for log in _kept_logs]
+    told: dict[str, Any] = getattr(session.config, "workeroutput", {})
+    told["kept_logs"] = [str(log) for log in _kept_logs]
     if os.environ.get("CI") and session.exitstatus == pytest.ExitCode.OK and _quiet(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
