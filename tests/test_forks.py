@@ -849,6 +849,48 @@ def test_forks_in_the_middle_of_everything(server: Server, namespace: str, colou
         script.end()
 
 
+AT_WORK = """
+import sys
+from cachesync import Cache, Policy
+
+url, colour = sys.argv[1:]
+imported = set(sys.modules)
+import asyncio
+
+def work(url):
+    with Cache(redis=url, policies=[Policy(name="all", match="*", ttl="1m")], listen=True) as cache:
+        if colour == "def":
+            cache.cached("item:{number}", tags=["items"])(lambda number: {"number": number})(1)
+            cache.set("item:2", b"bytes")
+            cache.invalidate("item:1", "item:7*", tags=["items"])
+            cache.peek("item:1")
+        else:
+            asyncio.run(work_in_loop(cache))
+        cache.stats()
+
+async def work_in_loop(cache):
+    @cache.cached("item:{number}", tags=["items"])
+    async def item(number):
+        return {"number": number}
+
+    await item(1)
+    await cache.aset("item:2", b"bytes")
+    await cache.ainvalidate("item:1", "item:7*", tags=["items"])
+    await cache.apeek("item:1")
+
+for address in (url, url.replace("127.0.0.1", "localhost"), "redis://localhost:1"):
+    work(address)
+print(*sorted(set(sys.modules) - imported))
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_nothing_is_imported_at_work(server: Server, colour: Colour) -> None:
+    """A child that is forked while another thread imports a module can never import it: the lock of the module is held for ever."""
+    done = subprocess.run([sys.executable, "-c", AT_WORK, server.url, colour], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
+
+
 FAMILY = """
 cache = open_cache()
 item = sell(cache)

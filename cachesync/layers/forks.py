@@ -1,14 +1,20 @@
-"""Locks that a forked child finds free.
+"""Locks that a forked child finds free, and modules that it finds whole.
 
 A thread that holds a lock while another one forks does not exist in the child: there the lock would never be released, and what it
 guards could be half changed. So the thread that forks takes these locks first and both sides release them after; what they guard
 is whole on both sides.
 
 In which order other threads take them does not matter here: whoever forks waits for one of them only while it holds none.
+
+Python locks a module, too, while it imports it, and that lock is not ours to take: a child that is forked then waits for the module for
+ever. So nothing is imported once there are threads. The two imports that are not used here are those that Python's ``getaddrinfo`` and
+redis-py's connections would make with the first name that is looked up and the first connection that is opened.
 """
 
 from __future__ import annotations
 
+import email.parser  # noqa: F401
+import encodings.idna  # noqa: F401
 import os
 import threading
 from typing import Final
