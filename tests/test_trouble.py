@@ -714,10 +714,10 @@ def test_a_copy_that_was_computed_before_a_loss_is_not_served_after_the_next_inv
 
 
 def fill(server: Server) -> None:
-    """Until not another byte fits."""
+    """Until not another byte fits, even when connections end and free what they took."""
     client = server.client()
-    client.config_set("maxmemory", "1mb")
     client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", "1")
 
 
 @both_colours
