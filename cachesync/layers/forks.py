@@ -7,18 +7,22 @@ is whole on both sides.
 In which order other threads take them does not matter here: whoever forks waits for one of them only while it holds none.
 
 Python locks a module, too, while it imports it, and that lock is not ours to take: a child that is forked then waits for the module for
-ever. So nothing is imported once there are threads. The two imports that are not used here are those that Python's ``getaddrinfo`` and
-redis-py's connections would make with the first name that is looked up and the first connection that is opened.
+ever. So nothing is imported once there are threads.
 """
 
 from __future__ import annotations
 
-import email.parser  # noqa: F401
-import encodings.idna  # noqa: F401
 import os
 import threading
+from importlib import import_module
 from typing import Final
 from weakref import WeakSet
+
+for _late in (
+    "email.parser",  # redis-py: for the first connection
+    "encodings.idna",  # socket.getaddrinfo: for the first name
+):
+    import_module(_late)
 
 _forking: Final = threading.RLock()
 """Held from before a fork until after it: forks go one by one, and no lock comes to be in between."""
