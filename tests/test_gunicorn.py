@@ -99,14 +99,19 @@ class Gunicorn:
         """The value that this worker answers."""
         others = [other for other in self.workers() if other != pid]
         for other in others:
-            os.kill(other, signal.SIGSTOP)
+            self._signal(other, signal.SIGSTOP)
         try:
             answer = self.ask(path)
         finally:
             for other in others:
-                os.kill(other, signal.SIGCONT)
+                self._signal(other, signal.SIGCONT)
         assert answer["pid"] == pid
         return answer["value"]
+
+    @staticmethod
+    def _signal(pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # one that was killed stands in the list until gunicorn has noticed
+            os.kill(pid, number)
 
     def connections(self, pid: int) -> dict[str, int]:
         return connections(pid, self.port)

@@ -1052,6 +1052,7 @@ ODD_REPLIES: dict[str, tuple[SharedStep, list[Any]]] = {
     "no entry for a key": (Fetch(("a",)), [[b"1", b"2"], [None, None], []]),
     "an entry too many": (Fetch(("a",)), [[b"1", b"2"], [None, None], [None, None]]),
     "a number for an entry": (Fetch(("a",)), [[b"1", b"2"], [None, None], [7]]),
+    "a number for the beginning of an entry": (Heads((b"a",)), [[b"1", b"2"], [None, None], 1]),
     "no clock": (Fetch(("a",)), [None, [None, None], [None]]),
     "half a head": (Fetch(("a",)), [[b"1", b"2"], [EPOCH, b"x"], [None]]),
     "an epoch of another kind": (Fetch(("a",)), [[b"1", b"2"], [b"zz", b"1"], [None]]),

@@ -224,6 +224,8 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
             cursor, found = replies[0]
             return Scanned(tuple((name, names.key_of(name)) for name in found), int(cursor))
         case Heads():
+            if not _BLOBS.issuperset(map(type, replies[2:])):
+                raise TypeError("the beginning of an entry is a bulk string")
             return Fetched(tuple(blob or None for blob in replies[2:]), _head(replies[1]), _milliseconds(replies[0]))
         case Discard():
             return Discarded(sum(replies))
