@@ -11,7 +11,7 @@ from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
-from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, PolicyError
+from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, OverdueError, PolicyError
 from cachesync.layers.codecs import PickleCodec
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.memory import MemoryShared
@@ -40,6 +40,7 @@ __all__ = [
     "MemoryShared",
     "PickleCodec",
     "Policies",
+    "OverdueError",
     "Policy",
     "PolicyError",
     "RedisShared",

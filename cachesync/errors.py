@@ -7,7 +7,8 @@
     ├── KeyTemplateError     a key template does not fit its function or its policy (at decoration)
     ├── KeyArgumentError     an argument or a text can not be part of a key (at the call)
     ├── CodecError           a value can not be encoded, or bytes can not be decoded
-    └── LayerError           a layer failed and nothing could be served
+    ├── LayerError           a layer failed and nothing could be served
+    └── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
 
 The exceptions of a cached function arrive as they left it: they are never wrapped.
 """
@@ -47,3 +48,7 @@ class LayerError(CachesyncError):
 
     is_refusal: bool = False
     """The layer answered, and refused: it is full, or does not permit what was asked."""
+
+
+class OverdueError(CachesyncError, TimeoutError):
+    """A computation takes longer than its policy lets anybody wait (``hard_timeout``). It goes on, and its result will be stored."""

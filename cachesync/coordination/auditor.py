@@ -145,6 +145,6 @@ class Auditor:
             ledger = engine.ledger
             if now < held.until and held.mark is ledger.mark:
                 return True
-            if not engine.is_heard(now) or held.is_over(now):
+            if not engine.is_heard(now) or not held.is_served(now):
                 return False
             return held.mark is ledger.mark or not ledger.refuses(key, held.dependencies, held.checked)

@@ -22,7 +22,7 @@ from cachesync.coordination.waiters import Waiters
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
-from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness
+from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness, stale_window
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, written
@@ -44,6 +44,7 @@ from cachesync.core.steps import (
     Refused,
     Release,
     Settle,
+    Spare,
     Ticket,
 )
 from cachesync.core.tuples import make
@@ -117,6 +118,7 @@ class Engine:
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
             Outdated: self.outdated,
+            Spare: self.spare,
             Begin: self.begin,
             Encode: self.encode,
             Keep: self.keep,
@@ -198,6 +200,23 @@ class Engine:
         held = site.shelf.copies.get(ask.raw)
         return held if held is not None and self._renew(held, ask) else None
 
+    def spare(self, step: Spare) -> Called | None:
+        """The copy that may stand in for a computation, after judging it. None under a strict policy, or for who asked for a stamp."""
+        ask, reason = step
+        site: Site = ask.site
+        held = site.shelf.copies.get(ask.raw)
+        if held is None or not ask.policy.stale_if_error or ask.least is not None:
+            return None
+        now = self.now()
+        if now >= self._trusted_until(ask.policy) or not self._stands(held, ask) or held.is_over(now):
+            return None
+        if reason:
+            held.hits += 1
+            age = round(now - held.made, 3)
+            self.events.send("spare_served", site.name, key=ask.key, policy=ask.policy.name, age=age, error=reason)
+        ends = max(held.deadline, held.stale, held.spare)
+        return Called(held.value, 0.0, None, held.stamp, held.made, NEVER, held.dependencies, is_stale=True, ends=ends)
+
     def is_fresh(self, held: Held) -> bool:
         """Whether a copy that may be served is fresh, too."""
         now = self.now()
@@ -206,8 +225,13 @@ class Engine:
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
         trusted = self._trusted_until(ask.policy)
-        if now >= trusted or held.is_over(now):
+        if now >= trusted or not held.is_served(now):
             return False
+        return self._stands(held, ask) and held.is_served(now)
+
+    def _stands(self, held: Held, ask: Ask) -> bool:
+        """Judge a copy against what was applied since the last time. It leaves if an invalidation concerns it."""
+        trusted = self._trusted_until(ask.policy)
         with self.lock:
             ledger = self.ledger
             if held.mark is not ledger.mark:
@@ -221,11 +245,11 @@ class Engine:
                 softened = ledger.softened(ask.key, held.dependencies, held.checked)
                 if softened is not None:
                     life = life_of(ask.policy, held.made, held.deadline - held.made, softened)
-                    held.deadline, held.stale = life.fresh, min(life.stale, held.stale)
+                    held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
             held.until = min(held.deadline, trusted)
-        return not held.is_over(now)
+        return True
 
     def is_heard(self, now: float) -> bool:
         """Whether the log was heard within ``max_lag``."""
@@ -259,7 +283,7 @@ class Engine:
             return self._unreadable(ask, blob, error)
         _, epoch, number, own, made, lifetime, _, _, schema, _, _, dependencies = header
         age, fresh = (server_now - made) / 1000, lifetime / 1000
-        if age >= fresh + policy.stale_while_revalidate or age < -CLOCK_SLACK or schema != policy.version:
+        if age >= fresh + stale_window(policy) or age < -CLOCK_SLACK or schema != policy.version:
             return Refused(dead=blob[:IDENTITY])
         stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
         if self.ledger.lineage.number(stamp) is None:
@@ -277,7 +301,7 @@ class Engine:
         began = min(now, ask.deadline - ask.budget) - age
         seen = 0 if head is None else head.number
         life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
-        if life is None:
+        if life is None or life.is_over(now):
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
         return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale))
@@ -324,14 +348,14 @@ class Engine:
             if ledger.refuses(ask.key, dependencies, number, own=own):
                 return None
             life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number))
-            if life.is_over(now):
+            if life.is_over(now) and now >= life.spare:
                 return None
-            deadline, stale = life
+            deadline, stale, spare = life
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
             if policy.consistency != "strict" or self.shared is None:
                 until = min(deadline, self._trusted_until(policy))
-                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale)
+                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale, spare)
                 shelf.put(ask.raw, held)
         del displaced
         return life

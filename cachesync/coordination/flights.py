@@ -29,7 +29,7 @@ class Flight:
         self.key = key
         self.dependencies = dependencies
         self.token = token
-        self.thread = threading.get_ident()
+        self.thread: int | None = threading.get_ident()
         self.task: asyncio.Task[None] | None = None
         self.pends = 0
         self.waiting = 0

@@ -23,6 +23,7 @@ from cachesync.core.flows import (
     Result,
     announce,
     catch_up,
+    compute,
     look,
     obtain,
     obtain_confirmed,
@@ -34,7 +35,7 @@ from cachesync.core.flows import (
 from cachesync.core.policy import Policy
 from cachesync.core.records import Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
-from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Join, Pend, Refused, Step, Ticket
+from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
@@ -143,7 +144,7 @@ class Operations:
         outcome: Result
         if isinstance(found, Refused):
             ask = ask._replace(least=least or engine.ledger.position)
-            outcome = yield Join(ask, engine.shared is not None, found.dead)
+            outcome = yield from compute(ask, engine.shared is not None, found.dead)
         else:
             outcome = yield Call(ask._replace(least=UNREACHED))
         return outcome

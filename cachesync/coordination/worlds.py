@@ -6,7 +6,9 @@ Only the steps that wait are answered here: the shared layer, the user's functio
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
@@ -38,6 +40,7 @@ from cachesync.core.steps import (
     Joined,
     Lease,
     Leased,
+    Overdue,
     Release,
     Reply,
     Seize,
@@ -163,15 +166,22 @@ LOOK_AGAIN: Final = 1.0
 """Seconds after which whoever waits for a flight looks whether it still goes on."""
 
 
-def _result_of(flight: Flight) -> Result | None:
-    """Wait for a flight to land; ``None`` where it does not go on.
+def _result_of(flight: Flight, until: float) -> Result | Overdue | None:
+    """Wait for a flight to land, but not longer than ``until`` (seconds, ``time.monotonic``); ``None`` where it does not go on.
 
     It looks again every second: whoever landed it may have been interrupted before it told.
     """
     while not flight.is_paused():
+        left = until - time.monotonic()
         with suppress(TimeoutError):
-            return flight.outcome.result(timeout=LOOK_AGAIN)
+            return flight.outcome.result(timeout=max(0.0, min(LOOK_AGAIN, left)))
+        if left <= LOOK_AGAIN:
+            return Overdue()
     return None
+
+
+def _until(step: Join) -> float:
+    return NO_DEADLINE if step.patience is None else time.monotonic() + step.patience
 
 
 def _was_meant(outcome: Result) -> bool:
@@ -248,35 +258,52 @@ class ThreadWorld(_World):
             gathering.reset(outer)
         return self.engine.called(ask, value, began, found)
 
-    def _join(self, step: Join) -> Result:
+    def _join(self, step: Join) -> Result | Overdue:
         engine, ask = self.engine, step.ask
         if is_replacing(engine, ask.key):
             return self._call(Call(ask))
+        until = _until(step)
         while True:
             mine = Flight(ask.key, ask.dependencies, engine.token())
             try:
                 flight, arrival = engine.join(mine)
-                if flight is mine:
+                if flight is mine and step.patience is None:
                     return self._lead(step, mine)
+                if flight is mine:
+                    self._lead_behind(step, mine)
             except BaseException as error:  # interrupted here, where an exception may come at any moment
                 self.land(mine, Failed(error))
                 raise
-            if flight.thread == threading.get_ident() or flight in _computing.get():
-                self.leave(flight)
-                return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
-            ask.site.counts.joined += 1
+            if flight is not mine:
+                if flight.thread == threading.get_ident() or flight in _computing.get():
+                    self.leave(flight)
+                    return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
+                ask.site.counts.joined += 1
             try:
-                outcome = _result_of(flight)
+                outcome = _result_of(flight, until)
             except BaseException:
                 self.leave(flight)
                 raise
+            if isinstance(outcome, Overdue):
+                self.leave(flight)
+                return outcome
+            if flight is mine and outcome is not None:
+                return outcome
             if outcome is None:
                 self.pass_over(flight)
             elif (shared := self.share(ask, outcome, flight, arrival)) is not None:
                 return shared
             step = step._replace(late=True)
 
+    def _lead_behind(self, step: Join, flight: Flight) -> None:
+        """Compute in a thread of its own, so that its caller need not wait to the end. The computation is part of the caller's context."""
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._lead, step, flight), name="cachesync-compute", daemon=True)
+        flight.thread = None
+        thread.start()
+
     def _lead(self, step: Join, flight: Flight) -> Result:
+        flight.thread = threading.get_ident()
         inside = _computing.set(_computing.get() | {flight})
         try:
             # An earlier flight may have brought a copy between this caller's looking and its joining.
@@ -356,10 +383,11 @@ class LoopWorld(_World):
             gathering.reset(outer)
         return self.engine.called(ask, value, began, found)
 
-    async def _join(self, step: Join) -> Result:
+    async def _join(self, step: Join) -> Result | Overdue:
         engine, ask = self.engine, step.ask
         if is_replacing(engine, ask.key):
             return await self._call(Call(ask))
+        until = _until(step)
         while True:
             mine = Flight(ask.key, ask.dependencies, engine.token())
             flight, arrival = engine.join(mine)
@@ -376,7 +404,9 @@ class LoopWorld(_World):
                 return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
             else:
                 ask.site.counts.joined += 1
-            outcome = await self._wait(flight)
+            outcome = await self._wait(flight, until)
+            if isinstance(outcome, Overdue):
+                return outcome
             if flight is mine and outcome is not None:
                 return outcome
             if outcome is None:
@@ -385,14 +415,18 @@ class LoopWorld(_World):
                 return shared
             step = step._replace(late=True)
 
-    async def _wait(self, flight: Flight) -> Result | None:
-        """Wait for a flight to land; ``None`` where it does not go on."""
+    async def _wait(self, flight: Flight, until: float) -> Result | Overdue | None:
+        """Wait for a flight to land, but not longer than ``until``; ``None`` where it does not go on."""
         landing = asyncio.wrap_future(flight.outcome)
         try:
-            while not flight.runs_beside() and not landing.done():
-                if flight.is_paused():
+            while not landing.done() and (until < NO_DEADLINE or not flight.runs_beside()):
+                if not flight.runs_beside() and flight.is_paused():
                     return None
-                await asyncio.wait((landing,), timeout=LOOK_AGAIN)
+                left = until - time.monotonic()
+                if left <= 0:
+                    self.leave(flight)
+                    return Overdue()
+                await asyncio.wait((landing,), timeout=min(left, LOOK_AGAIN))
             return await landing
         except asyncio.CancelledError:
             if self.leave(flight) and flight.task is not None and not flight.outcome.done():

@@ -50,11 +50,27 @@ class Held:
 
     ``hits`` counts the times it was served, ``raw`` is its key on its ``shelf`` (``None`` once it has left the shelf), ``size`` its
     bytes in units of `SIZE_UNIT`, ``made`` when its computation began (seconds, monotonic clock of this process), ``deadline`` when
-    it stops to be fresh, ``stale`` until when it may be served stale after that, ``stamp`` what its computation had seen, ``checked``
+    it stops to be fresh, ``stale`` until when it may be served stale after that, ``spare`` until when it may stand in for a computation
+    that fails, ``stamp`` what its computation had seen, ``checked``
     the number up to which no invalidation matched it, ``dependencies`` what it depends on besides its key.
     """
 
-    __slots__ = ("checked", "deadline", "dependencies", "hits", "made", "mark", "raw", "shelf", "size", "stale", "stamp", "until", "value")
+    __slots__ = (
+        "checked",
+        "deadline",
+        "dependencies",
+        "hits",
+        "made",
+        "mark",
+        "raw",
+        "shelf",
+        "size",
+        "spare",
+        "stale",
+        "stamp",
+        "until",
+        "value",
+    )
 
     def __init__(
         self,
@@ -68,6 +84,7 @@ class Held:
         dependencies: tuple[Dependency, ...] = NO_DEPENDENCIES,
         size: int = 1,
         stale: float = NEVER,
+        spare: float = NEVER,
     ) -> None:
         self.value = value
         self.until = until
@@ -79,13 +96,18 @@ class Held:
         self.made = made
         self.deadline = deadline
         self.stale = stale
+        self.spare = spare
         self.stamp = stamp
         self.checked = checked
         self.dependencies = dependencies
 
+    def is_served(self, now: float) -> bool:
+        """Whether it may be served, fresh or stale."""
+        return now < self.deadline or now < self.stale
+
     def is_over(self, now: float) -> bool:
-        """Whether it may not be served any more, not even stale."""
-        return now >= self.deadline and now >= self.stale
+        """Whether it is of no use any more."""
+        return now >= self.deadline and now >= self.stale and now >= self.spare
 
     def renew(self, newer: Held) -> None:
         """Take over what ``newer`` holds, keeping the place on the shelf and the count of hits.
@@ -97,6 +119,7 @@ class Held:
         self.made = newer.made
         self.deadline = newer.deadline
         self.stale = newer.stale
+        self.spare = newer.spare
         self.stamp = newer.stamp
         self.checked = newer.checked
         self.dependencies = newer.dependencies

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, cast
 from cachesync.core.auditing import Question
 from cachesync.core.entry import Dependency
 from cachesync.core.envelope import IDENTITY, Header, seal
+from cachesync.core.freshness import stale_window
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Record, Targets
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
@@ -47,6 +48,7 @@ from cachesync.core.steps import (
     Leased,
     Log,
     Outdated,
+    Overdue,
     Pend,
     Position,
     Reaches,
@@ -58,6 +60,7 @@ from cachesync.core.steps import (
     Seize,
     Settle,
     Snapshot,
+    Spare,
     Stands,
     Step,
     Store,
@@ -67,6 +70,7 @@ from cachesync.core.steps import (
     Wake,
     Woken,
 )
+from cachesync.errors import OverdueError
 
 Result = Called | Failed
 FIRST_WAIT: Final = 0.05
@@ -115,7 +119,32 @@ def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) 
             if isinstance(admitted, Called):
                 return admitted
             refused = admitted
-    result: Result = yield Join(ask, isinstance(fetched, Fetched), None if refused is None else refused.dead)
+    return (yield from compute(ask, isinstance(fetched, Fetched), None if refused is None else refused.dead))
+
+
+def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -> Generator[Step, Any, Result]:
+    """Join the computation of a key. Where it fails or takes too long, an old value may stand in for it (RFC 5861, 4).
+
+    Such a spare is looked for anew when it is needed: what was invalidated meanwhile is none.
+    """
+    policy, spare = ask.policy, None
+    patience = policy.hard_timeout
+    if policy.soft_timeout is not None:
+        spare = yield Spare(ask)
+        patience = patience if spare is None else policy.soft_timeout
+    result: Result | Overdue = yield Join(ask, shared, dead, late, patience)
+    if isinstance(result, Overdue) and spare is not None:
+        spare = yield Spare(ask, f"it takes longer than {policy.soft_timeout:g} s (soft_timeout)")
+        if spare is not None:
+            return cast("Called", spare)
+        patience = None if policy.hard_timeout is None else policy.hard_timeout - (policy.soft_timeout or 0.0)
+        result = yield Join(ask, shared, dead, True, patience)
+    if isinstance(result, Overdue):
+        result = Failed(OverdueError(f"{ask.key}: its computation takes longer than {policy.hard_timeout:g} s (hard_timeout)"))
+    if isinstance(result, Failed) and isinstance(result.error, Exception):
+        spare = yield Spare(ask, repr(result.error))
+        if spare is not None:
+            return cast("Called", spare)
     return result
 
 
@@ -180,8 +209,7 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> G
 
 
 def _join(ask: Ask, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
-    result: Result = yield Join(ask, shared, dead, late=True)  # in def, after the computations of the keys before it
-    return result
+    return (yield from compute(ask, shared, dead, late=True))  # in def, after the computations of the keys before it
 
 
 def _alone(ask: Ask, _shared: bool, _dead: bytes | None) -> Generator[Step, Any, Result]:
@@ -382,7 +410,7 @@ def _store(
         ),
         packed.payload,
     )
-    left = fresh + round(ask.policy.stale_while_revalidate * 1000) - round(called.seconds * 1000)  # age counts from its beginning
+    left = fresh + round(stale_window(ask.policy) * 1000) - round(called.seconds * 1000)  # age counts from its beginning
     if left <= 0:
         yield Release(ask.key, token, deadline)
         return True

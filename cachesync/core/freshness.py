@@ -1,7 +1,8 @@
 """Freshness: until when a value may be served, and as what.
 
 A value is fresh for its lifetime, and then stale for as long as its policy says (``stale_while_revalidate``; RFC 5861, 3, gives that
-word to HTTP). A soft invalidation ends its freshness at once and leaves the stale window, counted from there. A hard one leaves
+word to HTTP). As a spare it may be served for longer: where its computation fails or takes too long (``stale_if_error``; RFC 5861, 4).
+A soft invalidation ends its freshness at once and leaves both windows, counted from there. A hard one leaves
 nothing: that is judged elsewhere, by bans.
 """
 
@@ -15,22 +16,28 @@ from cachesync.core.policy import Policy
 
 
 class Life(NamedTuple):
-    """A value is fresh before ``fresh`` and may be served stale before ``stale``: seconds, monotonic clock."""
+    """A value is fresh before ``fresh``, may be served stale before ``stale`` and as a spare before ``spare``: seconds, monotonic clock."""
 
     fresh: float
     stale: float
+    spare: float = NEVER
 
     def is_over(self, now: float) -> bool:
-        """May it not be served at all any more?"""
+        """May it not be served any more, but as a spare?"""
         return now >= self.fresh and now >= self.stale
 
 
 def life_of(policy: Policy, made: float, fresh: float, softened: float | None) -> Life:
     """The life of a value whose computation began at ``made``, for ``fresh`` seconds; ``softened`` is when it was softly invalidated."""
-    end, window = made + fresh, policy.stale_while_revalidate
+    end, window, spare = made + fresh, policy.stale_while_revalidate, policy.stale_if_error
     if softened is not None:
         end = min(end, softened)
-    return Life(end, end + window if window else NEVER)
+    return Life(end, end + window if window else NEVER, end + spare if spare else NEVER)
+
+
+def stale_window(policy: Policy) -> float:
+    """How long after its freshness a value is of any use, seconds."""
+    return max(policy.stale_while_revalidate, policy.stale_if_error)
 
 
 def longest_freshness(policy: Policy, value: object) -> float:
@@ -44,4 +51,4 @@ def longest_freshness(policy: Policy, value: object) -> float:
 
 def deaf_window(policy: Policy) -> float:
     """How long beyond ``max_lag`` copies are served stale where the log can not be heard, seconds."""
-    return max(policy.stale_while_revalidate, policy.stale_if_error) if policy.on_disconnect == "serve" else 0.0
+    return stale_window(policy) if policy.on_disconnect == "serve" else 0.0

@@ -120,13 +120,13 @@ class Policy(Section):
         "max_ttl": duration("The most a dynamic ttl can be.", optional=True),
         "local_ttl": duration("At most this long in one process without asking Redis.", zero=True, optional=True),
         "stale_while_revalidate": duration("After the ttl: answer with the old value, refresh behind the caller's back.", zero=True),
-        "stale_if_error": not_yet(duration("After the ttl: the old value, but only when the computation fails.", zero=True)),
+        "stale_if_error": duration("After the ttl: the old value, but only when the computation fails.", zero=True),
         "early_refresh": not_yet(
             number("Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True)
         ),
         "jitter": number("Spread expiry by this fraction, up and down.", 0, 1, open_high=True),
-        "soft_timeout": not_yet(duration("Longer than this, with a stale value at hand: answer with it, finish behind.", optional=True)),
-        "hard_timeout": not_yet(duration("The longest a computation may take.", optional=True)),
+        "soft_timeout": duration("Longer than this, with a stale value at hand: answer with it, finish behind.", optional=True),
+        "hard_timeout": duration("The longest a computation may take.", optional=True),
         "negative_ttl": duration("None is cached this long.", optional=True),
         "errors": not_yet(duration("A failing function is left alone this long.", optional=True)),
         "version": whole("The schema of the value; raise it and older entries are never read again.", 1, 2**32 - 1),

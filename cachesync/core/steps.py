@@ -496,13 +496,29 @@ class Join(NamedTuple):
     """Compute once in this process: run the fill, or wait for whoever runs it already. Answered by `Called` or `Failed`.
 
     ``late`` says that time has passed since the question was asked that was not spent on the shared layer, but on other
-    computations: its budget begins anew.
+    computations: its budget begins anew. ``patience`` is how long to wait, seconds (``None``: to the end). After that the answer is
+    `Overdue`, and the computation goes on.
     """
 
     ask: Ask
     shared: bool
     dead: bytes | None
     late: bool = False
+    patience: float | None = None
+
+
+class Overdue(NamedTuple):
+    """A computation takes longer than somebody would wait for it."""
+
+
+class Spare(NamedTuple):
+    """Ask for an old value that may stand in for a computation. Answered by `Called`, stale, or ``None``.
+
+    ``reason`` says why it is needed (empty: it is only looked for).
+    """
+
+    ask: Ask
+    reason: str = ""
 
 
 class Each(NamedTuple):
@@ -588,7 +604,7 @@ class Settle(NamedTuple):
 
 
 LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
-LocalStep: TypeAlias = Admit | Outdated | Begin | Call | Encode | Keep | Join | Each | Await | Pend | Settle
+LocalStep: TypeAlias = Admit | Outdated | Spare | Begin | Call | Encode | Keep | Join | Each | Await | Pend | Settle
 Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]
 """Whatever is asked step by step."""
