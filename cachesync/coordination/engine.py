@@ -29,6 +29,7 @@ from cachesync.core.records import KEY, Targets, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
+    NO_DEADLINE,
     Admit,
     Announced,
     Begin,
@@ -107,6 +108,7 @@ class Engine:
         """Times an audit of this process found another one that would have served what was invalidated."""
         self.leases: dict[str, HeldLease] = {}  # by token
         self.blocks: dict[str, tuple[str, Callable[[], object]]] = {}  # token of a lease to key and block, weakly
+        self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -157,6 +159,11 @@ class Engine:
         """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
         owned: bool = cast("Any", self.lock)._is_owned()  # as threading.Condition asks
         return owned
+
+    def flight(self, ask: Ask) -> Flight:
+        """A new flight for a question. It may be joined for as long as its policy lets a computation take."""
+        most = ask.policy.hard_timeout
+        return Flight(ask.key, ask.dependencies, self.token(), NO_DEADLINE if most is None else self.now() + most)
 
     def token(self) -> str:
         """A new token for a lease. It begins with this process's origin, which a forked child does not share."""
@@ -398,7 +405,7 @@ class Engine:
             mine.pends = ledger.pends
             now = self.now()
             since = NEVER if self.is_heard(now) else now - self.settings.coordination.max_lag
-            return self.flights.join(mine), Arrival(ledger.position, ledger.pends, now, since)
+            return self.flights.join(mine, now), Arrival(ledger.position, ledger.pends, now, since)
 
     def share(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> Called | None:
         """What of a flight's result may be given to a caller who came when this process stood at ``arrival``: it may be stale for
@@ -604,7 +611,7 @@ class Engine:
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()
-        self.leases, self.blocks, self.forsaken = {}, {}, []
+        self.leases, self.limits, self.blocks, self.forsaken = {}, {}, {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()

@@ -14,18 +14,21 @@ from concurrent.futures import Future
 from cachesync.core.entry import Dependency
 from cachesync.core.flows import Result
 from cachesync.core.records import Targets
+from cachesync.core.steps import NO_DEADLINE
 from cachesync.core.tickets import matches
 
 
 class Flight:
     """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's.
 
-    ``pends`` is how many invalidations this process had made when it began.
+    ``pends`` is how many invalidations this process had made when it began. ``limit`` is the longest it may take (seconds, monotonic
+    clock of the engine): nobody joins it after that.
     """
 
-    __slots__ = ("dependencies", "key", "outcome", "pends", "task", "thread", "token", "waiting")
+    __slots__ = ("dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
 
-    def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str) -> None:
+    def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str, limit: float = NO_DEADLINE) -> None:
+        self.limit = limit
         self.key = key
         self.dependencies = dependencies
         self.token = token
@@ -54,8 +57,11 @@ class Flights:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def join(self, mine: Flight) -> Flight:
-        """The flight of this key: ``mine`` if there was none, and then its maker leads it."""
+    def join(self, mine: Flight, now: float) -> Flight:
+        """The flight of this key: ``mine`` if there was none that may go on, and then its maker leads it."""
+        standing = self._flights.get(mine.key)
+        if standing is not None and now >= standing.limit:
+            del self._flights[mine.key]
         flight = self._flights.setdefault(mine.key, mine)
         flight.waiting += 1
         return flight

@@ -18,7 +18,7 @@ from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import Collect, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
+from cachesync.core.steps import NO_DEADLINE, Collect, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
 
@@ -188,7 +188,7 @@ class LogReader:
             self._world.perform(release)
         now, lease = engine.now(), engine.settings.coordination.lease
         for token, held in list(engine.leases.items()):
-            if now < held.due or (held.loop is not None and not held.loop.is_running()):
+            if now < held.due or now >= engine.limits.get(token, NO_DEADLINE) or (held.loop is not None and not held.loop.is_running()):
                 continue
             reply = self._world.perform(Extend(held.key, token, round(lease * 1000), now + PATIENCE))
             if isinstance(reply, Failed) or not reply.done:

@@ -126,9 +126,11 @@ class _World:
         engine, ask = self.engine, step.ask
         if step.late:
             ask = ask._replace(deadline=engine.now() + ask.budget)
+        engine.limits[flight.token] = flight.limit
         try:
             return (yield from fill(ask, token=flight.token, shared=step.shared and engine.uses_shared(), dead=step.dead))
         finally:
+            engine.limits.pop(flight.token, None)
             engine.waiters.leave(ask.key, flight.token)
             engine.forsake(flight.token)
 
@@ -264,7 +266,7 @@ class ThreadWorld(_World):
             return self._call(Call(ask))
         until = _until(step)
         while True:
-            mine = Flight(ask.key, ask.dependencies, engine.token())
+            mine = engine.flight(ask)
             try:
                 flight, arrival = engine.join(mine)
                 if flight is mine and step.patience is None:
@@ -389,7 +391,7 @@ class LoopWorld(_World):
             return await self._call(Call(ask))
         until = _until(step)
         while True:
-            mine = Flight(ask.key, ask.dependencies, engine.token())
+            mine = engine.flight(ask)
             flight, arrival = engine.join(mine)
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.
