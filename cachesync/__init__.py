@@ -11,7 +11,16 @@ from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
-from cachesync.errors import CachesyncError, CodecError, KeyArgumentError, KeyTemplateError, LayerError, OverdueError, PolicyError
+from cachesync.errors import (
+    CachesyncError,
+    CodecError,
+    KeyArgumentError,
+    KeyTemplateError,
+    LayerError,
+    OverdueError,
+    PolicyError,
+    RestingError,
+)
 from cachesync.layers.codecs import PickleCodec
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.memory import MemoryShared
@@ -44,6 +53,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "RedisShared",
+    "RestingError",
     "Settings",
     "Stamp",
     "Stats",

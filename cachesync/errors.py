@@ -8,6 +8,7 @@
     ├── KeyArgumentError     an argument or a text can not be part of a key (at the call)
     ├── CodecError           a value can not be encoded, or bytes can not be decoded
     ├── LayerError           a layer failed and nothing could be served
+    ├── RestingError         a computation failed a moment ago in another process and is left alone (errors)
     └── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
 
 The exceptions of a cached function arrive as they left it: they are never wrapped.
@@ -48,6 +49,13 @@ class LayerError(CachesyncError):
 
     is_refusal: bool = False
     """The layer answered, and refused: it is full, or does not permit what was asked."""
+
+
+class RestingError(CachesyncError):
+    """A computation failed a moment ago in another process, and is left alone for as long as its policy says (``errors``).
+
+    In the process where it failed, the exception of the function itself is raised again.
+    """
 
 
 class OverdueError(CachesyncError, TimeoutError):

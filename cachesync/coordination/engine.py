@@ -11,6 +11,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.events import Events
@@ -44,6 +45,8 @@ from cachesync.core.steps import (
     Pend,
     Refused,
     Release,
+    Rest,
+    Rests,
     Settle,
     Spare,
     Ticket,
@@ -74,6 +77,19 @@ class Arrival(NamedTuple):
     pends: int
     at: float
     since: float
+
+
+MAX_FAILURES: Final = 10_000
+"""Keys whose computations are left alone. Beyond that the oldest is tried again."""
+
+
+class Failure(NamedTuple):
+    """A computation that is left alone: until when (seconds, monotonic clock), what it had seen, and what it failed with."""
+
+    until: float
+    stamp: Stamp | None
+    error: BaseException
+    traceback: TracebackType | None
 
 
 class HeldLease(NamedTuple):
@@ -108,6 +124,7 @@ class Engine:
         """Times an audit of this process found another one that would have served what was invalidated."""
         self.leases: dict[str, HeldLease] = {}  # by token
         self.blocks: dict[str, tuple[str, Callable[[], object]]] = {}  # token of a lease to key and block, weakly
+        self.failures: dict[str, Failure] = {}  # computations that are left alone, by key, the oldest first
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
@@ -121,6 +138,8 @@ class Engine:
             Admit: self.admit,
             Outdated: self.outdated,
             Spare: self.spare,
+            Rest: self.rest,
+            Rests: self.rests,
             Begin: self.begin,
             Encode: self.encode,
             Keep: self.keep,
@@ -223,6 +242,33 @@ class Engine:
             self.events.send("spare_served", site.name, key=ask.key, policy=ask.policy.name, age=age, error=reason)
         ends = max(held.deadline, held.stale, held.spare)
         return Called(held.value, 0.0, None, held.stamp, held.made, NEVER, held.dependencies, is_stale=True, ends=ends)
+
+    def rest(self, step: Rest) -> Done:
+        ask, begun, failed = step
+        error, seconds = failed.error, ask.policy.errors or 0.0
+        with self.lock:
+            self.failures.pop(ask.key, None)
+            self.failures[ask.key] = Failure(self.now() + seconds, begun.stamp, error, error.__traceback__)
+            if len(self.failures) > MAX_FAILURES:
+                del self.failures[next(iter(self.failures))]
+        self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=repr(error))
+        return Done(done=True)
+
+    def rests(self, step: Rests) -> Failed | None:
+        """What a computation failed with that is left alone, unless an invalidation concerns it since."""
+        ask = step.ask
+        failure = self.failures.get(ask.key)
+        if failure is None:
+            return None
+        with self.lock:
+            ledger, stamp = self.ledger, failure.stamp
+            number = None if stamp is None else ledger.lineage.number(stamp)
+            is_over = self.now() >= failure.until or number is None
+            if is_over or ledger.refuses(ask.key, ask.dependencies, number or 0) or ledger.softened(ask.key, ask.dependencies, number or 0):
+                self.failures.pop(ask.key, None)
+                return None
+        # Each raise adds to the traceback; without this it would grow as long as the computation is left alone.
+        return Failed(failure.error.with_traceback(failure.traceback))
 
     def is_fresh(self, held: Held) -> bool:
         """Whether a copy that may be served is fresh, too."""
@@ -611,6 +657,7 @@ class Engine:
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()
+        self.failures = {}
         self.leases, self.limits, self.blocks, self.forsaken = {}, {}, {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:

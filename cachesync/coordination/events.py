@@ -27,6 +27,7 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "not_durable": (logging.WARNING, "no replica has confirmed an invalidation in time (durable = true). patterns, tags, stamp"),
     "violation": (logging.ERROR, "a process would serve what was invalidated: a bug, or a wrong set-up. patterns, tags, stamp, served"),
     "spare_served": (logging.WARNING, "an old value stands in for a computation that fails or takes too long. key, policy, age, error"),
+    "left_alone": (logging.WARNING, "a computation failed and is left alone for a while (errors). key, policy, seconds, error"),
     "refresh_failed": (logging.WARNING, "a stale value could not be refreshed in the background. key, policy, error"),
     "refresh_dropped": (logging.WARNING, "the cache was closed before a stale value was refreshed. key, policy"),
     "unreadable": (logging.WARNING, "stored bytes could not be read and count as a miss. key, policy, error"),

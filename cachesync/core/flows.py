@@ -18,6 +18,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Record, Targets
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
 from cachesync.core.steps import (
+    RESTING,
     Admit,
     Announce,
     Announced,
@@ -41,6 +42,7 @@ from cachesync.core.steps import (
     Fetched,
     Hear,
     Heard,
+    Holder,
     Join,
     Joined,
     Keep,
@@ -57,6 +59,8 @@ from cachesync.core.steps import (
     Refused,
     Rejoin,
     Release,
+    Rest,
+    Rests,
     Seize,
     Settle,
     Snapshot,
@@ -70,13 +74,15 @@ from cachesync.core.steps import (
     Wake,
     Woken,
 )
-from cachesync.errors import OverdueError
+from cachesync.errors import OverdueError, RestingError
 
 Result = Called | Failed
 FIRST_WAIT: Final = 0.05
 LONGEST_WAIT: Final = 0.25
 """A caller that waits for another process is woken when the lease ends. In case nothing is heard it looks after 50 ms, and then ever
 more seldom, up to four times a second."""
+WHY_LENGTH: Final = 200
+"""Characters of an exception that other processes are told."""
 BANS_OF_A_PAGE: Final = 4_000
 TRIES: Final = 3
 """How often something is begun again that another process has disturbed."""
@@ -128,6 +134,9 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
     Such a spare is looked for anew when it is needed: what was invalidated meanwhile is none.
     """
     policy, spare = ask.policy, None
+    rests: Failed | None = (yield Rests(ask)) if policy.errors else None
+    if rests is not None:
+        return (yield from _stand_in(ask, rests))
     patience = policy.hard_timeout
     if policy.soft_timeout is not None:
         spare = yield Spare(ask)
@@ -142,10 +151,13 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
     if isinstance(result, Overdue):
         result = Failed(OverdueError(f"{ask.key}: its computation takes longer than {policy.hard_timeout:g} s (hard_timeout)"))
     if isinstance(result, Failed) and isinstance(result.error, Exception):
-        spare = yield Spare(ask, repr(result.error))
-        if spare is not None:
-            return cast("Called", spare)
+        return (yield from _stand_in(ask, result))
     return result
+
+
+def _stand_in(ask: Ask, failed: Failed) -> Generator[Step, Any, Result]:
+    spare: Called | None = yield Spare(ask, repr(failed.error))
+    return failed if spare is None else spare
 
 
 def obtain_confirmed(ask: Ask, least: Stamp | None) -> Generator[Step, Any, Called | Refused | Failed]:
@@ -242,8 +254,8 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
     leased: Leased | None = None
     deadline = ask.deadline
     if shared:
-        obtained: Called | tuple[Leased | None, float] = yield from _lease(ask, token, dead)
-        if isinstance(obtained, Called):
+        obtained: Called | Failed | tuple[Leased | None, float] = yield from _lease(ask, token, dead)
+        if isinstance(obtained, Called | Failed):
             return obtained
         leased, deadline = obtained
     if leased is not None:
@@ -251,8 +263,13 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
     begun: Begun = yield Begin(leased.now if leased else 0)
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
+        rest, milliseconds = None, 0
+        if ask.policy.errors and isinstance(called.error, Exception):
+            yield Rest(ask, begun, called)
+            rest = Holder(RESTING, begun.stamp or NOWHERE, repr(called.error)[:WHY_LENGTH])
+            milliseconds = max(1, round(ask.policy.errors * 1000))
         if leased is not None:
-            yield Release(ask.key, token, deadline + called.seconds)
+            yield Release(ask.key, token, deadline + called.seconds, rest, milliseconds)
         return called
     called = called._replace(stamp=begun.stamp, made=begun.made)
     if called.fresh is None:
@@ -265,7 +282,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
     return called
 
 
-def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Called | tuple[Leased | None, float]]:
+def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Called | Failed | tuple[Leased | None, float]]:
     """The right to compute, or what another process has computed meanwhile. No lease where the shared layer fails.
 
     A lease whose holder began before an invalidation that is known here is taken over: what is computed under it would be refused.
@@ -293,6 +310,11 @@ def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Cal
             if outdated.done:
                 over = reply.holder
                 continue
+            if reply.holder.token == RESTING:
+                problem = (
+                    f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
+                )
+                return Failed(RestingError(f"{ask.key}: {problem}"))
         waited: Waited = yield Await(ask.key, token, next(waits))
         deadline = waited.now + ask.budget
         if waited.alone:

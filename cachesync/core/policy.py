@@ -128,7 +128,7 @@ class Policy(Section):
         "soft_timeout": duration("Longer than this, with a stale value at hand: answer with it, finish behind.", optional=True),
         "hard_timeout": duration("The longest a computation may take.", optional=True),
         "negative_ttl": duration("None is cached this long.", optional=True),
-        "errors": not_yet(duration("A failing function is left alone this long.", optional=True)),
+        "errors": duration("A failing function is left alone this long.", optional=True),
         "version": whole("The schema of the value; raise it and older entries are never read again.", 1, 2**32 - 1),
         "tags": texts("Tags added to what the decorator says."),
         "consistency": choice('"strict": every read confirms the head of the log.', "bounded", "strict"),

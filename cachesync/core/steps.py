@@ -72,11 +72,20 @@ class Lease(NamedTuple):
     deadline: float = NO_DEADLINE
 
 
+RESTING: Final = "!"
+"""The token of nobody: the key is left alone for a while, because its computation failed."""
+
+
 class Holder(NamedTuple):
-    """Who holds a lease, and the position at which it was asked for."""
+    """Who holds a lease, and the position at which it was asked for. ``why`` is what a computation failed with that is left alone."""
 
     token: str
     stamp: Stamp
+    why: str = ""
+
+    def __str__(self) -> str:
+        """As it is written in a layer."""
+        return f"{self.token} {self.stamp} {self.why}" if self.why else f"{self.token} {self.stamp}"
 
 
 class Leased(NamedTuple):
@@ -110,11 +119,16 @@ class Extend(NamedTuple):
 
 
 class Release(NamedTuple):
-    """Give a lease back, if it is still one's own. Answered by `Done`."""
+    """Give a lease back, if it is still one's own. Answered by `Done`.
+
+    ``rest`` is what to leave in its place for ``milliseconds``, so that nobody computes meanwhile.
+    """
 
     key: str
     token: str
     deadline: float = NO_DEADLINE
+    rest: Holder | None = None
+    milliseconds: int = 0
 
 
 class Store(NamedTuple):
@@ -461,6 +475,20 @@ class Called(NamedTuple):
     ends: float = NO_DEADLINE
 
 
+class Rest(NamedTuple):
+    """A computation that began at ``begun`` has failed: it is left alone for as long as its policy says. Answered by `Done`."""
+
+    ask: Ask
+    begun: Begun
+    failed: Failed
+
+
+class Rests(NamedTuple):
+    """Ask whether a computation is left alone. Answered by `Failed`, with what it failed with, or ``None``."""
+
+    ask: Ask
+
+
 class Encode(NamedTuple):
     """Make the bytes of a value. Answered by `Encoded`, or `Failed` with a ``CodecError``.
 
@@ -604,7 +632,7 @@ class Settle(NamedTuple):
 
 
 LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
-LocalStep: TypeAlias = Admit | Outdated | Spare | Begin | Call | Encode | Keep | Join | Each | Await | Pend | Settle
+LocalStep: TypeAlias = Admit | Outdated | Spare | Begin | Call | Rest | Rests | Encode | Keep | Join | Each | Await | Pend | Settle
 Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]
 """Whatever is asked step by step."""

@@ -158,8 +158,11 @@ class MemoryShared:
                 if own and holder is not None:
                     self._leases[key] = (holder, now + milliseconds)
                 return Done(own)
-            case Release(key, token):
-                return Done(self._release(key, token, now))
+            case Release(key, token, _, rest, milliseconds):
+                released = self._release(key, token, now)
+                if released and rest is not None:
+                    self._leases[key] = (rest, now + milliseconds)
+                return Done(released)
             case Store(key, token, blob, milliseconds):
                 return Done(self._store(key, token, blob, now, milliseconds))
             case Announce():

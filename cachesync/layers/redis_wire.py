@@ -93,7 +93,7 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
             return [(b"TIME",), head, *([(b"MGET", *map(names.entry, keys))] if keys else []), *([(b"ROLE",)] if strict else [])]
         case Lease(key, token, stamp, milliseconds, dead, over):
             refused = b"" if dead is None else b"1" + dead
-            taken = b"" if over is None else b"%b %b" % (over.token.encode(), str(over.stamp).encode())
+            taken = b"" if over is None else _bytes_of(over)
             asked = _call(scripts.LEASE, _pair(names, key), token, str(stamp), milliseconds, refused, taken)
             return [(b"TIME",), head, asked]
         case Seize(key, token, stamp, milliseconds, unlink):
@@ -101,8 +101,9 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
             return [(b"TIME",), head, seized]
         case Extend(key, token, milliseconds):
             return [_call(scripts.EXTEND, (names.lease(key),), token, milliseconds)]
-        case Release(key, token):
-            return [_call(scripts.RELEASE, (names.lease(key),), token, names.lease(key))]
+        case Release(key, token, _, rest, milliseconds):
+            left = b"" if rest is None else _bytes_of(rest)
+            return [_call(scripts.RELEASE, (names.lease(key),), token, names.lease(key), left, milliseconds)]
         case Store(key, token, blob, milliseconds):
             return [_call(scripts.STORE, (names.lease(key), names.entry(key)), token, names.lease(key), blob, milliseconds)]
         case Announce():
@@ -242,8 +243,12 @@ def beat_of(replies: Sequence[Any]) -> Beat:
 def _holder(held: Any) -> Holder | None:
     if held is None:
         return None
-    token, _, stamp = held.decode("ascii").partition(" ")
-    return Holder(token, Stamp.parse(stamp))
+    token, stamp, *why = held.decode("utf-8", "surrogatepass").split(" ", 2)
+    return Holder(token, Stamp.parse(stamp), *why)
+
+
+def _bytes_of(holder: Holder) -> bytes:
+    return str(holder).encode("utf-8", "surrogatepass")
 
 
 def _log(after: Stamp, found: Any, meta: Any) -> Log:

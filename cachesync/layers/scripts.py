@@ -81,13 +81,18 @@ return 0
 """
 )
 
-# KEYS: lease. ARGV: token, channel of those who wait. Returns 1 if the lease was the token's own.
+# KEYS: lease. ARGV: token, channel of those who wait, what to leave in the lease's place, milliseconds (0: nothing).
+# Returns 1 if the lease was the token's own.
 RELEASE: Final = Script.of(
     _PUBLISH
     + _IS_OWN
     + """
 if own then
-  redis.call('UNLINK', KEYS[1])
+  if ARGV[4] == '0' then
+    redis.call('UNLINK', KEYS[1])
+  else
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+  end
   publish(ARGV[2], '')
   return 1
 end
