@@ -23,7 +23,7 @@ from cachesync.coordination.waiters import Waiters
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
-from cachesync.core.freshness import Life, deaf_window, life_of, longest_freshness, stale_window
+from cachesync.core.freshness import Life, deaf_window, due_of, life_of, longest_freshness, stale_window
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, written
@@ -61,6 +61,8 @@ from cachesync.protocols import Clock, LocalLayer, Shared
 BEHIND: Final = Refused(behind=True)
 REST: Final = 1.0
 """Seconds in which the shared layer is not asked again after it failed."""
+DUE_PAUSE: Final = 1.0
+"""Seconds between two refreshes that one process tries of a value that is fresh and due."""
 ALWAYS: Final = math.inf
 CLOCK_SLACK: Final = 1.0
 """Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
@@ -172,7 +174,8 @@ class Engine:
             return None
         held.hits += 1
         ends = max(held.deadline, held.stale)
-        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends)
+        is_due = self.now() >= due_of(ask.policy, held.made, held.deadline)
+        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
     def is_busy_here(self) -> bool:
         """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
@@ -301,8 +304,13 @@ class Engine:
                     held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
-            held.until = min(held.deadline, trusted)
+            held.until = min(held.deadline, trusted, self._looked_at(ask.policy, held.made, held.deadline))
         return True
+
+    def _looked_at(self, policy: Policy, made: float, fresh: float) -> float:
+        """Until when a copy is served without a look at its age: it may be due, and then it is looked at once in `DUE_PAUSE`."""
+        due, now = due_of(policy, made, fresh), self.now()
+        return due if now < due else now + DUE_PAUSE
 
     def is_heard(self, now: float) -> bool:
         """Whether the log was heard within ``max_lag``."""
@@ -357,7 +365,8 @@ class Engine:
         if life is None or life.is_over(now):
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale))
+        is_due = now >= due_of(policy, began, life.fresh)
+        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale, is_due))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
         if header.flags & ENCRYPTED:
@@ -407,7 +416,7 @@ class Engine:
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
             if policy.consistency != "strict" or self.shared is None:
-                until = min(deadline, self._trusted_until(policy))
+                until = min(deadline, self._trusted_until(policy), self._looked_at(policy, made, deadline))
                 held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale, spare)
                 shelf.put(ask.raw, held)
         del displaced

@@ -104,8 +104,13 @@ class Operations:
         return BEHIND if engine.is_behind(fetched.head) else None
 
     def _wants_refresh(self, found: Result | None) -> bool:
-        """Whether a stale copy was served. What was made of something stale was computed just now."""
-        return isinstance(found, Called) and found.is_stale and found.until > NEVER and (self.engine.shared is None or self._shares())
+        """Whether what was served is stale, or due. What was made of something stale was computed just now."""
+        return (
+            isinstance(found, Called)
+            and (found.is_stale or found.is_due)
+            and found.until > NEVER
+            and (self.engine.shared is None or self._shares())
+        )
 
     def _least(self) -> Stamp | None:
         """The stamp that whoever asked for the computation under way here asked for."""

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
-from cachesync.core.flows import Ask, Result
-from cachesync.core.steps import Failed, Flow, Join
+from cachesync.core.flows import Ask, Result, Unneeded, refresh
+from cachesync.core.steps import Failed, Flow
 from cachesync.layers.forks import lock_across_forks
 
 THREADS: Final = 4
@@ -78,7 +78,9 @@ class Refresher:
         return True
 
     def _renewing(self, ask: Ask) -> Flow:
-        return (yield Join(ask, self._engine.uses_shared(), None, late=True))
+        engine = self._engine
+        held = engine.held(ask)
+        return refresh(ask, engine.uses_shared(), early=held is not None and engine.is_fresh(held))
 
     async def _refresh(self, ask: Ask) -> None:
         gathering.set(None)  # it is no part of the computation that found the value stale
@@ -93,7 +95,7 @@ class Refresher:
             self._under_way.pop(ask.key, None)
         if outcome is None:
             self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
-        elif isinstance(outcome, Failed):
+        elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
             self._engine.events.send("refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=repr(outcome.error))
 
 

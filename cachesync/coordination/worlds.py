@@ -29,6 +29,7 @@ from cachesync.core.steps import (
     Await,
     Beat,
     Call,
+    Called,
     Done,
     Each,
     Extend,
@@ -122,13 +123,18 @@ class _World:
         """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread."""
         return Waited(self.engine.now(), alone=step.seconds >= LONGEST_WAIT and self.engine.is_replaced(step.key))
 
+    def brought(self, step: Join) -> Called | None:
+        """A copy that an earlier flight has brought meanwhile."""
+        called = self.engine.at_hand(step.ask, only_fresh=True)
+        return None if called is None or (step.early and called.is_due) else called
+
     def filling(self, step: Join, flight: Flight) -> Flow:
         engine, ask = self.engine, step.ask
         if step.late:
             ask = ask._replace(deadline=engine.now() + ask.budget)
         engine.limits[flight.token] = flight.limit
         try:
-            return (yield from fill(ask, token=flight.token, shared=step.shared and engine.uses_shared(), dead=step.dead))
+            return (yield from fill(ask, token=flight.token, shared=step.shared and engine.uses_shared(), dead=step.dead, early=step.early))
         finally:
             engine.limits.pop(flight.token, None)
             engine.waiters.leave(ask.key, flight.token)
@@ -309,7 +315,7 @@ class ThreadWorld(_World):
         inside = _computing.set(_computing.get() | {flight})
         try:
             # An earlier flight may have brought a copy between this caller's looking and its joining.
-            outcome: Result = self.engine.at_hand(step.ask, only_fresh=True) or self.run(self.filling(step, flight))
+            outcome: Result = self.brought(step) or self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: interrupted while waiting for a lease
             outcome = Failed(error)
             for release in self.engine.take_forsaken(flight.token):
@@ -395,7 +401,7 @@ class LoopWorld(_World):
             flight, arrival = engine.join(mine)
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.
-                called = engine.at_hand(ask, only_fresh=True)
+                called = self.brought(step)
                 if called is not None:
                     self.land(mine, called)
                     return called

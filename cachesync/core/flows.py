@@ -249,12 +249,28 @@ def admit(ask: Ask, blob: bytes | None, head: Stamp | None, now: int, deadline: 
     return admitted
 
 
-def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
-    """Take the lease, compute, store while the lease is one's own. Without a shared layer: compute and keep."""
+class Unneeded(BaseException):
+    """A value is not refreshed before its time after all: another process does it. Nobody who joined is given this."""
+
+
+def refresh(ask: Ask, shared: bool, *, early: bool) -> Generator[Step, Any, Result]:
+    """Compute anew what was served stale, or is about to be: behind the caller's back, unless it is left alone."""
+    rests: Failed | None = (yield Rests(ask)) if ask.policy.errors else None
+    if rests is not None:
+        return rests
+    result: Result = yield Join(ask, shared, None, late=True, early=early)
+    return result
+
+
+def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool = False) -> Generator[Step, Any, Result]:
+    """Take the lease, compute, store while the lease is one's own. Without a shared layer: compute and keep.
+
+    ``early``: a value that is due is as good as none, and where another process computes nobody waits.
+    """
     leased: Leased | None = None
     deadline = ask.deadline
     if shared:
-        obtained: Called | Failed | tuple[Leased | None, float] = yield from _lease(ask, token, dead)
+        obtained: Called | Failed | tuple[Leased | None, float] = yield from _lease(ask, token, dead, early=early)
         if isinstance(obtained, Called | Failed):
             return obtained
         leased, deadline = obtained
@@ -282,7 +298,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None) -> Generator
     return called
 
 
-def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Called | Failed | tuple[Leased | None, float]]:
+def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generator[Step, Any, Called | Failed | tuple[Leased | None, float]]:
     """The right to compute, or what another process has computed meanwhile. No lease where the shared layer fails.
 
     A lease whose holder began before an invalidation that is known here is taken over: what is computed under it would be refused.
@@ -299,7 +315,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Cal
             return reply, deadline
         if reply.blob is not None:
             admitted = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
-            if isinstance(admitted, Called) and not admitted.is_stale:
+            if isinstance(admitted, Called) and not admitted.is_stale and not (early and admitted.is_due):
                 return admitted
             if isinstance(admitted, Refused) and admitted.dead is None:  # it could not be judged: the log can not be read
                 return None, deadline
@@ -315,6 +331,8 @@ def _lease(ask: Ask, token: str, dead: bytes | None) -> Generator[Step, Any, Cal
                     f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
                 )
                 return Failed(RestingError(f"{ask.key}: {problem}"))
+        if early:
+            return Failed(Unneeded())
         waited: Waited = yield Await(ask.key, token, next(waits))
         deadline = waited.now + ask.budget
         if waited.alone:

@@ -35,6 +35,11 @@ def life_of(policy: Policy, made: float, fresh: float, softened: float | None) -
     return Life(end, end + window if window else NEVER, end + spare if spare else NEVER)
 
 
+def due_of(policy: Policy, made: float, fresh: float) -> float:
+    """From when on a fresh value is refreshed before its time, for a value fresh until ``fresh``: both seconds, monotonic clock."""
+    return math.inf if policy.early_refresh is None else made + policy.early_refresh * (fresh - made)
+
+
 def stale_window(policy: Policy) -> float:
     """How long after its freshness a value is of any use, seconds."""
     return max(policy.stale_while_revalidate, policy.stale_if_error)

@@ -121,8 +121,8 @@ class Policy(Section):
         "local_ttl": duration("At most this long in one process without asking Redis.", zero=True, optional=True),
         "stale_while_revalidate": duration("After the ttl: answer with the old value, refresh behind the caller's back.", zero=True),
         "stale_if_error": duration("After the ttl: the old value, but only when the computation fails.", zero=True),
-        "early_refresh": not_yet(
-            number("Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True)
+        "early_refresh": number(
+            "Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True
         ),
         "jitter": number("Spread expiry by this fraction, up and down.", 0, 1, open_high=True),
         "soft_timeout": duration("Longer than this, with a stale value at hand: answer with it, finish behind.", optional=True),

@@ -461,7 +461,7 @@ class Called(NamedTuple):
 
     One that was cached has its ``stamp``, when it was ``made`` and until when it is fresh (seconds, monotonic clock).
     ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more, until it
-    ``ends``.
+    ``ends``. ``is_due``: it is fresh, and to be refreshed before its time (``early_refresh``).
     """
 
     value: Any
@@ -473,6 +473,7 @@ class Called(NamedTuple):
     dependencies: tuple[Dependency, ...] = NO_DEPENDENCIES
     is_stale: bool = False
     ends: float = NO_DEADLINE
+    is_due: bool = False
 
 
 class Rest(NamedTuple):
@@ -525,7 +526,7 @@ class Join(NamedTuple):
 
     ``late`` says that time has passed since the question was asked that was not spent on the shared layer, but on other
     computations: its budget begins anew. ``patience`` is how long to wait, seconds (``None``: to the end). After that the answer is
-    `Overdue`, and the computation goes on.
+    `Overdue`, and the computation goes on. ``early``: a fresh value is refreshed before its time, if no other process does that.
     """
 
     ask: Ask
@@ -533,6 +534,7 @@ class Join(NamedTuple):
     dead: bytes | None
     late: bool = False
     patience: float | None = None
+    early: bool = False
 
 
 class Overdue(NamedTuple):
