@@ -445,13 +445,15 @@ class Engine:
         return mine.lineage.number(theirs.position) is not None or theirs.lineage.number(mine.position) is not None
 
     def outdated(self, step: Outdated) -> Done:
-        ask, stamp = step
+        ask, stamp, rests = step
         with self.lock:
             ledger = self.ledger
             if stamp == NOWHERE or ledger.position is None:
                 return Done(done=False)
             number = ledger.lineage.number(stamp)
-            return Done(number is None or ledger.refuses(ask.key, ask.dependencies, number))
+            if number is None or ledger.refuses(ask.key, ask.dependencies, number):
+                return Done(done=True)
+            return Done(rests and ledger.softened(ask.key, ask.dependencies, number) is not None)
 
     def join(self, mine: Flight) -> tuple[Flight, Arrival]:
         """The flight of a key, which is ``mine`` if there was none, and where this process stood when its caller came."""

@@ -322,7 +322,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
             dead = reply.blob[:IDENTITY]
             continue
         if reply.holder is not None:
-            outdated: Done = yield Outdated(ask, reply.holder.stamp)
+            outdated: Done = yield Outdated(ask, reply.holder.stamp, reply.holder.token == RESTING)
             if outdated.done:
                 over = reply.holder
                 continue

@@ -590,11 +590,12 @@ class Sifted(NamedTuple):
 class Outdated(NamedTuple):
     """Whether what is computed under another one's lease is known to be refused: its position is before an invalidation that matches.
 
-    Answered by `Done`.
+    Answered by `Done`. ``rests``: nothing is computed, and a soft invalidation ends that too.
     """
 
     ask: Ask
     stamp: Stamp
+    rests: bool = False
 
 
 class Waited(NamedTuple):

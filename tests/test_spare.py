@@ -1,0 +1,394 @@
+"""When a computation fails or takes too long: old values that stand in for it, patience, and leaving it alone.
+
+Two caches around one layer in memory stand for two processes. How old a value is tells a clock of the test's; only patience is real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cachesync import Cache, MemoryShared, OverdueError, Policy, RestingError, Settings
+from cachesync.coordination.events import Event
+from cachesync.core.settings import CoordinationSettings
+from cachesync.testing import FakeClock
+from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, Origin, engine_of, read_log, until, use
+
+TTL = 10.0
+WINDOW = 100.0
+SOON = 0.02
+"""Seconds that a test waits for a computation that it holds."""
+
+
+class Trouble(Exception):
+    """What the origin raises."""
+
+
+class Pair:
+    """Two callers of ``item(number)`` and ``page(number)``, which is made of that item."""
+
+    def __init__(self, colour: Colour, loop: LoopThread, *, alone: bool = False, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.origin = Origin()
+        self.events: list[Event] = []
+        self.shared = None if alone else MemoryShared(self.clock.monotonic)
+        settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=10_000.0))
+        policy = Policy(name="all", match="*", ttl=TTL, **options)
+        self.callers = [
+            Caller(
+                Cache(settings, policies=[policy], shared=self.shared, clock=self.clock, listen=False, on_event=self.events.append),
+                colour,
+                loop,
+            )
+            for _ in range(1 if alone else 2)
+        ]
+        self.items = [self._item(caller) for caller in self.callers]
+        self.pages = [self._page(caller, item) for caller, item in zip(self.callers, self.items, strict=True)]
+
+    def _item(self, caller: Caller) -> Any:
+        how = caller.cache.cached("item:{number}", tags=["items"])
+        if caller.colour == "def":
+
+            def item(number: int) -> int:
+                return self.origin.read()
+
+            return how(item)
+
+        async def aitem(number: int) -> int:
+            return await self.origin.aread()
+
+        return how(aitem)
+
+    def _page(self, caller: Caller, item: Any) -> Any:
+        @caller.cached("page:{number}")
+        async def page(number: int) -> list[int]:
+            return [await use(item, number)]
+
+        return page
+
+    def read(self, who: int = 0, number: int = 1) -> Any:
+        return self.callers[who].do(self.items[who], number)
+
+    def hear(self) -> None:
+        for caller in self.callers:
+            if self.shared is not None:
+                read_log(caller.cache)
+
+    def told(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.name == name]
+
+    def close(self) -> None:
+        for caller in self.callers:
+            caller.close()
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[LoopThread]:
+    with LoopThread() as loop:
+        yield loop
+
+
+@pytest.fixture(params=COLOURS)
+def colour(request: pytest.FixtureRequest) -> Colour:
+    chosen: Colour = request.param
+    return chosen
+
+
+@pytest.fixture(params=["alone", "shared"])
+def alone(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "alone")
+
+
+# --- stale_if_error ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_old_value_stands_in_for_a_computation_that_fails(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """RFC 5861, 4: for as long as the policy says after its freshness; each time it is tried again, and an event says why it was needed."""
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.origin.version = 2
+    for passed in (TTL, WINDOW - 1):
+        pair.clock.advance(passed)
+        pair.origin.fail(Trouble("not today"))
+        assert pair.read() == 1
+    assert [event.fields["error"] for event in pair.told("spare_served")] == ["Trouble('not today')"] * 2
+    assert pair.origin.computations == 3
+    pair.clock.advance(1)
+    pair.origin.fail(Trouble("not today"))
+    with pytest.raises(Trouble):
+        pair.read()
+    assert pair.read() == 2
+    pair.close()
+
+
+def test_a_computation_that_succeeds_is_waited_for(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """A spare is for trouble alone: without it nobody is given an old value."""
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.origin.version = 2
+    pair.clock.advance(TTL)
+    assert pair.read() == 2
+    assert pair.told("spare_served") == []
+    pair.close()
+
+
+def test_a_spare_may_come_from_the_shared_layer(colour: Colour, loop: LoopThread) -> None:
+    """A process that never held the value finds it there, past its freshness."""
+    pair = Pair(colour, loop, stale_if_error=WINDOW)
+    assert pair.read(0) == 1
+    pair.clock.advance(TTL + 1)
+    pair.origin.fail(Trouble("not today"))
+    assert pair.read(1) == 1
+    pair.close()
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_what_was_invalidated_is_no_spare(colour: Colour, loop: LoopThread, who: int) -> None:
+    """Whoever has invalidated it, and also while the computation is under way that then fails."""
+    pair = Pair(colour, loop, stale_if_error=WINDOW)
+    assert pair.read(0) == 1
+    pair.callers[who].drop("item:1")
+    pair.hear()
+    pair.origin.fail(Trouble("not today"))
+    with pytest.raises(Trouble):
+        pair.read(0)
+    assert pair.read(0) == 1
+    pair.clock.advance(TTL)
+    gate = pair.origin.hold()
+    reading = pair.callers[0].start(pair.items[0], 1)
+    gate.wait()
+    pair.callers[who].drop(tags=["items"])
+    pair.hear()
+    pair.origin.fail(Trouble("not today"))
+    gate.open()
+    with pytest.raises(Trouble):
+        reading.result(LONG)
+    pair.close()
+
+
+def test_what_was_softly_invalidated_is_a_spare_from_then_on(colour: Colour, loop: LoopThread) -> None:
+    pair = Pair(colour, loop, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.callers[1].drop("item:1", soft=True)
+    pair.hear()
+    for passed in (0, WINDOW - 1):
+        pair.clock.advance(passed)
+        pair.origin.fail(Trouble("not today"))
+        assert pair.read() == 1
+    pair.clock.advance(2)
+    pair.origin.fail(Trouble("not today"))
+    with pytest.raises(Trouble):
+        pair.read()
+    pair.close()
+
+
+def test_what_is_made_of_a_spare_is_not_stored(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    pair.origin.fail(Trouble("not today"))
+    assert pair.callers[0].do(pair.pages[0], 1) == [1]
+    pair.origin.version = 2
+    assert pair.callers[0].do(pair.pages[0], 1) == [2]
+    pair.close()
+
+
+def test_who_asks_for_a_stamp_is_given_no_spare(colour: Colour, loop: LoopThread) -> None:
+    pair = Pair(colour, loop, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    stamp = pair.callers[0].drop("other:1")
+    pair.clock.advance(TTL)
+    pair.origin.fail(Trouble("not today"))
+    with pytest.raises(Trouble):
+        pair.callers[0].do(pair.items[0].at_least, stamp, 1)
+    pair.close()
+
+
+def test_a_batch_has_spares_too(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
+    assert pair.read(number=1) == pair.read(number=2) == 1
+    pair.origin.version = 2
+    pair.clock.advance(TTL)
+    pair.origin.fail(Trouble("not today"))
+    assert sorted(pair.callers[0].do(pair.items[0].many, [(1,), (2,)])) == [1, 2]
+    pair.close()
+
+
+# --- soft_timeout, hard_timeout ---------------------------------------------------------------------------------------------------
+
+
+def test_with_an_old_value_at_hand_nobody_waits_longer_than_the_soft_timeout(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """The computation goes on behind, and its result is stored: for this process and for the others."""
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW, soft_timeout=SOON)
+    assert pair.read() == 1
+    pair.origin.version = 2
+    pair.clock.advance(TTL)
+    gate = pair.origin.hold()
+    assert [pair.read(), pair.read()] == [1, 1]
+    assert pair.origin.computations == 2, "the second caller joined"
+    gate.open()
+    until(lambda: pair.callers[0].get("item:1") == 2, "the late result is stored")
+    assert pair.read(-1) == 2
+    assert pair.origin.computations == 2
+    pair.close()
+
+
+def test_without_an_old_value_the_soft_timeout_does_not_count(colour: Colour, loop: LoopThread) -> None:
+    pair = Pair(colour, loop, stale_if_error=WINDOW, soft_timeout=SOON)
+    gate = pair.origin.hold()
+    reading = pair.callers[0].start(pair.items[0], 1)
+    gate.wait()
+    with pytest.raises(TimeoutError):
+        reading.result(5 * SOON)
+    gate.open()
+    assert reading.result(LONG) == 1
+    pair.close()
+
+
+def test_an_old_value_that_is_invalidated_while_somebody_waits_is_not_given_to_him(colour: Colour, loop: LoopThread) -> None:
+    """He waits on, for what comes."""
+    pair = Pair(colour, loop, stale_if_error=WINDOW, soft_timeout=5 * SOON)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    pair.origin.version = 2
+    gate = pair.origin.hold()
+    reading = pair.callers[0].start(pair.items[0], 1)
+    gate.wait()
+    pair.callers[0].drop("item:1")
+    gate.open()
+    assert reading.result(LONG) == 2
+    pair.close()
+
+
+def test_nobody_waits_longer_than_the_hard_timeout(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """The error says so, and the late result is stored all the same."""
+    pair = Pair(colour, loop, alone=alone, hard_timeout=SOON)
+    gate = pair.origin.hold()
+    with pytest.raises(OverdueError, match=r"item:1: its computation takes longer than 0\.02 s"):
+        pair.read()
+    gate.open()
+    until(lambda: pair.callers[0].get("item:1") == 1, "the late result is stored")
+    assert pair.read(-1) == 1
+    assert pair.origin.computations == 1
+    pair.close()
+
+
+def test_the_hard_timeout_has_spares_too(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW, hard_timeout=SOON)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    gate = pair.origin.hold()
+    assert pair.read() == 1
+    gate.open()
+    pair.close()
+
+
+def test_a_computation_that_hangs_is_begun_anew_when_its_lease_is_over(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """Nobody joins one that takes longer than it may, and its lease is extended no more."""
+    pair = Pair(colour, loop, alone=alone, hard_timeout=SOON)
+    gate = pair.origin.hold()
+    with pytest.raises(OverdueError):
+        pair.read()
+    pair.hear()
+    pair.clock.advance(engine_of(pair.callers[0].cache).settings.coordination.lease)
+    pair.hear()
+    assert pair.read() == 1
+    assert pair.origin.computations == 2
+    gate.open()
+    pair.close()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_computation_that_has_failed_is_left_alone(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """In its own process the same exception is raised again; in another one an error that quotes it."""
+    pair = Pair(colour, loop, alone=alone, errors=5.0)
+    pair.origin.fail(Trouble("not today"))
+    for _ in range(3):
+        with pytest.raises(Trouble, match="not today"):
+            pair.read(0)
+    if not alone:
+        with pytest.raises(RestingError, match=r"item:1: .*Trouble\('not today'\)"):
+            pair.read(1)
+    assert pair.origin.computations == 1
+    assert len(pair.told("left_alone")) == 1
+    pair.clock.advance(5.0)
+    assert pair.read(-1) == 1
+    assert pair.origin.computations == 2
+    pair.close()
+
+
+def test_raising_it_again_does_not_make_its_traceback_longer(colour: Colour, loop: LoopThread) -> None:
+    pair = Pair(colour, loop, alone=True, errors=5.0)
+    pair.origin.fail(Trouble("not today"))
+    lengths: set[int] = set()
+    for _ in range(5):
+        with pytest.raises(Trouble) as caught:
+            pair.read()
+        lengths.add(len(caught.traceback))
+    assert len(lengths) <= 2, "the first time, and all others"
+    pair.close()
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("who", [0, 1])
+def test_an_invalidation_ends_the_leaving_alone(colour: Colour, loop: LoopThread, who: int, *, soft: bool) -> None:
+    """The source has changed, so the computation may succeed: whoever has invalidated, everybody tries again."""
+    for reader in (0, 1):
+        pair = Pair(colour, loop, errors=5.0)
+        assert pair.read(reader, number=9) == 1
+        pair.origin.fail(Trouble("not today"))
+        with pytest.raises(Trouble):
+            pair.read(0)
+        pair.callers[who].drop(tags=["items"], soft=soft)
+        pair.hear()
+        assert pair.read(reader) == 1
+        pair.close()
+
+
+def test_an_old_value_stands_in_for_what_is_left_alone(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    pair = Pair(colour, loop, alone=alone, errors=5.0, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    pair.origin.fail(Trouble("not today"))
+    assert [pair.read(), pair.read(), pair.read(-1)] == [1, 1, 1]
+    assert pair.origin.computations == 2
+    pair.close()
+
+
+# --- early_refresh ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_refreshed_before_its_time_behind_everybodys_back(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """From that share of its freshness on, by one process."""
+    pair = Pair(colour, loop, alone=alone, early_refresh=0.8)
+    assert pair.read(0) == pair.read(-1) == 1
+    pair.origin.version = 2
+    pair.clock.advance(0.7 * TTL)
+    assert pair.read(0) == pair.read(-1) == 1
+    assert pair.origin.computations == 1
+    pair.clock.advance(0.2 * TTL)
+    gate = pair.origin.hold()
+    assert pair.read(0) == 1
+    gate.wait()
+    assert pair.read(-1) == 1
+    gate.open()
+    until(lambda: pair.read(0) == 2, "the new value is held")
+    pair.clock.advance(0.2 * TTL)
+    until(lambda: pair.read(-1) == 2, "the other one has it too")
+    assert pair.origin.computations == 2
+    pair.close()
+
+
+def test_an_early_refresh_that_fails_costs_nobody_anything(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    pair = Pair(colour, loop, alone=alone, early_refresh=0.5)
+    assert pair.read() == 1
+    pair.clock.advance(0.6 * TTL)
+    pair.origin.fail(Trouble("not today"))
+    assert pair.read() == 1
+    until(lambda: pair.told("refresh_failed"), "the failure is told")
+    assert pair.read() == 1
+    pair.close()
