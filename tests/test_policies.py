@@ -170,21 +170,13 @@ def test_settings_without_effect_are_named() -> None:
     assert working.without_effect() == ()
     assert policy(ttl=None, min_ttl=1, max_ttl=2).without_effect() == ()
     silent = policy(
-        stale_if_error=1,
-        early_refresh=0.5,
-        soft_timeout=1,
-        hard_timeout=1,
-        errors=1,
         shadow=0.1,
         ramp=0.5,
         mask=["a"],
         warm=["b"],
         http=HttpPolicy(vary=["Accept"], visibility="public"),
     )
-    assert silent.without_effect() == (
-        *("stale_if_error", "early_refresh", "soft_timeout", "hard_timeout", "errors"),
-        *("shadow", "ramp", "mask", "warm", "http.visibility", "http.vary"),
-    )
+    assert silent.without_effect() == (*("shadow", "ramp", "mask", "warm", "http.visibility", "http.vary"),)
     assert policy(http=HttpPolicy()).without_effect() == ("http",)
     assert policy(consistency="bounded", ramp=1.0, encrypt=False).without_effect() == ()
 

@@ -22,7 +22,7 @@ SOON = 0.02
 """Seconds that a test waits for a computation that it holds."""
 
 
-class Trouble(Exception):
+class OriginError(Exception):
     """What the origin raises."""
 
 
@@ -111,13 +111,13 @@ def test_an_old_value_stands_in_for_a_computation_that_fails(colour: Colour, loo
     pair.origin.version = 2
     for passed in (TTL, WINDOW - 1):
         pair.clock.advance(passed)
-        pair.origin.fail(Trouble("not today"))
+        pair.origin.fail(OriginError("not today"))
         assert pair.read() == 1
-    assert [event.fields["error"] for event in pair.told("spare_served")] == ["Trouble('not today')"] * 2
+    assert [event.fields["error"] for event in pair.told("spare_served")] == ["OriginError('not today')"] * 2
     assert pair.origin.computations == 3
     pair.clock.advance(1)
-    pair.origin.fail(Trouble("not today"))
-    with pytest.raises(Trouble):
+    pair.origin.fail(OriginError("not today"))
+    with pytest.raises(OriginError):
         pair.read()
     assert pair.read() == 2
     pair.close()
@@ -139,7 +139,7 @@ def test_a_spare_may_come_from_the_shared_layer(colour: Colour, loop: LoopThread
     pair = Pair(colour, loop, stale_if_error=WINDOW)
     assert pair.read(0) == 1
     pair.clock.advance(TTL + 1)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     assert pair.read(1) == 1
     pair.close()
 
@@ -151,8 +151,8 @@ def test_what_was_invalidated_is_no_spare(colour: Colour, loop: LoopThread, who:
     assert pair.read(0) == 1
     pair.callers[who].drop("item:1")
     pair.hear()
-    pair.origin.fail(Trouble("not today"))
-    with pytest.raises(Trouble):
+    pair.origin.fail(OriginError("not today"))
+    with pytest.raises(OriginError):
         pair.read(0)
     assert pair.read(0) == 1
     pair.clock.advance(TTL)
@@ -161,9 +161,9 @@ def test_what_was_invalidated_is_no_spare(colour: Colour, loop: LoopThread, who:
     gate.wait()
     pair.callers[who].drop(tags=["items"])
     pair.hear()
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     gate.open()
-    with pytest.raises(Trouble):
+    with pytest.raises(OriginError):
         reading.result(LONG)
     pair.close()
 
@@ -175,11 +175,11 @@ def test_what_was_softly_invalidated_is_a_spare_from_then_on(colour: Colour, loo
     pair.hear()
     for passed in (0, WINDOW - 1):
         pair.clock.advance(passed)
-        pair.origin.fail(Trouble("not today"))
+        pair.origin.fail(OriginError("not today"))
         assert pair.read() == 1
     pair.clock.advance(2)
-    pair.origin.fail(Trouble("not today"))
-    with pytest.raises(Trouble):
+    pair.origin.fail(OriginError("not today"))
+    with pytest.raises(OriginError):
         pair.read()
     pair.close()
 
@@ -188,7 +188,7 @@ def test_what_is_made_of_a_spare_is_not_stored(colour: Colour, loop: LoopThread,
     pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
     assert pair.read() == 1
     pair.clock.advance(TTL)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     assert pair.callers[0].do(pair.pages[0], 1) == [1]
     pair.origin.version = 2
     assert pair.callers[0].do(pair.pages[0], 1) == [2]
@@ -200,8 +200,8 @@ def test_who_asks_for_a_stamp_is_given_no_spare(colour: Colour, loop: LoopThread
     assert pair.read() == 1
     stamp = pair.callers[0].drop("other:1")
     pair.clock.advance(TTL)
-    pair.origin.fail(Trouble("not today"))
-    with pytest.raises(Trouble):
+    pair.origin.fail(OriginError("not today"))
+    with pytest.raises(OriginError):
         pair.callers[0].do(pair.items[0].at_least, stamp, 1)
     pair.close()
 
@@ -211,7 +211,7 @@ def test_a_batch_has_spares_too(colour: Colour, loop: LoopThread, alone: bool) -
     assert pair.read(number=1) == pair.read(number=2) == 1
     pair.origin.version = 2
     pair.clock.advance(TTL)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     assert sorted(pair.callers[0].do(pair.items[0].many, [(1,), (2,)])) == [1, 2]
     pair.close()
 
@@ -306,12 +306,12 @@ def test_a_computation_that_hangs_is_begun_anew_when_its_lease_is_over(colour: C
 def test_a_computation_that_has_failed_is_left_alone(colour: Colour, loop: LoopThread, alone: bool) -> None:
     """In its own process the same exception is raised again; in another one an error that quotes it."""
     pair = Pair(colour, loop, alone=alone, errors=5.0)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     for _ in range(3):
-        with pytest.raises(Trouble, match="not today"):
+        with pytest.raises(OriginError, match="not today"):
             pair.read(0)
     if not alone:
-        with pytest.raises(RestingError, match=r"item:1: .*Trouble\('not today'\)"):
+        with pytest.raises(RestingError, match=r"item:1: .*OriginError\('not today'\)"):
             pair.read(1)
     assert pair.origin.computations == 1
     assert len(pair.told("left_alone")) == 1
@@ -323,10 +323,10 @@ def test_a_computation_that_has_failed_is_left_alone(colour: Colour, loop: LoopT
 
 def test_raising_it_again_does_not_make_its_traceback_longer(colour: Colour, loop: LoopThread) -> None:
     pair = Pair(colour, loop, alone=True, errors=5.0)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     lengths: set[int] = set()
     for _ in range(5):
-        with pytest.raises(Trouble) as caught:
+        with pytest.raises(OriginError) as caught:
             pair.read()
         lengths.add(len(caught.traceback))
     assert len(lengths) <= 2, "the first time, and all others"
@@ -340,8 +340,8 @@ def test_an_invalidation_ends_the_leaving_alone(colour: Colour, loop: LoopThread
     for reader in (0, 1):
         pair = Pair(colour, loop, errors=5.0)
         assert pair.read(reader, number=9) == 1
-        pair.origin.fail(Trouble("not today"))
-        with pytest.raises(Trouble):
+        pair.origin.fail(OriginError("not today"))
+        with pytest.raises(OriginError):
             pair.read(0)
         pair.callers[who].drop(tags=["items"], soft=soft)
         pair.hear()
@@ -353,7 +353,7 @@ def test_an_old_value_stands_in_for_what_is_left_alone(colour: Colour, loop: Loo
     pair = Pair(colour, loop, alone=alone, errors=5.0, stale_if_error=WINDOW)
     assert pair.read() == 1
     pair.clock.advance(TTL)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     assert [pair.read(), pair.read(), pair.read(-1)] == [1, 1, 1]
     assert pair.origin.computations == 2
     pair.close()
@@ -387,7 +387,7 @@ def test_an_early_refresh_that_fails_costs_nobody_anything(colour: Colour, loop:
     pair = Pair(colour, loop, alone=alone, early_refresh=0.5)
     assert pair.read() == 1
     pair.clock.advance(0.6 * TTL)
-    pair.origin.fail(Trouble("not today"))
+    pair.origin.fail(OriginError("not today"))
     assert pair.read() == 1
     until(lambda: pair.told("refresh_failed"), "the failure is told")
     assert pair.read() == 1

@@ -156,7 +156,7 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
 
 
 def _stand_in(ask: Ask, failed: Failed) -> Generator[Step, Any, Result]:
-    spare: Called | None = yield Spare(ask, repr(failed.error))
+    spare: Called | None = (yield Spare(ask, repr(failed.error))) if ask.policy.stale_if_error else None
     return failed if spare is None else spare
 
 
