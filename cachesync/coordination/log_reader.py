@@ -7,6 +7,7 @@ questions it extends the leases of computations that are still running here, and
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import traceback
@@ -206,7 +207,7 @@ def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) ->
         if heard:
             pause = 0.05
         else:
-            stop.wait(pause)
+            stop.wait(pause * random.uniform(0.5, 1.0))  # after an outage not all processes come at once
             pause = min(2 * pause, LONGEST_PAUSE)
     ear.close()
 
