@@ -208,7 +208,7 @@ class Node:
 
     def rest_is_over(self) -> None:
         """As if the moment in which a failed layer is left alone were over."""
-        engine_of(self.cache).resting_until = 0.0
+        engine_of(self.cache).breaker.end_rest()
 
     def many(self, *codes: str) -> list[Any]:
         return cast("list[Any]", self.run(self._store.many([(code,) for code in codes])))

@@ -106,7 +106,7 @@ class Node:
 
     def rest_is_over(self) -> None:
         """As if the moment in which a failed layer is left alone were over."""
-        engine_of(self.cache).resting_until = 0.0
+        engine_of(self.cache).breaker.end_rest()
 
     def __enter__(self) -> Self:
         return self
@@ -375,7 +375,7 @@ def test_a_layer_that_failed_is_left_alone_for_a_moment(proxy: Proxy, namespace:
         engine_of(node.cache).budget = 0.25
         assert node("JKT") == {"name": "Jakarta"}
         assert len(node.told("layer_failed")) == 1
-        engine_of(node.cache).resting_until = float("inf")
+        engine_of(node.cache).breaker.resting_until = float("inf")
         with in_time():
             for number in range(100):
                 node(f"code{number}")
@@ -406,7 +406,7 @@ def test_a_closed_cache_leaves_a_layer_alone_that_failed_and_says_so(proxy: Prox
         engine_of(node.cache).budget = 0.25
         assert node("JKT") == {"name": "Jakarta"}
         assert len(node.told("layer_failed")) == 1
-        engine_of(node.cache).resting_until = float("inf")
+        engine_of(node.cache).breaker.resting_until = float("inf")
         with in_time():
             for number in range(100):
                 node(f"code{number}")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import random
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
 
+from cachesync.coordination.breaker import Breaker
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flight, Flights
 from cachesync.coordination.gathering import Gathering
@@ -60,12 +60,6 @@ from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
 BEHIND: Final = Refused(behind=True)
-REST: Final = 1.0
-"""Seconds in which the shared layer is not asked again after it failed; twice as long after each failure that follows."""
-LONGEST_ROW: Final = 4
-"""After so many failures in a row it does not get longer."""
-SPREAD: Final = 0.2
-"""By this fraction rests are spread, up and down, so that after an outage not all processes come at once."""
 DUE_PAUSE: Final = 1.0
 """Seconds between two refreshes that one process tries of a value that is fresh and due."""
 ALWAYS: Final = math.inf
@@ -136,11 +130,7 @@ class Engine:
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
-        self.resting_until = 0.0
-        self.failing = False
-        self.failures_in_row = 0
-        self.refused: type | None = None
-        """The kind of step that the shared layer has refused, until it does one again."""
+        self.breaker = Breaker(self.now, self.lock, self.budget)
         self.closing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
@@ -198,17 +188,8 @@ class Engine:
         return self.origin + os.urandom(6).hex()
 
     def uses_shared(self) -> bool:
-        """Whether whoever asks this may ask the shared layer now. After a failure nobody may for a while, and then one at a time:
-        everybody, once it has answered.
-        """
-        if not self.failing:
-            return self.shared is not None and self.now() >= self.resting_until
-        with self.lock:
-            now = self.now()
-            if now < self.resting_until:
-                return False
-            self.resting_until = now + self.budget  # this one tries; it is known by then whether it was answered
-            return True
+        """Whether whoever asks this may ask the shared layer now: there is one, and it did not fail a moment ago."""
+        return self.shared is not None and self.breaker.admits()
 
     def forsake(self, token: str) -> None:
         """A lease is of no more use: its computation was cancelled, or may not fill any more. The log's reader gives it back."""
@@ -657,23 +638,15 @@ class Engine:
         """A step of the shared layer failed: leave it alone for a moment."""
         if self.closing:
             return
-        with self.lock:
-            if getattr(failure.error, "is_refusal", False):  # a server that answers, if only to refuse, costs no time
-                self.refused = type(step)
-            else:
-                self.failures_in_row = min(self.failures_in_row + 1, LONGEST_ROW)
-                rest = REST * 2 ** (self.failures_in_row - 1)
-                self.resting_until = self.now() + random.uniform(1 - SPREAD, 1 + SPREAD) * rest
-                self.failing = True
+        if getattr(failure.error, "is_refusal", False):
+            self.breaker.refused = type(step)
+        else:
+            self.breaker.failed()
         self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=str(failure.error))
 
     def answered(self) -> None:
         """A step of the shared layer was answered after failures."""
-        with self.lock:
-            self.failing = False
-            self.failures_in_row = 0
-            self.refused = None
-            self.resting_until = 0.0
+        self.breaker.answered()
         self.events.forget("layer_failed", "redis")
         self.events.send("layer_recovered", layer="shared")
 

@@ -19,7 +19,7 @@ from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import NO_DEADLINE, Collect, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
+from cachesync.core.steps import NO_DEADLINE, Collect, Confirm, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
 
@@ -50,6 +50,7 @@ class LogReader:
         self._engine = engine
         self._auditor = auditor
         self._world = ThreadWorld(engine, {Examine: self._examine})
+        self._world.is_the_readers = True
         coordination = engine.settings.coordination
         self._interval = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()
@@ -71,12 +72,12 @@ class LogReader:
                 ear = self._engine.waiters.ear = self._engine.shared.ear()
                 self._thread = threading.Thread(target=_read, args=(reference, self._stop, ear), name="cachesync-log", daemon=True)
                 self._thread.start()
-                self.is_running = True
+                self.is_running = self._engine.breaker.is_tried = True
 
     def stop(self, timeout: float = 2.0) -> None:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
         self._stop.set()
-        self._engine.closing = True
+        self._engine.closing, self._engine.breaker.is_tried = True, False
         self.let_go()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -95,7 +96,7 @@ class LogReader:
         self._thread = None
         self._due, self._began, self._silent = 0.0, self._engine.now(), False
         self._auditor.forget()
-        self.is_running = False
+        self.is_running = self._engine.breaker.is_tried = False
 
     def turn(self) -> bool:
         """One question to the log, and what is due besides. False when the shared layer failed."""
@@ -107,6 +108,8 @@ class LogReader:
     def begin(self) -> Turn:
         """What is due besides; then the waiting, which whoever calls this does. A waiting thread need not hold the cache."""
         engine = self._engine
+        if engine.breaker.may_try():
+            self._world.perform(Confirm(engine.now() + engine.budget))
         self._extend()
         flushed = self.flush()
         now = time.monotonic()
@@ -123,8 +126,8 @@ class LogReader:
         if isinstance(reply, Failed):
             if self._is_deaf:  # a connection that was found closed, as idle ones are, is opened again before it counts as trouble
                 engine.failed(turn.step, reply)
-        elif engine.failing:
-            engine.answered()
+        elif self._is_deaf:
+            engine.breaker.end_rest()
         self._is_deaf = isinstance(reply, Failed)
         heard: bool = self._world.resume(turn.flow, reply)
         if not heard:

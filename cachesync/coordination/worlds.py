@@ -51,6 +51,7 @@ from cachesync.core.steps import (
     Ticket,
     Waited,
 )
+from cachesync.errors import LayerError
 from cachesync.protocols import AsyncSharedLayer
 
 _computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", default=frozenset())
@@ -63,6 +64,7 @@ stands here too long does no harm.
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
 _OF_HOLDERS: Final = frozenset((Store, Release, Extend))
+LEFT_ALONE: Final = Failed(LayerError("it does not answer, and is left alone for a while"))
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
 EXTEND_AT: Final = 1 / 3
@@ -72,22 +74,25 @@ EXTEND_AT: Final = 1 / 3
 class _World:
     """What the two have in common: noting what a reply of the shared layer says besides its answer."""
 
+    is_the_readers = False
+    """Whether the steps are those of the log's reader, who asks a shared layer that everybody else leaves alone."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.here: Mapping[type, Callable[[Any], Any]] = {**engine.here, **Follower(engine).here}
 
     def note(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
         """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
-        engine = self.engine
+        engine, breaker = self.engine, self.engine.breaker
         kind = reply.__class__
-        if kind is Fetched and not engine.failing and engine.refused is None:  # the commonest
+        if kind is Fetched and not breaker.is_open and breaker.refused is None:  # the commonest
             return reply
         if kind is Failed:
             engine.failed(step, cast("Failed", reply))
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
             return reply
-        if engine.failing or engine.refused is step.__class__:
+        if breaker.is_open or breaker.refused is step.__class__:
             engine.answered()
         if isinstance(reply, Beat | Joined):
             return reply._replace(asked=asked)
@@ -101,9 +106,13 @@ class _World:
             engine.leases.pop(step.token, None)
         return reply
 
-    def is_of_another(self, step: SharedStep) -> bool:
-        """Whether a step is about a lease that the parent of this process has taken: a forked child may not end it."""
-        return step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin)
+    def unasked(self, step: SharedStep) -> Reply | None:
+        """The reply to a step that the shared layer is not asked: because it is left alone, or because the step is about a lease that
+        the parent of this process has taken, which a forked child may not end.
+        """
+        if step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin):
+            return Done(done=False)
+        return LEFT_ALONE if self.engine.breaker.leaves_alone and not self.is_the_readers else None
 
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
@@ -219,8 +228,9 @@ class ThreadWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if handler is None else handler(step)
 
     def ask_shared(self, step: SharedStep) -> Reply:
-        if self.is_of_another(step):
-            return Done(done=False)
+        unasked = self.unasked(step)
+        if unasked is not None:
+            return unasked
         asked = self.ask(step)
         assert self.engine.shared is not None
         try:
@@ -347,8 +357,9 @@ class LoopWorld(_World):
         return self.ask_shared(cast("SharedStep", step)) if waiting is None else waiting(step)
 
     async def ask_shared(self, step: SharedStep) -> Reply:
-        if self.is_of_another(step):
-            return Done(done=False)
+        unasked = self.unasked(step)
+        if unasked is not None:
+            return unasked
         asked = self.ask(step)
         try:
             reply = await self.layer().perform(step)

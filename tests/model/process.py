@@ -15,14 +15,20 @@ from cachesync.core.flows import Ask, Result
 from cachesync.core.ledger import Ledger
 from cachesync.core.policy import Policy
 from cachesync.core.settings import Settings
-from cachesync.core.steps import Called, Failed, Reply, SharedStep
+from cachesync.core.steps import NO_DEADLINE, Called, Failed, Reply, SharedStep
 from model.state import clone, freeze
 
-STATE: Final = ("ledger", "flights", "leases", "forsaken", "resting_until", "failing", "losses")
+STATE: Final = ("ledger", "flights", "leases", "forsaken", "losses")
 """What changes in an engine, besides its copies."""
 KNOWN: Final = frozenset(
     {"settings", "local", "shared", "clock", "now", "events", "origin", "lock", "waiters", "violations", "budget", "lease", "here"}
-    | {"refused", "closing", "blocks"}  # a layer that refuses, an end, and reads inside of an update are not explored
+    | {
+        "closing",
+        "blocks",
+        "failures",
+        "limits",
+    }  # an end, reads inside of an update, and computations that are left alone are not explored
+    | {"breaker"}  # but for whether it is open
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 
@@ -106,6 +112,7 @@ class Flown:
         self.key = key
         self.dependencies = dependencies
         self.token = token
+        self.limit = NO_DEADLINE
         self.pends = 0
         self.waiting = 0
 
@@ -215,12 +222,16 @@ class Process:
     def save(self) -> dict[str, Any]:
         """All that may change."""
         engine = {name: getattr(self.engine, name) for name in STATE}
+        engine["is_open"] = self.engine.breaker.is_open
         return engine | {"copies": self.local.kept.copies, "flown": self.flown, "outcomes": self.outcomes}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Go back to what `save` has said. A flight that can still be joined is the one that lands."""
         for name in STATE:
             setattr(self.engine, name, clone(saved[name]))
+        breaker = self.engine.breaker
+        breaker.is_open = saved["is_open"]
+        breaker.resting_until = ALWAYS if breaker.is_open else -ALWAYS  # time stands still here
         self.local.kept.copies = clone(saved["copies"])
         self.outcomes = clone(saved["outcomes"])
         joinable = cast("dict[str, Flown]", cast("Any", self.engine.flights)._flights)
