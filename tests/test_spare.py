@@ -5,6 +5,7 @@ Two caches around one layer in memory stand for two processes. How old a value i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from cachesync import Cache, MemoryShared, OverdueError, Policy, RestingError, Settings
 from cachesync.coordination.events import Event
+from cachesync.core.freshness import due_of
 from cachesync.core.settings import CoordinationSettings
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, Origin, engine_of, read_log, until, use
+from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, Origin, engine_of, read_log, sites_of, until, use
 
 TTL = 10.0
 WINDOW = 100.0
@@ -381,6 +383,34 @@ def test_a_value_is_refreshed_before_its_time_behind_everybodys_back(colour: Col
     until(lambda: pair.read(-1) == 2, "the other one has it too")
     assert pair.origin.computations == 2
     pair.close()
+
+
+@pytest.mark.parametrize(("seconds", "computations"), [(0.0, 1), (1e6 * TTL, 2)])
+def test_a_probable_refresh_comes_the_sooner_the_longer_the_computation_takes(
+    colour: Colour, loop: LoopThread, alone: bool, seconds: float, computations: int
+) -> None:
+    """Where it takes no time, not before the end; where it takes longer than the value is fresh, very probably at once."""
+    pair = Pair(colour, loop, alone=alone, early_refresh="probabilistic")
+    sites_of(pair.callers[0].cache)[0].counts.seconds = seconds
+    assert pair.read() == 1
+    pair.origin.version = 2
+    pair.clock.advance(0.5 * TTL)
+    assert pair.read() == 1
+    if computations == 2:
+        until(lambda: pair.read() == 2, "it is refreshed")
+    assert pair.read() == computations
+    assert pair.origin.computations == computations
+    pair.close()
+
+
+@pytest.mark.parametrize("passed", [0.5, 1.0, 2.0])
+def test_of_many_processes_few_refresh_long_before_the_end(passed: float) -> None:
+    """The share that does so before the last x times the computation's seconds is e to the power of -x."""
+    policy = Policy(name="all", match="*", ttl=TTL, early_refresh="probabilistic")
+    dues = [due_of(policy, 0.0, 100.0, seconds=3.0, luck=luck / 10_000) for luck in range(1, 10_001)]
+    share = sum(due < 100.0 - 3.0 * passed for due in dues) / len(dues)
+    assert share == pytest.approx(math.exp(-passed), abs=1e-3)
+    assert all(0.0 <= due <= 100.0 for due in dues)
 
 
 def test_an_early_refresh_that_fails_costs_nobody_anything(colour: Colour, loop: LoopThread, alone: bool) -> None:

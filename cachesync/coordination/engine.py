@@ -60,6 +60,8 @@ from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
 BEHIND: Final = Refused(behind=True)
+NEWEST: Final = 0.3
+"""What the newest computation counts in the average of how long they take."""
 DUE_PAUSE: Final = 1.0
 """Seconds between two refreshes that one process tries of a value that is fresh and due."""
 ALWAYS: Final = math.inf
@@ -170,7 +172,7 @@ class Engine:
             return None
         held.hits += 1
         ends = max(held.deadline, held.stale)
-        is_due = self.now() >= due_of(ask.policy, held.made, held.deadline)
+        is_due = self.now() >= self._due(ask, held.made, held.deadline)
         return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
     def is_busy_here(self) -> bool:
@@ -300,12 +302,19 @@ class Engine:
                     held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
-            held.until = min(held.deadline, trusted, self._looked_at(ask.policy, held.made, held.deadline))
+            held.until = min(held.deadline, trusted, self._looked_at(ask, held.made, held.deadline))
         return True
 
-    def _looked_at(self, policy: Policy, made: float, fresh: float) -> float:
+    def _due(self, ask: Ask, made: float, fresh: float) -> float:
+        """From when on a value is refreshed before its time. The luck of this process with it is that of its beginning."""
+        if ask.policy.early_refresh is None:
+            return ALWAYS
+        luck = (hash((self.origin, made)) % 2**32 + 1) / 2**32
+        return due_of(ask.policy, made, fresh, seconds=ask.site.counts.seconds, luck=luck)
+
+    def _looked_at(self, ask: Ask, made: float, fresh: float) -> float:
         """Until when a copy is served without a look at its age: it may be due, and then it is looked at once in `DUE_PAUSE`."""
-        due, now = due_of(policy, made, fresh), self.now()
+        due, now = self._due(ask, made, fresh), self.now()
         return due if now < due else now + DUE_PAUSE
 
     def is_heard(self, now: float) -> bool:
@@ -361,7 +370,7 @@ class Engine:
         if life is None or life.is_over(now):
             return Refused(dead=blob[:IDENTITY])
         site.counts.shared_hits += 1
-        is_due = now >= due_of(policy, began, life.fresh)
+        is_due = now >= self._due(ask, began, life.fresh)
         return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale, is_due))
 
     def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
@@ -412,7 +421,7 @@ class Engine:
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
             if policy.consistency != "strict" or self.shared is None:
-                until = min(deadline, self._trusted_until(policy), self._looked_at(policy, made, deadline))
+                until = min(deadline, self._trusted_until(policy), self._looked_at(ask, made, deadline))
                 held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale, spare)
                 shelf.put(ask.raw, held)
         del displaced
@@ -502,14 +511,19 @@ class Engine:
             problem = CodecError(f"{ask.key}: its ttl or its tags can not be told: {error!r}")
             problem.__cause__ = error
             return Failed(problem)
-        return self.called(ask, value, began, found)
+        return self._result(ask, value, self.now() - began, found)
 
-    def called(self, ask: Ask, value: Any, began: float, found: Gathering | None = None) -> Called:
+    def called(self, ask: Ask, value: Any, began: float, found: Gathering) -> Called:
+        """A result that was computed since ``began``."""
+        seconds, counts = self.now() - began, ask.site.counts
+        counts.seconds += (seconds - counts.seconds) * (NEWEST if counts.seconds else 1.0)
+        return self._result(ask, value, seconds, found)
+
+    def _result(self, ask: Ask, value: Any, seconds: float, found: Gathering | None) -> Called:
         """A result, with the lifetime its policy gives it and all it depends on; ``found`` is what it was made of.
 
         A lifetime or a tag that makes no sense means that it is not stored, nor is what was made of something stale.
         """
-        seconds = self.now() - began
         dependencies = ask.dependencies
         if is_used_up(value):
             self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
@@ -531,7 +545,7 @@ class Engine:
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies)
         if found.is_stale:  # it never was fresh itself
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
-        return Called(value, seconds, min(fresh, found.until - began), dependencies=dependencies)
+        return Called(value, seconds, min(fresh, found.until - (self.now() - seconds)), dependencies=dependencies)
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value, given = step

@@ -25,6 +25,8 @@ class Counts:
     failed: int = 0
     stored: int = 0
     not_stored: int = 0
+    seconds: float = 0.0
+    """How long a computation takes in this process: a moving average, 0 before the first."""
 
 
 Quick = Callable[..., tuple[str, Hashable, tuple[str, ...]] | None]

@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 from cachesync.core.entry import NEVER
-from cachesync.core.policy import Policy
+from cachesync.core.policy import PROBABILISTIC, Policy
 
 
 class Life(NamedTuple):
@@ -35,9 +35,18 @@ def life_of(policy: Policy, made: float, fresh: float, softened: float | None) -
     return Life(end, end + window if window else NEVER, end + spare if spare else NEVER)
 
 
-def due_of(policy: Policy, made: float, fresh: float) -> float:
-    """From when on a fresh value is refreshed before its time, for a value fresh until ``fresh``: both seconds, monotonic clock."""
-    return math.inf if policy.early_refresh is None else made + policy.early_refresh * (fresh - made)
+def due_of(policy: Policy, made: float, fresh: float, *, seconds: float, luck: float) -> float:
+    """From when on a fresh value is refreshed before its time, for a value fresh until ``fresh``: both seconds, monotonic clock.
+
+    ``"probabilistic"``: before the end by ``seconds``, which its computation takes, times an exponential random number, for which each
+    process has its own ``luck`` (above 0, up to 1). Of many processes the unluckiest comes first, and the longer a computation takes
+    the sooner (Vattani, Chierichetti and Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015, with a beta of 1).
+    """
+    if policy.early_refresh is None:
+        return math.inf
+    if policy.early_refresh == PROBABILISTIC:
+        return max(made, fresh + seconds * math.log(luck))
+    return made + policy.early_refresh * (fresh - made)
 
 
 def stale_window(policy: Policy) -> float:

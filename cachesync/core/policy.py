@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 
 from cachesync.core.patterns import Pattern
-from cachesync.core.rules import Problem, Rule, choice, duration, flag, not_yet, number, off, size, texts, whole
+from cachesync.core.rules import Problem, Rule, choice, duration, flag, not_yet, number, off, or_word, size, texts, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 
@@ -63,6 +63,10 @@ def _read_name(value: object) -> str:
     raise ValueError(f"{as_written(value)} is not a name; write {as_written(right)} (a-z, 0-9, _ and -)")
 
 
+PROBABILISTIC: Final = "probabilistic"
+"""An ``early_refresh`` that is the likelier the nearer the end is, and the longer the computation takes."""
+
+
 def _read_match(value: object) -> str:
     if isinstance(value, str):
         return Pattern.parse(value).text
@@ -90,7 +94,7 @@ class Policy(Section):
     local_ttl: float | None
     stale_while_revalidate: float
     stale_if_error: float
-    early_refresh: float | None
+    early_refresh: float | Literal["probabilistic"] | None
     jitter: float
     soft_timeout: float | None
     hard_timeout: float | None
@@ -121,8 +125,9 @@ class Policy(Section):
         "local_ttl": duration("At most this long in one process without asking Redis.", zero=True, optional=True),
         "stale_while_revalidate": duration("After the ttl: answer with the old value, refresh behind the caller's back.", zero=True),
         "stale_if_error": duration("After the ttl: the old value, but only when the computation fails.", zero=True),
-        "early_refresh": number(
-            "Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True
+        "early_refresh": or_word(
+            PROBABILISTIC,
+            number("Refresh in the background from this fraction of the ttl on.", 0, 1, open_low=True, open_high=True, optional=True),
         ),
         "jitter": number("Spread expiry by this fraction, up and down.", 0, 1, open_high=True),
         "soft_timeout": duration("Longer than this, with a stale value at hand: answer with it, finish behind.", optional=True),
@@ -154,7 +159,7 @@ class Policy(Section):
         local_ttl: float | str | None = None,
         stale_while_revalidate: float | str = 0.0,
         stale_if_error: float | str = 0.0,
-        early_refresh: float | None = None,
+        early_refresh: float | Literal["probabilistic"] | None = None,
         jitter: float = 0.0,
         soft_timeout: float | str | None = None,
         hard_timeout: float | str | None = None,

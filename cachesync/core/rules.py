@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from cachesync.core.units import SIZE_PATTERN, as_written, read_duration, read_size
 
@@ -121,6 +121,20 @@ def number(about: str, low: float, high: float, *, open_low: bool = False, open_
 
     bounds = {"exclusiveMinimum" if open_low else "minimum": low, "exclusiveMaximum" if open_high else "maximum": high}
     return Rule(read, {"type": "number", **bounds}, about)
+
+
+def or_word(word: str, rule: Rule) -> Rule:
+    """What the rule takes, or one word."""
+
+    def read(value: object) -> Any:
+        if value == word:
+            return word
+        try:
+            return rule.read(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {as_written(word)}") from None
+
+    return replace(rule, read=read, schema={"anyOf": [rule.schema, {"const": word}]})
 
 
 def whole(about: str, low: int, high: int) -> Rule:
