@@ -1,0 +1,219 @@
+"""The circuit breaker: an outage costs one budget, and whoever comes meanwhile asks nothing of a layer that does not answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from cachesync import Cache, MemoryShared, Policy, Stamp
+from cachesync.coordination.breaker import FIRST_REST, LONGEST_REST, SPREAD, Breaker
+from cachesync.core.settings import CoordinationSettings, Settings
+from cachesync.core.steps import Announce, Reply, SharedStep
+from cachesync.testing import FakeClock
+from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, engine_of, operations_of, until
+
+BUDGET = 0.25
+POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
+
+
+def _breaker(clock: FakeClock) -> Breaker:
+    return Breaker(clock.monotonic, threading.RLock(), BUDGET)
+
+
+def test_a_breaker_is_closed_until_a_step_fails_and_again_when_one_is_answered() -> None:
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    assert (breaker.state, breaker.admits(), breaker.may_try()) == ("closed", True, False)
+    breaker.failed()
+    assert (breaker.state, breaker.admits()) == ("open", False)
+    breaker.answered()
+    assert (breaker.state, breaker.admits()) == ("closed", True)
+
+
+def test_after_a_rest_one_at_a_time_tries() -> None:
+    """Who tries has his budget for it; after that the next may."""
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    breaker.failed()
+    clock.advance((1 + SPREAD) * FIRST_REST)
+    assert breaker.state == "half-open"
+    assert [breaker.admits() for _ in range(3)] == [True, False, False]
+    clock.advance(BUDGET)
+    assert [breaker.admits() for _ in range(2)] == [True, False]
+
+
+def test_rests_are_doubled_up_to_a_limit_while_it_goes_on_failing() -> None:
+    """What fails in a rest was sent before it was known, and makes it no longer."""
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    for rest in (1, 2, 4, 8, 8, 8):
+        began = clock.monotonic()
+        breaker.failed()
+        until_ = breaker.resting_until
+        assert (1 - SPREAD) * rest <= until_ - began <= (1 + SPREAD) * rest
+        breaker.failed()
+        assert breaker.resting_until == until_
+        clock.advance(until_ - began)
+
+
+def test_a_layer_that_flaps_is_left_alone_for_longer_each_time() -> None:
+    """An answer closes the breaker, and does not make the next failure the first; only calm does."""
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    rests: list[float] = []
+    for calm in (0.0, 1.0, 1.0, 3 * LONGEST_REST):
+        clock.advance(calm)
+        breaker.failed()
+        rests.append(breaker.resting_until - clock.monotonic())
+        clock.advance(rests[-1])
+        breaker.answered()
+    assert [round(rest / (1 + 1.01 * SPREAD), 9) <= wanted for rest, wanted in zip(rests, (1, 2, 4, 1), strict=True)] == [True] * 4
+    assert rests[0] < rests[1] < rests[2] > rests[3]
+
+
+def test_rests_of_many_processes_do_not_end_together() -> None:
+    clock = FakeClock()
+    ends: set[float] = set()
+    for _ in range(50):
+        breaker = _breaker(clock)
+        breaker.failed()
+        ends.add(breaker.resting_until)
+    assert len(ends) > 40
+
+
+def test_where_the_reader_tries_no_caller_does() -> None:
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    breaker.is_tried = True
+    breaker.failed()
+    clock.advance(2 * FIRST_REST)
+    assert not breaker.admits()
+    assert (breaker.leaves_alone, breaker.may_try()) == (True, True)
+
+
+def test_a_sign_of_life_ends_a_rest() -> None:
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    breaker.failed()
+    breaker.end_rest()
+    assert [breaker.may_try(), breaker.may_try()] == [True, False]
+
+
+# --- the whole cache ----------------------------------------------------------------------------------------------------------------
+
+
+class Asked(MemoryShared):
+    """Notes which steps it is asked by whom but the log's reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[SharedStep] = []
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        if threading.current_thread().name != "cachesync-log":
+            self.steps.append(step)
+        return super().perform(step)
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[LoopThread]:
+    with LoopThread() as loop:
+        yield loop
+
+
+@contextmanager
+def _process(colour: Colour, loop: LoopThread, *, listen: bool = True) -> Iterator[tuple[Caller, Any, Asked]]:
+    """A cache, a function of its, and its layer."""
+    shared = Asked()
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=LONG))
+    caller = Caller(Cache(settings, policies=POLICIES, shared=shared, listen=listen), colour, loop)
+
+    @caller.cached("item:{number}")
+    async def item(number: int) -> int:
+        return number
+
+    try:
+        yield caller, item, shared
+    finally:
+        caller.close()
+
+
+def _is_noticed(caller: Caller) -> None:
+    """The log's reader hears nothing: from here on no answer from before is under way to it."""
+    reader = operations_of(caller.cache).reader
+    until(lambda: getattr(reader, "_is_deaf"), "the reader hears nothing")  # noqa: B009 - private
+
+
+def _invalidate(caller: Caller, key: str) -> Stamp:
+    cache = caller.cache
+    stamp: Stamp = caller.do(cache.invalidate if caller.colour == "def" else cache.ainvalidate, key)
+    return stamp
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_nobody_asks_a_layer_that_has_failed_but_the_reader(colour: Colour, loop: LoopThread) -> None:
+    """The first call finds out; hundred others ask nothing. When it is back the reader knows, and nobody has to try."""
+    with _process(colour, loop) as (caller, item, shared):
+        steps = shared.steps
+        breaker = engine_of(caller.cache).breaker
+        caller.do(item, 0)
+        with shared.outage():
+            _is_noticed(caller)
+            assert caller.do(item, 1) == 1
+            assert breaker.leaves_alone
+            before = len(steps)
+            assert [caller.do(item, number) for number in range(2, 102)] == list(range(2, 102))
+            assert len(steps) == before
+            breaker.end_rest()
+            assert caller.do(item, 102) == 102
+            assert len(steps) == before, "also when its rest is over"
+        until(lambda: breaker.state == "closed", "the reader has found out")
+        assert len(steps) == before
+        caller.do(item, 1000)
+        assert len(steps) > before
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_is_invalidated_meanwhile_is_queued_at_once(colour: Colour, loop: LoopThread) -> None:
+    """It holds here, its stamp is pending, the layer is not asked; the reader announces it when the layer is back."""
+    with _process(colour, loop) as (caller, item, shared):
+        steps = shared.steps
+        cache = caller.cache
+        caller.do(item, 0)
+        caller.do(item, 1)
+        with shared.outage():
+            _is_noticed(caller)
+            caller.do(item, 2)
+            before = len(steps)
+            stamp = _invalidate(caller, "item:1")
+            assert stamp.pending
+            assert len(steps) == before
+            assert cache.stats().log.queued == 1
+        until(lambda: cache.stats().log.queued == 0, "it is announced")
+        assert not any(isinstance(step, Announce) for step in steps)
+        until(lambda: engine_of(cache).breaker.state == "closed", "the layer is used again")
+        assert not _invalidate(caller, "item:1").pending
+
+
+def test_without_a_reader_one_caller_at_a_time_tries(loop: LoopThread) -> None:
+    with _process("def", loop, listen=False) as (caller, item, shared):
+        steps = shared.steps
+        breaker = engine_of(caller.cache).breaker
+        caller.do(item, 0)
+        with shared.outage():
+            caller.do(item, 1)
+            before = len(steps)
+            caller.do(item, 2)
+            assert len(steps) == before
+            breaker.end_rest()
+            assert breaker.may_try(), "this one tries"
+            caller.do(item, 3)
+            assert len(steps) == before
+        breaker.end_rest()
+        caller.do(item, 4)
+        assert breaker.state == "closed"
+        assert len(steps) > before
