@@ -21,19 +21,19 @@ import json
 import random
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final, Self
+from typing import Any, Final
 from unittest.mock import patch
 
 from benchmarks.alone import command_of, options_of, show
 from benchmarks.counting import observer
 from benchmarks.measure import OURS
+from benchmarks.processes import PATIENCE, Process
 from benchmarks.server import Server, valkey
 from benchmarks.spread import spread
 from cachesync import Cache, Policy
@@ -45,7 +45,6 @@ ROUNDS: Final = 400
 QUICK_ROUNDS: Final = 20
 PAUSES: Final = {"idle": (0.003, 0.007), "busy": (0.02, 0.06)}
 """Seconds between two invalidations, drawn anew each time so that they do not march in step with anybody's timer."""
-PATIENCE: Final = 60.0
 NAMESPACE: Final = "propagation"
 BARE: Final = "bare pub/sub"
 CONTESTANTS: Final = (OURS, BARE)
@@ -147,38 +146,6 @@ def _listen_barely(stack: ExitStack, noted: Noted, port: int, keys: int) -> Call
     return lambda wanted: (keys, [wanted])
 
 
-class Worker:
-    """A worker, as the process that invalidates sees it."""
-
-    def __init__(self, contestant: str, port: int, keys: int, state: str) -> None:
-        command = command_of("benchmarks.propagation", "--work", contestant, str(port), str(keys), state)
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def order(self, what: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(what + "\n")
-
-    def answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError("a worker has ended before its time")
-        return json.loads(line)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(PATIENCE)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._process.stdout.close()
-
-
 # --- in the process that invalidates --------------------------------------------------------------------------------------------------
 
 
@@ -189,7 +156,7 @@ def measure(server: Server, contestant: str, *, processes: int, state: str, roun
     """
     pauses = random.Random(processes)
     with ExitStack() as stack:
-        workers = [stack.enter_context(Worker(contestant, server.port, rounds, state)) for _ in range(processes)]
+        workers = [stack.enter_context(Process(_command(contestant, server.port, rounds, state))) for _ in range(processes)]
         _ask(workers, "1")
         for hits, _ in _ask(workers, "1"):
             if hits != rounds:
@@ -210,6 +177,10 @@ def measure(server: Server, contestant: str, *, processes: int, state: str, roun
     return spread(delays(called, times)) | {"issued": statistics.median(issued)}
 
 
+def _command(contestant: str, port: int, keys: int, state: str) -> list[str]:
+    return command_of("benchmarks.propagation", "--work", contestant, str(port), str(keys), state)
+
+
 def _invalidating(stack: ExitStack, server: Server) -> Callable[[int], int]:
     cache, item, _ = cached_items(server.url, NAMESPACE, PATIENT)
     stack.callback(cache.close)
@@ -227,14 +198,14 @@ def _publishing(stack: ExitStack, server: Server) -> Callable[[int], int]:
     return publish
 
 
-def _ask(workers: Sequence[Worker], what: str) -> list[Any]:
+def _ask(workers: Sequence[Process], what: str) -> list[Any]:
     """What each of them answers. They set to work at once."""
     for worker in workers:
         worker.order(what)
     return [worker.answer() for worker in workers]
 
 
-def _settled(workers: Sequence[Worker], last: int) -> list[Noted]:
+def _settled(workers: Sequence[Process], last: int) -> list[Noted]:
     """What each worker has noted, once it has applied the ``last`` record."""
     deadline = time.monotonic() + PATIENCE
     times: list[Noted] = []

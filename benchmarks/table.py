@@ -149,6 +149,22 @@ def _coordination(results: Results) -> Iterator[Budget]:
     for cut, figure in rows("recovery").items():
         yield Budget(f"recovery after a cut of {figure['cut']:g} s, {cut}", figure["seconds"], 2.0, is_upper=True, unit=" s")
         yield Budget(f"recovery, {cut}: share of the untouched that are hits", figure["share"], 1.0, is_upper=False, unit="")
+    if cold := rows("stampede").get(OURS):
+        yield Budget("stampede: computations in all processes", cold["computed"], 1, is_upper=True, unit="")
+        yield Budget("stampede: commands in Redis", cold["commands"], 60, is_upper=True, unit="")
+        yield Budget("stampede: the slowest caller of a value that takes 100 ms", cold["slowest"], 130, is_upper=True, unit=" ms")
+    for row, figure in rows("silence").items():
+        if row.startswith(OURS):
+            yield Budget(
+                f"Redis falls silent, {row.removeprefix(f'{OURS}, ')}: the first call", figure["first"], 250, is_upper=True, unit=" ms"
+            )
+            yield Budget(
+                f"Redis falls silent, {row.removeprefix(f'{OURS}, ')}: the slowest later one",
+                figure["worst_later"],
+                5,
+                is_upper=True,
+                unit=" ms",
+            )
 
 
 # --- the table ------------------------------------------------------------------------------------------------------------------------
@@ -284,6 +300,20 @@ def _recovery_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {cut:<24}all applied {figure['seconds']:.3f} s after healing; {hits}; {figure['served_old']:.0f} old values served"
 
 
+def _stampede_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"A cold key of 100 ms: {result['processes']} processes, {result['callers']} callers each"
+    yield f"    {'':<24}{'computed':>10}{'commands':>10}{'slowest, ms':>14}"
+    for name, figure in result["rows"].items():
+        yield f"    {name:<24}{figure['computed']:>10.0f}{figure['commands']:>10.0f}{figure['slowest']:>14.0f}"
+
+
+def _silence_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"Redis falls silent, ms a call takes longer{'first':>12}{'worst later':>14}{'median later':>14}{'calls':>8}"
+    for name, figure in result["rows"].items():
+        spent = f"{figure['first']:>17,.1f}{figure['worst_later']:>14,.1f}{figure['median_later']:>14,.2f}{figure['calls']:>8.0f}"
+        yield f"    {name:<33}{spent}"
+
+
 def _scale_lines(result: Mapping[str, Any]) -> Iterator[str]:
     costs = ", ".join(f"{name} {cost * 1e6:.2f}" for name, cost in result["costs"].items())
     yield f"Simulated: share of the server's time, and p99 of the delay in ms; heartbeats every {result['interval']:g} s"
@@ -307,5 +337,7 @@ _COORDINATION: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     "invalidation": _invalidation_lines,
     "delivery": _delivery_lines,
     "recovery": _recovery_lines,
+    "stampede": _stampede_lines,
+    "silence": _silence_lines,
     "scale": _scale_lines,
 }

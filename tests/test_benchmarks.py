@@ -137,7 +137,7 @@ def test_a_run_writes_its_figures_and_what_ran_them(
 @pytest.fixture(scope="module")
 def coordination() -> dict[str, Any]:
     """Each benchmark of coordination at a tiny size: real processes and servers, few rounds."""
-    from benchmarks import coordinated_hit, delivery, invalidation, issuing, propagation, recovery, scale
+    from benchmarks import coordinated_hit, delivery, invalidation, issuing, propagation, recovery, scale, silence, stampede
 
     results: dict[str, Any] = {
         "coordinated_hit": coordinated_hit.run(quick=True),
@@ -146,6 +146,8 @@ def coordination() -> dict[str, Any]:
         "invalidation": invalidation.run(sizes=[50, 400], turns=1),
         "delivery": delivery.run(quick=True, subscribers=[1, 2], records=32),
         "recovery": recovery.run(cuts=["reset"], seconds=0.2),
+        "stampede": stampede.run(quick=True),
+        "silence": silence.run(quick=True, contestants=["cachesync, def", "cachesync, async def"]),
     }
     costs = scale.Costs.of(results)
     return results | {"scale": scale.run(costs=costs, processes=[1, 100], rates=[50.0], records=40)}
@@ -202,10 +204,30 @@ def test_after_a_cut_what_was_missed_is_applied_and_the_rest_is_still_held(coord
     assert figure["hits"] == figure["untouched"] == 950
 
 
+def test_a_cold_key_is_computed_once_however_many_want_it(coordination: dict[str, Any]) -> None:
+    assert coordination["stampede"]["rows"]["cachesync"]["computed"] == 1
+
+
+def test_calls_return_while_redis_is_silent(coordination: dict[str, Any]) -> None:
+    """Both colours: each call that was begun has ended."""
+    rows = coordination["silence"]["rows"]
+    assert [figure["calls"] for figure in rows.values()] == [5, 5]
+
+
 def test_the_table_the_figures_and_the_plot_tell_of_coordination(coordination: dict[str, Any], tmp_path: Path) -> None:
     """Everything that was measured has its lines, its budgets, and can be written."""
     text = "\n".join(lines(coordination))
-    for part in ("with the log", "bare pub/sub", "everything", "a tag over all", "XREAD BLOCK", "all applied", "relay, coalesced"):
+    for part in (
+        "with the log",
+        "bare pub/sub",
+        "everything",
+        "a tag over all",
+        "XREAD BLOCK",
+        "all applied",
+        "slowest, ms",
+        "falls silent",
+        "relay, coalesced",
+    ):
         assert part in text
     told = [budget.what for budget in budgets(coordination)]
     for what in ("local hit with coordination", "invalidating a tag over 400 entries", "recovery after a cut"):
@@ -264,7 +286,9 @@ def test_a_full_cache_is_full_of_entries_that_are_hits(server: Server, namespace
         assert computed == [0, 9]
 
 
-@pytest.mark.parametrize("name", ["coordinated_hit", "delivery", "invalidation", "issuing", "propagation", "recovery", "scale"])
+@pytest.mark.parametrize(
+    "name", ["coordinated_hit", "delivery", "invalidation", "issuing", "propagation", "recovery", "scale", "silence", "stampede"]
+)
 def test_each_benchmark_of_coordination_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``python -m benchmarks.NAME --help``."""
     module = importlib.import_module(f"benchmarks.{name}")
