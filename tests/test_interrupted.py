@@ -144,8 +144,8 @@ def test_a_caller_that_is_interrupted_while_it_takes_the_lead_leaves_no_flight(p
             raise Interrupted
         return at_hand(ask, only_fresh=only_fresh)
 
-    def interrupted_join(mine: Flight) -> NoReturn:
-        join(mine)
+    def interrupted_join(mine: Flight, now: float) -> NoReturn:
+        join(mine, now)
         raise Interrupted
 
     if place == "copies":
