@@ -157,6 +157,7 @@ def run(*, quick: bool = False, processes: int = 0, callers: int = 0) -> dict[st
     processes, callers = processes or (2 if quick else PROCESSES), callers or (5 if quick else CALLERS)
     rows: dict[str, dict[str, float]] = {}
     missing: list[str] = []
+    version = ""
     for name in MAKERS:
         with valkey() as server:
             try:

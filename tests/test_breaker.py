@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -126,7 +126,7 @@ def loop() -> Iterator[LoopThread]:
 
 
 @contextmanager
-def _process(colour: Colour, loop: LoopThread, *, listen: bool = True) -> Iterator[tuple[Caller, Any, Asked]]:
+def _process(colour: Colour, loop: LoopThread, *, listen: bool = True) -> Generator[tuple[Caller, Any, Asked]]:
     """A cache, a function of its, and its layer."""
     shared = Asked()
     settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=LONG))
