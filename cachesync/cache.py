@@ -27,10 +27,12 @@ from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
 from cachesync.coordination.wrapper import plan
+from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
 from cachesync.core.flows import Ask
 from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
+from cachesync.core.masking import hidden_fields
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
 from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
@@ -83,8 +85,9 @@ class Cache:
     ``redis`` is a url; left out, and without ``shared``, everything works in one process. ``namespace`` keeps caches that use one
     Redis apart. ``shared`` is another shared layer, ``local`` another local one (any cachetools cache through ``CachetoolsMemory``),
     ``clock`` another clock (seconds; for tests). ``on_event`` is told of every event. With ``listen=False`` no thread reads the log
-    of invalidations: those of other processes are learned of with each trip to the shared layer only. Raises ``PolicyError`` for
-    settings that are wrong or do not go together.
+    of invalidations: those of other processes are learned of with each trip to the shared layer only. ``encryption_keys`` is what
+    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. Raises
+    ``PolicyError`` for settings that are wrong or do not go together.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Cache:
         clock: Clock | None = None,
         on_event: Listener | None = None,
         listen: bool = True,
+        encryption_keys: str | None = None,
     ) -> None:
         if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
             raise PolicyError(f"settings: {settings!r} is none; a policy file is read by Cache.from_file(path)")
@@ -111,6 +115,8 @@ class Cache:
             settings = replace(settings, namespace=namespace)
         if redis is not None:
             settings = replace(settings, redis=RedisSettings(url=redis))
+        if encryption_keys is not None:
+            settings = replace(settings, encryption_keys=EncryptionKeys(encryption_keys))
         if not len(settings.policies):
             raise PolicyError("policies: there is none, so no key could be cached; give a file or policies=[Policy(...)]")
         self.settings = settings
@@ -127,6 +133,8 @@ class Cache:
             local = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
         self._registry = Registry(settings.policies, local)
+        if self._registry.masking.is_needed:
+            self._events.masking = self._registry.masking
         self._operations = Operations(self._engine, self._registry, listen=listen)
         if unused := settings.without_effect():
             self._events.send("setting_without_effect", policy="*", settings=list(unused))
@@ -197,6 +205,8 @@ class Cache:
             tag_indexes=blueprint.tag_indexes,
             lifetime=how.ttl,
             tags_from=how.tags_from,
+            hidden=hidden_fields(blueprint.template, policy, blueprint.name),
+            has_own_codec=how.codec is not None,
         )
         if self._engine.shared is not None:
             self._check_codec(site, function)
@@ -223,7 +233,7 @@ class Cache:
 
     def _ask(self, key: str, compute: Callable[[], Any] | None = None) -> Ask:
         """The question for a key that was written as text: that of the function it belongs to, or of its policy."""
-        site, address = self._registry.find(check_key(key))
+        site, address = self._registry.find(check_key(key, self._registry.masking.pattern))
         return self._engine.ask(site, address, (), compute)
 
     def get(self, key: str, default: Any = MISSING, *, at_least: Stamp | None = None) -> Any:
@@ -301,7 +311,7 @@ class Cache:
         The block of `update` counts as one. Outside of any it does nothing. Raises ``KeyArgumentError`` for what is no key or no tag.
         """
         try:
-            found = (*(Dependency(KEY, check_key(key)) for key in keys), *tags_of(tags))
+            found = (*(Dependency(KEY, check_key(key, self._registry.masking.pattern)) for key in keys), *tags_of(tags))
             check_dependencies(found[:MAX_DEPENDENCIES])
         except (TypeError, ValueError) as error:
             raise KeyArgumentError(str(error)) from error

@@ -1,4 +1,4 @@
-"""The command line: ``cachesync check | explain | schema | tail | invalidate | sweep | demo``.
+"""The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | demo``.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
 matches, an answer was stale, Redis could not be reached. 2: the command was not understood, there is no Redis to speak to, or something
@@ -16,12 +16,14 @@ from contextlib import suppress
 from difflib import get_close_matches
 from importlib import resources
 from io import TextIOWrapper
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 from cachesync import __version__
 from cachesync.coordination.environment import read_environment
 from cachesync.coordination.policy_file import load_settings
+from cachesync.core.encryption_keys import LARGEST_NUMBER, VARIABLE, new_key
 from cachesync.core.keys import check_key
+from cachesync.core.masking import by_policy
 from cachesync.core.names import Names
 from cachesync.core.policy import Policy
 from cachesync.core.settings import Settings
@@ -161,6 +163,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     schema.set_defaults(run=_schema)
 
+    key = _command(
+        commands,
+        "key",
+        "make a key that encrypts values in Redis",
+        f"Prints a new encryption key for policies with encrypt = true, as {VARIABLE} takes it: a number, a colon, and 256 random bits "
+        "in base64. It is a secret: keep it where your other secrets are. Left out, the number is one more than the highest that the "
+        "variable has, or 1.",
+        "cachesync key",
+        "cachesync key --number 2027",
+    )
+    key.add_argument("--number", metavar="N", type=_key_number, help="the number that says which key has encrypted a value")
+    key.set_defaults(run=_key)
+
     tail = _command(
         commands,
         "tail",
@@ -273,6 +288,12 @@ def _number(what: str, least: int) -> Callable[[str], int]:
     return read
 
 
+def _key_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 1 <= int(text) <= LARGEST_NUMBER):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of a key; write a whole number from 1 to {LARGEST_NUMBER}")
+    return int(text)
+
+
 def _stamp(text: str) -> Stamp:
     try:
         return Stamp.parse(text)
@@ -315,6 +336,8 @@ def _check(arguments: argparse.Namespace) -> int:
         print("named durations: " + ", ".join(f"{name} = {format_duration(seconds)}" for name, seconds in settings.ttl.items()))
     print()
     print_table(("policy", "match", "ttl", "local_ttl", "tags", "also"), (_row(policy) for policy in settings.policies))
+    if (encrypting := [policy.name for policy in settings.policies if policy.encrypt]) and settings.encryption_keys is None:
+        print(f"\n{paint(f'{VARIABLE} is not set here', 'note')}: an application needs it, to encrypt {', '.join(encrypting)}.")
     if unused := settings.without_effect():
         print(f"\n{paint('Accepted, without effect in this version:', 'note')}")
         for name in unused:
@@ -377,6 +400,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     _print_near(near)
     print("\nwhat that means")
     print_pairs(_meaning(chosen))
+    if chosen.mask:
+        print(f"\nin logs and events: {quoted(by_policy(chosen))}, or more of it where the function that it belongs to is known")
     print(f"\nin Redis ({_redis_as_text(settings)})")
     print_pairs(redis_names.items())
     if not settings.enabled:
@@ -392,6 +417,19 @@ def _near_misses(key: str, settings: Settings) -> list[Policy]:
 
 def _schema(_: argparse.Namespace) -> int:
     sys.stdout.write(resources.files("cachesync").joinpath("policy.schema.json").read_text(encoding="utf-8"))
+    return OK
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    number = arguments.number
+    if number is None:
+        environment = read_environment({name: value for name, value in os.environ.items() if name == VARIABLE})
+        if environment.problems:
+            print("\n".join(environment.problems), file=sys.stderr)
+            return NO
+        known = environment.encryption_keys.numbers if environment.encryption_keys is not None else (0,)
+        number = min(max(known) + 1, LARGEST_NUMBER)
+    print(new_key(number))
     return OK
 
 
@@ -477,6 +515,8 @@ def _others(policy: Policy) -> dict[str, str]:
             found[name] = format_duration(value)
         elif name == "compress_over":
             found[name] = format_size(value)
+        elif isinstance(value, tuple):
+            found[name] = ", ".join(cast("tuple[str, ...]", value))
         else:
             found[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return found
@@ -522,6 +562,7 @@ def _settings_as_json(file: str, settings: Settings) -> dict[str, Any]:
         "namespace": settings.namespace,
         "redis": address_of(settings),
         "enabled": settings.enabled,
+        "encryption_keys": list(settings.encryption_keys.numbers) if settings.encryption_keys is not None else [],
         "ttl": dict(settings.ttl),
         "policies": [_policy_as_json(policy) for policy in settings.policies],
         "without_effect": settings.without_effect(),

@@ -16,7 +16,9 @@ from typing import Final, NamedTuple, TextIO
 
 from cachesync.cache import Cache
 from cachesync.coordination.events import Event, logger
+from cachesync.coordination.masking import Masking
 from cachesync.core.keys import written
+from cachesync.core.policies import Policies
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
@@ -45,7 +47,9 @@ def _cache(settings: Settings, outcome: Outcome, budget: float) -> Cache:
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())  # what no handler takes, Python prints to standard error
     coordination = replace(settings.coordination, budget=max(settings.coordination.budget, budget))
-    settings = replace(settings, coordination=coordination, enabled=True)
+    # No value is read or written here, so nobody needs the keys that encrypt them.
+    policies = Policies(replace(policy, encrypt=False) for policy in settings.policies)
+    settings = replace(settings, coordination=coordination, policies=policies, enabled=True)
     return Cache(settings, listen=False, on_event=outcome.note)
 
 
@@ -166,9 +170,10 @@ def invalidate(settings: Settings, named: Named, manner: Manner, *, out: TextIO,
 
 def _without_policy(named: Named, settings: Settings) -> Iterator[str]:
     """Keys that no policy matches: the first few, since they may be mistyped. Only what depends on them can be cached."""
+    masking = Masking(settings.policies)
     found = (text for text in named.patterns if "*" not in text and settings.policies.match(written(text)) is None)
     for _, text in zip(range(UNMATCHED_SHOWN), found, strict=False):
-        yield text
+        yield masking.key(text)
 
 
 def _announce(settings: Settings, named: Named, manner: Manner) -> Outcome:

@@ -17,7 +17,9 @@ from typing import Any, Final, NoReturn, Protocol, TextIO
 
 import redis
 
+from cachesync.coordination.masking import Masking
 from cachesync.core.names import Names
+from cachesync.core.policies import Policies
 from cachesync.core.records import EVERYTHING, GLOB, HARD, KEY, PREFIX, SOFT, TAG, VALUE, Record, RecordError, from_fields, written
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
@@ -44,6 +46,7 @@ LONGEST_PAUSE: Final = 1.0
 
 MODES: Final = {HARD: "hard", SOFT: "soft", VALUE: "set"}
 KINDS: Final = {KEY: "key", TAG: "tag", PREFIX: "prefix", GLOB: "glob", EVERYTHING: "everything"}
+NOTHING_MASKED: Final = Masking(Policies())
 _COLOUR_OF_MODE: Final = {HARD: "bad", SOFT: "note", VALUE: "good"}
 _LONGEST_TEXT: Final = 60
 _LONGEST_LIST: Final = 100
@@ -65,11 +68,12 @@ class Printer(Protocol):
 
 
 class Lines:
-    """One line for each record, for people. What is said about the log goes to standard error."""
+    """One line for each record, for people. What is said about the log goes to standard error. ``shown`` masks texts."""
 
-    def __init__(self, out: TextIO, errors: TextIO) -> None:
+    def __init__(self, out: TextIO, errors: TextIO, shown: Masking = NOTHING_MASKED) -> None:
         self._out = out
         self._errors = errors
+        self._shown = shown
 
     def record(self, record: Record, /) -> None:
         """Time, number, mode, kind, texts and origin."""
@@ -80,7 +84,7 @@ class Lines:
             f"{record.number:>7}",
             paint(MODES[mode].ljust(4), _COLOUR_OF_MODE[mode], self._out),
             KINDS[kind].ljust(10),
-            _listed(_texts_of(record)),
+            _listed(_texts_of(record, self._shown)),
             paint(f"by {_plain(record.origin)}", "dim", self._out),
         )
         self._out.write("  ".join(shown) + "\n")
@@ -95,8 +99,9 @@ class Lines:
 class JsonLines:
     """One JSON object on a line for each record and for everything that is said about the log (jsonlines.org), for programs."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, shown: Masking = NOTHING_MASKED) -> None:
         self._out = out
+        self._shown = shown
 
     def record(self, record: Record, /) -> None:
         """Everything that the record says."""
@@ -107,7 +112,7 @@ class JsonLines:
             time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z") if moment else None,
             mode=MODES[record.targets.mode],
             kind=KINDS[record.targets.kind],
-            texts=_texts_of(record),
+            texts=_texts_of(record, self._shown),
             origin=record.origin,
         )
 
@@ -120,9 +125,11 @@ class JsonLines:
         self._out.flush()
 
 
-def _texts_of(record: Record) -> list[str]:
-    """The texts as they were written: prefixes with their star."""
-    return list(record.targets.texts) if record.targets.kind == TAG else written((record.targets,))["patterns"]
+def _texts_of(record: Record, shown: Masking) -> list[str]:
+    """The texts as they were written, prefixes with their star; masked where the policy file says so."""
+    if record.targets.kind == TAG:
+        return [shown.tag(text) for text in record.targets.texts]
+    return [shown.pattern(text) for text in written((record.targets,))["patterns"]]
 
 
 def _listed(texts: Sequence[str]) -> str:
@@ -342,7 +349,8 @@ def tail(settings: Settings, *, last: int, start: Stamp | None, follow: bool, as
     assert settings.redis is not None
     shared = RedisShared(settings.redis.url, namespace=settings.namespace)
     make_connection = maker(redis.ConnectionPool, settings.redis.url)
-    printer: Printer = JsonLines(out) if as_json else Lines(out, errors)
+    masking = Masking(settings.policies)
+    printer: Printer = JsonLines(out, masking) if as_json else Lines(out, errors, masking)
     shown = Tail(lambda: Stream(shared.names, make_connection), printer, last=last, start=start)
     where = address_of(settings)
     if follow:

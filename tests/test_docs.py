@@ -186,7 +186,7 @@ class Terminal:
     @staticmethod
     def _arguments(words: list[str]) -> list[str] | None:
         match words:
-            case ["cachesync", ("check" | "explain" | "schema" | "--version"), *_] if not {"|", ">"} & set(words):
+            case ["cachesync", ("check" | "explain" | "schema" | "key" | "--version"), *_] if not {"|", ">"} & set(words):
                 return [sys.executable, "-m", "cachesync", *words[1:]]
             case ["python", *rest]:
                 return [sys.executable, *rest]

@@ -87,8 +87,7 @@ def test_a_policy_can_not_be_changed_but_replaced_copied_and_pickled() -> None:
         ("compress_over", "16 kb", 'policy.stores.compress_over: "16 kb" is not a size; write "16kB"'),
         ("copy", "yes", 'policy.stores.copy: "yes" is not true or false; write true, without quotes'),
         ("copy", 0, "0 is not true or false; write false"),
-        ("encrypt", True, "policy.stores.encrypt: true is refused: encrypt is not available in this version; write false"),
-        ("encrypt", 1, "1 is not true or false; write false"),
+        ("encrypt", 1, "policy.stores.encrypt: 1 is not true or false; write true, without quotes"),
         ("http", {}, "policy.stores.http: a table is not an HTTP policy; write HttpPolicy(...)"),
         ("min_ttl", "10s", 'policy.stores.min_ttl: only a dynamic ttl has bounds; leave it out, or write ttl = "dynamic"'),
         ("soft_timeout", 0, "policy.stores.soft_timeout: 0 is not a duration above zero"),
@@ -104,7 +103,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     """Not one per run, and a wrong bound is not called missing as well."""
     told = problems(
         lambda: policy(
-            name="x", match="", ttl="dynamic", min_ttl="5 m", jitter=2, soft_timeout="2s", hard_timeout="1s", encrypt=True, mask=["", ""]
+            name="x", match="", ttl="dynamic", min_ttl="5 m", jitter=2, soft_timeout="2s", hard_timeout="1s", encrypt=1, mask=["", ""]
         )
     )
     assert [text.split(":")[0] for text in told] == [
@@ -172,13 +171,12 @@ def test_settings_without_effect_are_named() -> None:
     silent = policy(
         shadow=0.1,
         ramp=0.5,
-        mask=["a"],
         warm=["b"],
         http=HttpPolicy(vary=["Accept"], visibility="public"),
     )
-    assert silent.without_effect() == (*("shadow", "ramp", "mask", "warm", "http.visibility", "http.vary"),)
+    assert silent.without_effect() == (*("shadow", "ramp", "warm", "http.visibility", "http.vary"),)
     assert policy(http=HttpPolicy()).without_effect() == ("http",)
-    assert policy(consistency="bounded", ramp=1.0, encrypt=False).without_effect() == ()
+    assert policy(consistency="bounded", ramp=1.0, encrypt=True, mask=["a"]).without_effect() == ()
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -174,7 +174,7 @@ def test_the_message_of_the_design() -> None:
         ("[source.x]\ntable = 1\n" + SMALL, ['1: source: "source" is not a setting; known here: namespace, redis, ']),
         ("[stores]\nmatch = 'x'\n" + SMALL, ['1: stores: "stores" is not a section; write [policy.stores]']),
         (SMALL + "tags = [\n  'x',\n\n  3, '',\n]", ["7: policy.a.tags[1]: 3 is not a text", '7: policy.a.tags[2]: "" is not a text']),
-        (SMALL + "encrypt = true", ["4: policy.a.encrypt: true is refused: encrypt is not available in this version"]),
+        (SMALL + "encrypt = 'yes'", ['4: policy.a.encrypt: "yes" is not true or false; write true, without quotes']),
         (SMALL + "min_ttl = 1", ["4: policy.a.min_ttl: only a dynamic ttl has bounds"]),
         (SMALL.replace("5m", "dynamic") + "min_ttl = '1 s'", ["1: policy.a.max_ttl: missing; ttl =", "4: policy.a.min_ttl:"]),
         ("[ttl]\nmedium = '1m'\n" + SMALL.replace("5m", "medum"), ['5: policy.a.ttl: "medum" is neither a duration nor a name in [ttl]']),

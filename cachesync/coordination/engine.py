@@ -26,6 +26,7 @@ from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeErr
 from cachesync.core.flows import Ask
 from cachesync.core.freshness import Life, deaf_window, due_of, life_of, longest_freshness, stale_window
 from cachesync.core.ledger import Ledger
+from cachesync.core.masking import told
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, written
 from cachesync.core.settings import Settings
@@ -40,6 +41,7 @@ from cachesync.core.steps import (
     Done,
     Encode,
     Encoded,
+    Encrypt,
     Failed,
     Keep,
     Outdated,
@@ -55,7 +57,9 @@ from cachesync.core.steps import (
 from cachesync.core.tuples import make
 from cachesync.errors import CodecError
 from cachesync.layers.compression import compress, decompress
+from cachesync.layers.encryption import keyring_for, opened
 from cachesync.layers.forks import lock_across_forks
+from cachesync.layers.redis_wire import WireError
 from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
@@ -130,6 +134,7 @@ class Engine:
         self.failures: dict[str, Failure] = {}  # computations that are left alone, by key, the oldest first
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
+        self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
         self.breaker = Breaker(self.now, self.lock, self.budget)
@@ -142,6 +147,7 @@ class Engine:
             Rests: self.rests,
             Begin: self.begin,
             Encode: self.encode,
+            Encrypt: self.encrypt,
             Keep: self.keep,
             Pend: self.pend,
             Settle: self.settle,
@@ -252,7 +258,7 @@ class Engine:
             self.failures[ask.key] = Failure(self.now() + seconds, begun.stamp, error, error.__traceback__)
             if len(self.failures) > MAX_FAILURES:
                 del self.failures[next(iter(self.failures))]
-        self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=repr(error))
+        self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=told(error, ask.policy))
         return Done(done=True)
 
     def rests(self, step: Rests) -> Failed | None:
@@ -344,7 +350,10 @@ class Engine:
             return BEHIND
         policy, declared, site = ask[1:4]  # unpacked: to ask a named tuple for each field costs more than all of this
         try:
-            header, payload = unseal(blob)
+            header, stored = unseal(blob)
+            payload: bytes | memoryview = stored
+            if policy.encrypt or header.flags & ENCRYPTED:  # what it says counts only if it was not tampered with
+                payload = opened(self.keyring, ask.key, header, blob, stored)
         except EnvelopeError as error:
             return self._unreadable(ask, blob, error)
         _, epoch, number, own, made, lifetime, _, _, schema, _, _, dependencies = header
@@ -373,16 +382,14 @@ class Engine:
         is_due = now >= self._due(ask, began, life.fresh)
         return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale, is_due))
 
-    def _open(self, site: Site, header: Header, payload: memoryview) -> Any:
-        if header.flags & ENCRYPTED:
-            raise CodecError("the value is encrypted, which this version can not read")
+    def _open(self, site: Site, header: Header, payload: bytes | memoryview) -> Any:
         plain: bytes | memoryview = decompress(payload) if header.flags & COMPRESSED else payload
-        if digest_of(plain) != header.digest:
+        if not header.flags & ENCRYPTED and digest_of(plain) != header.digest:
             raise CodecError("the payload does not match its content hash")
         return site.codec.decode(plain)
 
     def _unreadable(self, ask: Ask, blob: bytes, error: Exception) -> Refused:
-        self.events.send("unreadable", ask.site.name, key=ask.key, policy=ask.policy.name, error=str(error))
+        self.events.send("unreadable", ask.site.name, key=ask.key, policy=ask.policy.name, error=self._told(ask, error))
         return Refused(dead=blob[:IDENTITY])
 
     def _hold(
@@ -508,7 +515,7 @@ class Engine:
             tags_of(() if ask.site.tags_from is None else ask.site.tags_from(value))
             lifetime_of(ask.policy, ask.site.lifetime, value)
         except Exception as error:  # whatever the decorator's functions raise
-            problem = CodecError(f"{ask.key}: its ttl or its tags can not be told: {error!r}")
+            problem = CodecError(f"{ask.shown}: its ttl or its tags can not be told: {told(error, ask.policy)}")
             problem.__cause__ = error
             return Failed(problem)
         return self._result(ask, value, self.now() - began, found)
@@ -534,7 +541,7 @@ class Engine:
                 dependencies = bounded((*dependencies, *tags_of(ask.site.tags_from(value))))
             check_dependencies(dependencies)
         except Exception as error:  # the decorator's functions are the user's: their failure costs the storing, not the result
-            self.not_stored(ask, f"its ttl or its tags can not be told: {error!r}")
+            self.not_stored(ask, f"its ttl or its tags can not be told: {told(error, ask.policy)}")
             return Called(value, seconds, None, dependencies=ask.dependencies)
         if found is None:
             return Called(value, seconds, fresh, dependencies=dependencies)
@@ -554,8 +561,8 @@ class Engine:
             payload = ask.site.codec.encode(value)
         except Exception as error:  # also a codec of the user's: the result is delivered all the same
             if not given:
-                self.not_stored(ask, str(error))
-            problem = error if isinstance(error, CodecError) else CodecError(f"{ask.key}: {error}")
+                self.not_stored(ask, self._told(ask, error))
+            problem = error if isinstance(error, CodecError) else CodecError(f"{ask.shown}: {self._told(ask, error)}")
             if problem is not error:
                 problem.__cause__ = error
             return Failed(problem)
@@ -566,6 +573,22 @@ class Engine:
             if len(smaller) < len(payload):
                 payload, flags = smaller, COMPRESSED
         return Encoded(payload, flags, digest)
+
+    def encrypt(self, step: Encrypt) -> bytes | Failed:
+        ask, header, payload = step
+        try:
+            if self.keyring is None:
+                raise CodecError("there is no key to encrypt it with")
+            return self.keyring.seal(ask.key, header, payload)
+        except Exception as error:  # as for a value that can not be encoded
+            self.not_stored(ask, self._told(ask, error))
+            return Failed(error)
+
+    @staticmethod
+    def _told(ask: Ask, error: Exception) -> str:
+        """What an event says of an exception. The texts of our own codecs quote no value."""
+        is_plain = isinstance(error, CodecError) and not ask.site.has_own_codec
+        return str(error) if is_plain else told(error, ask.policy, str)
 
     def not_stored(self, ask: Ask, reason: str) -> None:
         """A value is with its caller, and nowhere else."""
@@ -656,7 +679,16 @@ class Engine:
             self.breaker.refused = type(step)
         else:
             self.breaker.failed()
-        self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=str(failure.error))
+        self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=self._of_layer(step, failure.error))
+
+    def _of_layer(self, step: Any, error: BaseException) -> str:
+        """What is told of a step that failed: what a server sent may have a key in it."""
+        masking = self.events.masking
+        if masking is None:
+            return str(error)
+        if isinstance(error.__cause__, WireError):
+            return "what was sent can not be read"
+        return masking.text(str(error), *getattr(step, "keys", (getattr(step, "key", ""),)))
 
     def answered(self) -> None:
         """A step of the shared layer was answered after failures."""

@@ -1,22 +1,25 @@
-"""What the environment says over the head of the policy file: two switches, and where Redis is."""
+"""What the environment says over the head of the policy file: two switches, where Redis is, and the keys that encrypt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from cachesync.core.encryption_keys import VARIABLE, EncryptionKeys
 from cachesync.core.settings import RedisSettings
 from cachesync.core.units import as_written
+from cachesync.errors import PolicyError
 
 _WORDS: Final = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 
 
 class Environment(NamedTuple):
-    """The two switches, on unless thrown; the Redis that the environment names, if any; and what is wrong with the three."""
+    """The two switches, on unless thrown; the Redis and the keys that the environment names, if any; and what is wrong with them."""
 
     enabled: bool
     redis_enabled: bool
     redis: RedisSettings | None
+    encryption_keys: EncryptionKeys | None
     problems: tuple[str, ...]
 
 
@@ -37,4 +40,10 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         _, wrong = RedisSettings.examine({"url": url})
         problems += [f"environment: CACHESYNC_REDIS_URL: {problem.says}" for problem in wrong]
         redis = None if wrong else RedisSettings(url)
-    return Environment(enabled, redis_enabled, redis, tuple(problems))
+    keys = None
+    if VARIABLE in environ:
+        try:
+            keys = EncryptionKeys(environ[VARIABLE], where=f"environment: {VARIABLE}")
+        except PolicyError as wrong:
+            problems += wrong.problems
+    return Environment(enabled, redis_enabled, redis, keys, tuple(problems))

@@ -7,10 +7,12 @@ same kind and subject are logged at level DEBUG, so that an outage is one line a
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from cachesync.coordination.masking import Masking
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Listener
 
@@ -69,6 +71,8 @@ class Events:
         self._listeners: tuple[Listener, ...] = ()
         self._told: set[tuple[str, object]] = set()
         self._lock = lock_across_forks()
+        self.masking: Masking | None = None
+        """Nothing is sent that it does not let through."""
 
     def add(self, listener: Listener) -> None:
         with self._lock:
@@ -81,7 +85,7 @@ class Events:
     def send(self, name: str, /, subject: object = None, **fields: Any) -> None:
         """Send an event. ``subject`` is what it is about: the first event of a name and a subject is logged at its own level."""
         level = CATALOGUE[name][0]
-        event = Event(name, fields)
+        event = Event(name, fields if self.masking is None else self.masking.fields(fields))
         first = (name, subject) not in self._told
         if first and len(self._told) < 10_000:
             self._told.add((name, subject))
@@ -91,6 +95,12 @@ class Events:
                 listener(event)
             except Exception:
                 logger.exception("a listener failed on %s", event)
+
+    def describe(self, error: Exception) -> dict[str, str]:
+        """What is told of a mistake of ours: its text and where it was made; where anything is masked, its class in place of the text."""
+        if self.masking is None:
+            return {"error": repr(error), "traceback": "".join(traceback.format_exception(error))}
+        return {"error": type(error).__name__, "traceback": "".join(traceback.format_tb(error.__traceback__))}
 
     def forget(self, name: str, subject: object = None) -> None:
         """The trouble is over: the next event of this name and subject is news again."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -171,7 +170,7 @@ class LogReader:
             result = part(*given)
         except Exception as error:
             if not self._stop.is_set():
-                events.send("reader_failed", error=repr(error), traceback="".join(traceback.format_exception(error)))
+                events.send("reader_failed", **events.describe(error))
             return None
         events.forget("reader_failed")
         return result

@@ -128,6 +128,7 @@ def _built(document: Mapping[str, Any], file: str, environment: Environment) -> 
         policies=Policies(_policy(name, table) for name, table in document["policy"].items()),
         file=file,
         enabled=environment.enabled,
+        encryption_keys=environment.encryption_keys,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
 from cachesync.core.flows import Ask, Result, Unneeded, refresh
+from cachesync.core.masking import told
 from cachesync.core.steps import Failed, Flow
 from cachesync.layers.forks import lock_across_forks
 
@@ -96,7 +97,9 @@ class Refresher:
         if outcome is None:
             self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
         elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
-            self._engine.events.send("refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=repr(outcome.error))
+            self._engine.events.send(
+                "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.policy)
+            )
 
 
 def _outcome(future: Future[Any]) -> Result | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from cachesync.coordination.masking import Masking
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.wrapper import Blueprint
 from cachesync.core.keys import overlap
@@ -25,6 +26,7 @@ class Registry:
         self._sites: tuple[Site, ...] = ()
         self._by_segments: dict[int, list[Site]] = {}
         self._by_policy: dict[str, Site] = {}
+        self.masking = Masking(policies, self.site_of, self.sites)
 
     def sites(self) -> tuple[Site, ...]:
         """Those of functions, in the order of decoration, then those of keys that belong to no function."""
@@ -71,13 +73,18 @@ class Registry:
         assert address is not None
         return site, address
 
+    def site_of(self, key: str) -> Site | None:
+        """The function that a key belongs to."""
+        sites = self._by_segments.get(key.count(":") + 1, ())
+        return next((site for site in sites if site.template is not None and site.template.split(key) is not None), None)
+
     def _site_of_policy(self, key: str) -> Site:
         policy = self._policies.match(key)
         if policy is None:
-            raise KeyArgumentError(f"no policy matches the key {key!r}; add one whose pattern does, or mend the key")
+            raise KeyArgumentError(f"no policy matches the key {self.masking.key(key)!r}; add one whose pattern does, or mend the key")
         if policy.is_dynamic:
             raise KeyArgumentError(
-                f'{key!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
+                f'{self.masking.key(key)!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
             )
         with self._lock:
             site = self._by_policy.get(policy.name)

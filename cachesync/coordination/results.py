@@ -30,11 +30,11 @@ def lifetime_of(policy: Policy, wanted: Callable[[Any], Any] | None, value: Any)
 def tags_of(texts: Any) -> tuple[Dependency, ...]:
     """Tags as a program names them. Raises ``TypeError`` or ``ValueError`` for what can not be one."""
     if isinstance(texts, str):
-        raise TypeError(f"tags are a list of texts; write [{texts!r}]")
+        raise TypeError("tags are a list of texts, not one text; put it in brackets")
     found = tuple(texts)
     for text in found:
         if not isinstance(text, str) or not text:
-            raise ValueError(f"{text!r} is not a tag")
+            raise ValueError("a tag can not be empty" if text == "" else f"a tag is a text, not {type(text).__name__}")
     return tuple(Dependency(TAG, written(text)) for text in found)
 
 

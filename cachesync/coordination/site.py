@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.keys import Template
+from cachesync.core.masking import by_policy, by_template
 from cachesync.core.policy import Policy
 from cachesync.core.records import TAG
 from cachesync.core.tuples import make
+from cachesync.errors import KeyArgumentError
 from cachesync.layers.sizing import Gauge
 from cachesync.protocols import Codec, Shelf
 
@@ -46,7 +48,8 @@ class Site:
     """``call`` computes from the parameters' values, ``fields`` finds in them what the key is made of.
 
     ``quick``, where there is one, does both for the commonest calls. ``codec`` is made when bytes are first needed, because a return
-    annotation may name what is defined further down in its module.
+    annotation may name what is defined further down in its module; ``has_own_codec`` says that the program brought it. ``hidden`` are the
+    fields that the policy masks.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Site:
     quick: Quick | None = None
     lifetime: Callable[[Any], Any] | None = None
     tags_from: Callable[[Any], Any] | None = None
+    hidden: frozenset[int] = frozenset()
+    has_own_codec: bool = False
     function: Callable[[], Any] = lambda: None
     """The decorated function, as long as anybody has it: a weak reference."""
     counts: Counts = field(default_factory=Counts)
@@ -85,8 +90,20 @@ class Site:
                 key, raw, short = found
                 return make(Address, (key, raw, self._tags(short) if self.tags or self.policy.tags else NO_DEPENDENCIES))
         assert self.template is not None and self.fields is not None
-        texts = self.template.texts(self.fields(*values))
+        try:
+            texts = self.template.texts(self.fields(*values))
+        except KeyArgumentError:
+            if not self.hidden:
+                raise
+            problem = f"an argument can not be part of the key {self.template.text!r}"
+            raise KeyArgumentError(f"{problem}; why is not said, because policy {self.policy.name!r} masks fields of it") from None
         return self._address(texts, self.template.join(texts))
+
+    def shown(self, key: str) -> str:
+        """One of its keys without the fields that its policy masks: for everything but the shared layer."""
+        if not self.policy.mask:
+            return key
+        return (self.template and by_template(self.template, self.hidden, key)) or by_policy(self.policy)
 
     def address_of_key(self, key: str) -> Address | None:
         """The same for a key written as text, ``None`` if it is not one of this site's."""

@@ -18,7 +18,7 @@ offset bytes field
 56     8     error: milliseconds after being fresh in which it may be served when the computation fails
 64     4     schema: the policy's version of the value
 68     4     key id: which key encrypted it, 0 for none
-72     16    content hash: xxh3-128 of the payload before compression and encryption
+72     16    content hash: xxh3-128 of the payload before compression; of one that is encrypted, the nonce and four zeros
 88     2     how many dependencies follow, each as kind (1 byte), length (2 bytes), UTF-8 text
 ====== ===== ==================================================================================================
 

@@ -14,6 +14,7 @@ from cachesync.core.auditing import Question
 from cachesync.core.entry import Dependency
 from cachesync.core.envelope import IDENTITY, Header, seal
 from cachesync.core.freshness import stale_window
+from cachesync.core.masking import told
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Record, Targets
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
@@ -36,6 +37,7 @@ from cachesync.core.steps import (
     Each,
     Encode,
     Encoded,
+    Encrypt,
     Examine,
     Failed,
     Fetch,
@@ -91,7 +93,7 @@ TRIES: Final = 3
 class Ask(NamedTuple):
     """One question: which key, under which policy, and where the answer comes from: ``call(*values)``.
 
-    ``site`` and ``raw`` mean nothing to the flows: they lead the engine to the codec and the shelf.
+    ``site`` and ``raw`` mean nothing to the flows: they lead the engine to the codec and the shelf. ``site`` says how the key is shown.
     """
 
     key: str
@@ -108,6 +110,12 @@ class Ask(NamedTuple):
     """How long a lease lives unless it is extended, milliseconds."""
     least: Stamp | None = None
     """The answer, and every cached value it is made of, may not be older. A pending stamp is never reached: then all is computed."""
+
+    @property
+    def shown(self) -> str:
+        """The key as anybody may be shown it: without what its policy masks."""
+        shown: str = self.site.shown(self.key) if self.policy.mask else self.key
+        return shown
 
 
 def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) -> Generator[Step, Any, Result]:
@@ -149,14 +157,14 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
         patience = None if policy.hard_timeout is None else policy.hard_timeout - (policy.soft_timeout or 0.0)
         result = yield Join(ask, shared, dead, True, patience)
     if isinstance(result, Overdue):
-        result = Failed(OverdueError(f"{ask.key}: its computation takes longer than {policy.hard_timeout:g} s (hard_timeout)"))
+        result = Failed(OverdueError(f"{ask.shown}: its computation takes longer than {policy.hard_timeout:g} s (hard_timeout)"))
     if isinstance(result, Failed) and isinstance(result.error, Exception):
         return (yield from _stand_in(ask, result))
     return result
 
 
 def _stand_in(ask: Ask, failed: Failed) -> Generator[Step, Any, Result]:
-    spare: Called | None = (yield Spare(ask, repr(failed.error))) if ask.policy.stale_if_error else None
+    spare: Called | None = (yield Spare(ask, told(failed.error, ask.policy))) if ask.policy.stale_if_error else None
     return failed if spare is None else spare
 
 
@@ -282,7 +290,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
         rest, milliseconds = None, 0
         if ask.policy.errors and isinstance(called.error, Exception):
             yield Rest(ask, begun, called)
-            rest = Holder(RESTING, begun.stamp or NOWHERE, repr(called.error)[:WHY_LENGTH])
+            rest = Holder(RESTING, begun.stamp or NOWHERE, _why(ask.policy, called.error))
             milliseconds = max(1, round(ask.policy.errors * 1000))
         if leased is not None:
             yield Release(ask.key, token, deadline + called.seconds, rest, milliseconds)
@@ -330,7 +338,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
                 problem = (
                     f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
                 )
-                return Failed(RestingError(f"{ask.key}: {problem}"))
+                return Failed(RestingError(f"{ask.shown}: {problem}"))
         if early:
             return Failed(Unneeded())
         waited: Waited = yield Await(ask.key, token, next(waits))
@@ -433,25 +441,23 @@ def _store(
         yield Release(ask.key, token, deadline)
         return True
     fresh = max(1, round(called.fresh * 1000))
-    blob = seal(
-        Header(
-            flags=packed.flags,
-            epoch=bytes.fromhex(begun.stamp.epoch),
-            number=begun.stamp.number,
-            own=own,
-            made=begun.now,
-            fresh=fresh,
-            stale=round(ask.policy.stale_while_revalidate * 1000),
-            error=round(ask.policy.stale_if_error * 1000),
-            schema=ask.policy.version,
-            key_id=0,
-            digest=packed.digest,
-            dependencies=called.dependencies,
-        ),
-        packed.payload,
+    header = Header(
+        flags=packed.flags,
+        epoch=bytes.fromhex(begun.stamp.epoch),
+        number=begun.stamp.number,
+        own=own,
+        made=begun.now,
+        fresh=fresh,
+        stale=round(ask.policy.stale_while_revalidate * 1000),
+        error=round(ask.policy.stale_if_error * 1000),
+        schema=ask.policy.version,
+        key_id=0,
+        digest=packed.digest,
+        dependencies=called.dependencies,
     )
+    blob: bytes | Failed = (yield Encrypt(ask, header, packed.payload)) if ask.policy.encrypt else seal(header, packed.payload)
     left = fresh + round(stale_window(ask.policy) * 1000) - round(called.seconds * 1000)  # age counts from its beginning
-    if left <= 0:
+    if left <= 0 or isinstance(blob, Failed):
         yield Release(ask.key, token, deadline)
         return True
     done: Done | Failed = yield Store(ask.key, token, blob, left, deadline)
@@ -598,6 +604,11 @@ def listen(seconds: float, *, beat: bool, patience: float, now: float) -> Genera
             elif not (yield from confirm(deadline, item if isinstance(item, Beat) else None)):
                 return False
     return True
+
+
+def _why(policy: Policy, error: BaseException) -> str:
+    """What stands in Redis of a failed computation. The text of an exception may hold what must not lie there."""
+    return type(error).__name__ if policy.encrypt else told(error, policy)[:WHY_LENGTH]
 
 
 def _waits() -> Iterator[float]:

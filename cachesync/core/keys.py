@@ -20,7 +20,7 @@ import enum
 import re
 import types
 import typing
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final
 
 from cachesync.core.arguments import FAST_TYPES, PLAIN_TYPES, UNKNOWN, decode, encode, percent
@@ -239,12 +239,12 @@ def written(text: str) -> str:
     return _IN_TEXT.sub(percent, text)
 
 
-def check_key(text: object) -> str:
-    """A key that a caller wrote as text. Raises `KeyArgumentError` for what is no key, or would be a pattern."""
+def check_key(text: object, shown: Callable[[str], str] = str) -> str:
+    """A key that a caller wrote as text. Raises `KeyArgumentError` for what is no key, or would be a pattern, as it may be ``shown``."""
     if not isinstance(text, str):
         raise KeyArgumentError(f"a key is a text, not {type(text).__name__}")
     if "*" in text:
-        raise KeyArgumentError(f"{text!r} is a pattern, not a key; in a key write %2A for '*'")
+        raise KeyArgumentError(f"{shown(text)!r} is a pattern, not a key; in a key write %2A for '*'")
     if len(text) > MAX_KEY_LENGTH:
         raise KeyArgumentError(f"a key of {len(text):,} characters; at most {MAX_KEY_LENGTH:,} are allowed")
     return written(text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, cast
 
 from cachesync.core.patterns import Pattern
-from cachesync.core.rules import Problem, Rule, choice, duration, flag, not_yet, number, off, or_word, size, texts, whole
+from cachesync.core.rules import Problem, Rule, choice, duration, flag, not_yet, number, or_word, size, texts, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 
@@ -139,10 +139,10 @@ class Policy(Section):
         "consistency": choice('"strict": every read confirms the head of the log.', "bounded", "strict"),
         "on_disconnect": choice('What local copies are worth when the log can not be heard: "bypass" or "serve" them.', "bypass", "serve"),
         "compress_over": size("Values larger than this are compressed.", optional=True),
-        "encrypt": off("Values at rest in Redis are encrypted.", "true is refused: encrypt is not available in this version; write false"),
+        "encrypt": flag("Values at rest in Redis are encrypted, with keys from CACHESYNC_ENCRYPTION_KEYS."),
         "shadow": not_yet(number("This share of hits is recomputed behind the caller's back and compared.", 0, 1)),
         "ramp": not_yet(number("Cache only this share of keys, the same in every process.", 0, 1)),
-        "mask": not_yet(texts("Key fields that logs, metrics, audit and the dashboard never show.")),
+        "mask": texts("Key fields that logs, metrics, audit and the dashboard never show."),
         "copy": flag("Hits return a private copy of the value."),
         "warm": not_yet(texts("Keys to compute after a start.")),
         "http": Rule(_read_http, {}, "What browsers and proxies are told."),

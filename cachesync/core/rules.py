@@ -185,17 +185,6 @@ def flag(about: str) -> Rule:
     return Rule(read, {"type": "boolean"}, about)
 
 
-def off(about: str, refused: str) -> Rule:
-    """A flag that can not be true in this version, for the reason ``refused``: accepting it silently would be a lie."""
-
-    def read(value: object) -> bool:
-        if value is False:
-            return value
-        raise ValueError(refused if value is True else f"{as_written(value)} is not true or false; write false, without quotes")
-
-    return Rule(read, {"const": False}, about)
-
-
 def texts(about: str) -> Rule:
     """A list of printable texts that are not blank."""
 

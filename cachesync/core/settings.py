@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, Final, cast
 
+from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.policies import Policies
 from cachesync.core.redis_url import read_redis_url
 from cachesync.core.rules import DYNAMIC, Problem, Rule, duration, flag, number, size, whole
@@ -124,7 +125,8 @@ class LocalSettings(Section):
 class Settings:
     """A whole policy file. ``redis=None``: one process, and everything still works. ``enabled=False``: every layer is bypassed.
 
-    ``ttl`` holds the named durations in seconds; ``file`` is where it was read from.
+    ``ttl`` holds the named durations in seconds; ``file`` is where it was read from. ``encryption_keys`` are for policies with
+    ``encrypt = true``; they never stand in a file.
     """
 
     namespace: str = "cachesync"
@@ -135,6 +137,7 @@ class Settings:
     policies: Policies = field(default_factory=Policies)
     file: str | None = None
     enabled: bool = True
+    encryption_keys: EncryptionKeys | None = None
 
     def __post_init__(self) -> None:
         _, problems = NAMESPACE.examine(self.namespace, ("namespace",))

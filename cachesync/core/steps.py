@@ -17,6 +17,7 @@ from cachesync.core.records import Record, Targets
 from cachesync.core.stamps import Lineage, Stamp
 
 if TYPE_CHECKING:
+    from cachesync.core.envelope import Header
     from cachesync.core.flows import Ask
 
 NO_DEADLINE: Final = float("inf")
@@ -509,6 +510,14 @@ class Encoded(NamedTuple):
     digest: bytes
 
 
+class Encrypt(NamedTuple):
+    """Make the bytes to store of a payload that its policy wants encrypted. Answered by these bytes, or `Failed`."""
+
+    ask: Ask
+    header: Header
+    payload: bytes
+
+
 class Keep(NamedTuple):
     """Hold a computed value here, unless an invalidation matched meanwhile; atomic against applying the log. Answered by `Done`.
 
@@ -635,7 +644,9 @@ class Settle(NamedTuple):
 
 
 LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
-LocalStep: TypeAlias = Admit | Outdated | Spare | Begin | Call | Rest | Rests | Encode | Keep | Join | Each | Await | Pend | Settle
+LocalStep: TypeAlias = (
+    Admit | Outdated | Spare | Begin | Call | Rest | Rests | Encode | Encrypt | Keep | Join | Each | Await | Pend | Settle
+)
 Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]
 """Whatever is asked step by step."""
