@@ -1,6 +1,6 @@
 """Payloads encrypted with AES-256-GCM (NIST SP 800-38D), by the package ``cryptography`` (extra ``[crypto]``).
 
-Each key of the cache has an encryption key of its own, derived from the one in the environment (NIST SP 800-108, 4.1: counter mode with
+Each key of the cache has an encryption key of its own, derived from the one in the environment (NIST SP 800-108r1, 4.1: counter mode with
 HMAC-SHA-256). So a blob that was moved to another key or another namespace can not be opened, and the bound on random nonces, 2**32 uses
 of one encryption key (SP 800-38D, 8.3: then one has been used twice with a probability of 2**-32), counts the fills of one key of the
 cache: 136 years of a fill each second.
