@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, TypeVar
 
-from cachesync.core.steps import Step
-
 R = TypeVar("R")
+S = TypeVar("S")
 
 
-def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any], reply: Any = None) -> R:
+def run(flow: Generator[S, Any, R], perform: Callable[[S], Any], reply: Any = None) -> R:
     """Run a flow to its end in this thread. ``reply`` is that to its first step, if it was performed already."""
     while True:
         try:
@@ -25,7 +24,7 @@ def run(flow: Generator[Step, Any, R], perform: Callable[[Step], Any], reply: An
             raise
 
 
-async def arun(flow: Generator[Step, Any, R], here: Mapping[type, Callable[[Any], Any]], perform: Callable[[Step], Awaitable[Any]]) -> R:
+async def arun(flow: Generator[S, Any, R], here: Mapping[type, Callable[[Any], Any]], perform: Callable[[S], Awaitable[Any]]) -> R:
     """Run a flow to its end in this task. ``here`` answers the steps that need no waiting."""
     reply: Any = None
     while True:
