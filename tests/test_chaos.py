@@ -408,7 +408,7 @@ def caller_of(
 
 
 @pytest.mark.parametrize("kind", [Fetch, Lease, Store, Announce, Seize, Hear])
-@pytest.mark.parametrize("fault", ["fail", "lose", "hang"])
+@pytest.mark.parametrize("fault", ["throw", "fail", "lose", "hang"])
 def test_a_step_that_goes_wrong_costs_nobody_an_answer(fault: Fault, kind: type, colour: Colour, loop: LoopThread) -> None:
     """Each call answers with what the function returns, every invalidation holds, and an event tells of the trouble."""
     events: list[Event] = []
@@ -437,6 +437,22 @@ def test_a_step_that_goes_wrong_costs_nobody_an_answer(fault: Fault, kind: type,
         until(lambda: caller.has_applied(last) or last.pending, "applying")
         caller.close()
     assert "reader_failed" not in {event.name for event in events}
+
+
+def test_a_log_reader_outlives_an_ear_that_throws(loop: LoopThread) -> None:
+    """It hears again what others announce when the ear does."""
+    events: list[Event] = []
+    chaos = ChaosLayer(MemoryShared(), seed=1)
+    a, b = (caller_of(chaos, "def", loop, events, max_lag=0.5) for _ in range(2))
+    a.put("item:1", 1)
+    until(lambda: b.get("item:1") == 1)
+    for _ in range(4):  # two of them are one after the other in one of the two readers
+        chaos.inject("throw", Hear)
+        until(lambda: not chaos._planned, "throwing")  # pyright: ignore[reportPrivateUsage]
+    stamp = a.drop("item:1")
+    until(lambda: b.has_applied(stamp), "hearing")
+    a.close()
+    b.close()
 
 
 def test_an_invalidation_whose_reply_was_lost_is_announced_again(colour: Colour, loop: LoopThread) -> None:

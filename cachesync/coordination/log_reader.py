@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine
-from cachesync.coordination.worlds import ThreadWorld
+from cachesync.coordination.worlds import ThreadWorld, raised
 from cachesync.core.flows import announce, listen
 from cachesync.core.steps import NO_DEADLINE, Collect, Confirm, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
 from cachesync.layers.forks import lock_across_forks
@@ -102,7 +102,7 @@ class LogReader:
         ear = self._engine.waiters.ear
         assert ear is not None
         turn = self.begin()
-        return self.end(turn, ear.perform(turn.step))
+        return self.end(turn, _hear(ear, turn.step))
 
     def begin(self) -> Turn:
         """What is due besides; then the waiting, which whoever calls this does. A waiting thread need not hold the cache."""
@@ -223,6 +223,13 @@ def _turn(reference: weakref.ref[LogReader], ear: Ear) -> bool | None:
     if turn is None:
         return False
     del reader
-    reply = ear.perform(turn.step)
+    reply = _hear(ear, turn.step)
     reader = reference()
     return None if reader is None else bool(reader.told(reader.end, turn, reply))
+
+
+def _hear(ear: Ear, step: Hear) -> Heard | Failed:
+    try:
+        return ear.perform(step)
+    except Exception as error:  # of a layer that was plugged in: the reader goes on
+        return raised(step, error)

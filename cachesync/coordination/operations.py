@@ -16,7 +16,7 @@ from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
-from cachesync.coordination.worlds import LoopWorld, ThreadWorld
+from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
@@ -87,7 +87,11 @@ class Operations:
             fetched: Any = None
             if self._shares():  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
                 step, asked = make(Fetch, ((ask.key,), ask.deadline, False)), engine.now()
-                fetched = self._loops.note(step, asked, await self._loops.layer().perform(step))
+                try:
+                    fetched = await self._loops.layer().perform(step)
+                except Exception as error:
+                    fetched = raised(step, error)
+                fetched = self._loops.note(step, asked, fetched)
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
         if self._wants_refresh(found):

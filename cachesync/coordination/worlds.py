@@ -36,6 +36,7 @@ from cachesync.core.steps import (
     Failed,
     Fetched,
     Flow,
+    Hear,
     Heard,
     Join,
     Joined,
@@ -60,6 +61,14 @@ _computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", de
 Threads and tasks that a computation starts inherit it with their context; a flight that has landed is never joined again, so what
 stands here too long does no harm.
 """
+
+
+def raised(step: SharedStep | Hear, error: Exception) -> Failed:
+    """The reply of a layer that raises, which no layer may: a mistake in one that was plugged in costs its callers no more than trouble."""
+    problem = LayerError(f"the shared layer, {step.__class__.__name__.lower()}: it raised {error!r}")
+    problem.__cause__ = error
+    return Failed(problem)
+
 
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
@@ -235,6 +244,8 @@ class ThreadWorld(_World):
         assert self.engine.shared is not None
         try:
             reply = self.engine.shared.sync.perform(step)
+        except Exception as error:
+            reply = raised(step, error)
         except BaseException:
             self.interrupted(step)
             raise
@@ -363,6 +374,8 @@ class LoopWorld(_World):
         asked = self.ask(step)
         try:
             reply = await self.layer().perform(step)
+        except Exception as error:
+            reply = raised(step, error)
         except BaseException:
             self.interrupted(step)
             raise
