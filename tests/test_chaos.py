@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any, cast
 
 import pytest
+from cachetools import LRUCache
 
-from cachesync import Cache, Event, MemoryShared, Policy, Settings
+from cachesync import Cache, CachetoolsMemory, Event, MemoryShared, Policy, Settings
 from cachesync.core.records import TAG, Record, Targets
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import NOWHERE, Stamp
@@ -493,6 +494,33 @@ def test_a_reader_of_the_log_is_not_misled_by_what_it_hears(fault: Fault, loop: 
     assert chaos.counts[f"{fault} Record"] > 50
     a.close()
     b.close()
+
+
+def no_size(_: object) -> float:
+    raise LookupError("it has no size")
+
+
+def test_a_local_layer_that_raises_costs_a_copy_and_no_call(colour: Colour, loop: LoopThread) -> None:
+    """The value is with its caller and in the shared layer, and an event tells."""
+    events, computed = list[Event](), list[int]()
+    memory = CachetoolsMemory(LRUCache(100, getsizeof=no_size))
+    cache = Cache(policies=POLICIES, shared=MemoryShared(), local=memory, on_event=events.append)
+    caller = Caller(cache, colour, loop)
+
+    @caller.cached("item:{number}")
+    async def item(number: int) -> int:
+        computed.append(number)
+        return number
+
+    for _ in range(3):
+        assert caller.do(item, 1) == 1
+    caller.put("item:2", 2)
+    assert caller.get("item:2") == 2
+    assert computed == [1], "it is found in the shared layer"
+    assert memory.usage().entries == 0
+    told = [event.fields for event in events if event.name == "layer_failed"]
+    assert told[0] == {"layer": "local", "step": "put", "error": "LookupError('it has no size')"}
+    caller.close()
 
 
 def test_with_a_clock_that_is_moved_by_hand_a_silent_layer_costs_no_time() -> None:

@@ -413,7 +413,7 @@ class Engine:
         policy, shelf = ask.policy, ask.site.shelf
         standing = shelf.copies.get(ask.raw)
         displaced = None if standing is None else standing.value  # it is let go after the lock: a finalizer may ask this cache
-        now = self.now()
+        now, trouble = self.now(), None
         with self.lock:
             ledger = self.ledger
             position, number = ledger.position, ledger.lineage.number(stamp)
@@ -430,8 +430,13 @@ class Engine:
             if policy.consistency != "strict" or self.shared is None:
                 until = min(deadline, self._trusted_until(policy), self._looked_at(ask, made, deadline))
                 held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale, spare)
-                shelf.put(ask.raw, held)
+                try:
+                    shelf.put(ask.raw, held)
+                except Exception as error:  # of a layer that was plugged in: the value is with its caller, and in the shared layer
+                    trouble = error
         del displaced
+        if trouble is not None:
+            self.events.send("layer_failed", "local", layer="local", step="put", error=repr(trouble))
         return life
 
     def detach(self, targets: Sequence[Targets]) -> None:

@@ -19,7 +19,7 @@ from cachesync.protocols import Listener
 logger = logging.getLogger("cachesync")
 
 CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
-    "layer_failed": (logging.WARNING, "a step of the shared layer failed; calls go on without it. layer, step, error"),
+    "layer_failed": (logging.WARNING, "a step of the shared layer failed, or of the local one; calls go on without it. layer, step, error"),
     "layer_recovered": (logging.INFO, "the shared layer answers again. layer"),
     "reader_failed": (logging.ERROR, "a mistake of ours in the log's reader; it goes on a moment later. error, traceback"),
     "log_silent": (logging.WARNING, "the log was not heard for max_lag; local copies are bypassed, or served stale. lag"),
