@@ -20,6 +20,7 @@ from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, SOFT, TAG, VAL
 from cachesync.core.stamps import NOWHERE, Lineage, Stamp
 from cachesync.core.steps import (
     NEVER,
+    RESTING,
     Announce,
     Announced,
     Bans,
@@ -463,6 +464,86 @@ class SharedLayerContract:
             assert talk.ask(Release("a", "mine"), Done).done
             assert not talk.ask(Release("a", "mine"), Done).done
             assert self.lease(talk, "a", "other").granted
+
+    ODD_REASONS: ClassVar[tuple[str, ...]] = (
+        *("", " ", "  two  spaces  ", "!", "RuntimeError('boom')", "a: b, c", "%", "\r\n+OK", "a\0b"),
+        *("é😀", "\ud83d", "x" * 200, "😀" * 200),
+    )
+
+    def test_a_lease_may_leave_a_rest_behind(self) -> None:
+        """The holder's computation has failed: nobody is granted the lease for a while, and whoever asks is told why."""
+        with self.opened() as talk:
+            head = self.announce(talk, Targets(TAG, ("t",)))
+            rest = Holder(RESTING, head, "RuntimeError('boom')")
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Release("a", "mine", rest=rest, milliseconds=60_000), Done).done
+            for _ in range(2):
+                assert self.lease(talk, "a", "other")[:2] == (False, None)
+                assert self.lease(talk, "a", "mine").holder == rest
+            assert not talk.ask(Release("a", "mine"), Done).done
+            assert not talk.ask(Extend("a", "mine", 60_000), Done).done
+            assert not talk.ask(Store("a", "mine", self.make_blob(head), 60_000), Done).done
+            assert self.lease(talk, "b", "other").granted
+            assert self.lease(talk, "a", "other").holder == rest
+
+    def test_a_rest_ends_with_its_time(self) -> None:
+        """Counted from when the lease was given back. Without a time it is none."""
+        with self.opened() as talk:
+            rest = Holder(RESTING, NOWHERE, "boom")
+            assert self.lease(talk, "a", "mine").granted
+            assert talk.ask(Release("a", "mine", rest=rest, milliseconds=20), Done).done
+            self.wait_until(talk, lambda: self.lease(talk, "a", "other").granted)
+            assert self.lease(talk, "b", "mine").granted
+            assert talk.ask(Release("b", "mine", rest=rest, milliseconds=0), Done).done
+            assert self.lease(talk, "b", "other").granted
+
+    def test_only_the_holder_leaves_a_rest_behind(self) -> None:
+        """One whose lease was lost meanwhile stops nobody."""
+        with self.opened() as talk:
+            rest = Holder(RESTING, NOWHERE, "boom")
+            assert self.lease(talk, "a", "mine").granted
+            assert not talk.ask(Release("a", "other", rest=rest, milliseconds=60_000), Done).done
+            assert self.lease(talk, "a", "other").holder == Holder("mine", NOWHERE)
+            assert not talk.ask(Release("b", "other", rest=rest, milliseconds=60_000), Done).done
+            assert self.lease(talk, "b", "mine").granted
+
+    def test_a_rest_is_ended_by_whoever_knows_better(self) -> None:
+        """By naming it, as any lease is taken over; by a value that is set; by an invalidation of the key."""
+        with self.opened() as talk:
+            rest = Holder(RESTING, NOWHERE, "boom")
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            for key in ("a", "b", "c"):
+                assert self.lease(talk, key, "mine").granted
+                assert talk.ask(Release(key, "mine", rest=rest, milliseconds=60_000), Done).done
+            assert not self.lease(talk, "a", "other", over=Holder(RESTING, NOWHERE, "bang")).granted
+            assert not self.lease(talk, "a", "other", over=Holder(RESTING, NOWHERE)).granted
+            assert self.lease(talk, "a", "other", over=rest).granted
+            assert talk.ask(Store("a", "other", blob, 60_000), Done).done
+            assert self.seize(talk, "b", "sets", unlink=True).granted
+            assert talk.ask(Store("b", "sets", blob, 60_000), Done).done
+            self.announce(talk, Targets(KEY, ("c",)), unlink=("c",))
+            assert self.lease(talk, "c", "other").granted
+
+    def test_a_rest_hides_no_entry(self) -> None:
+        """What stands there already is handed over, unless it was refused."""
+        with self.opened() as talk:
+            blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
+            rest = Holder(RESTING, NOWHERE, "boom")
+            assert self.store(talk, "a", blob)
+            assert self.lease(talk, "a", "mine", dead=blob[:IDENTITY]).granted
+            assert talk.ask(Release("a", "mine", rest=rest, milliseconds=60_000), Done).done
+            assert self.lease(talk, "a", "other")[:2] == (False, blob)
+            assert self.lease(talk, "a", "other", dead=blob[:IDENTITY]).holder == rest
+
+    def test_what_a_computation_failed_with_is_told_as_it_was_said(self) -> None:
+        """Spaces, line ends, emoji, lone surrogates, nothing at all."""
+        with self.opened() as talk:
+            for at, why in enumerate(self.ODD_REASONS):
+                rest = Holder(RESTING, Stamp("ff" * 8, at), why)
+                assert self.lease(talk, f"key:{at}", "mine").granted
+                assert talk.ask(Release(f"key:{at}", "mine", rest=rest, milliseconds=60_000), Done).done
+                assert self.lease(talk, f"key:{at}", "other").holder == rest, why
+                assert self.lease(talk, f"key:{at}", "other", over=rest).granted, why
 
     # --- fills --------------------------------------------------------------------------------------------------------------------
 
@@ -922,8 +1003,8 @@ class SharedLayerContract:
             assert [record.number for record in heard.records] == [1, 2]
 
     def test_the_end_of_a_lease_is_heard(self) -> None:
-        """By a fill, or because it was given back: whoever waits may look again. And once when watching has begun, before it is
-        known whether the lease ended meanwhile.
+        """By a fill, or because it was given back or left at rest: whoever waits may look again. And once when watching has
+        begun, before it is known whether the lease ended meanwhile.
         """
         with self.opened() as talk, talk.listening() as heard:
             blob = self.make_blob(talk.ask(Snapshot(), Joined).head)
@@ -935,8 +1016,13 @@ class SharedLayerContract:
             assert self.lease(talk, "a", "mine").granted
             assert talk.ask(Store("a", "mine", blob, 60_000), Done).done
             heard.until(lambda: heard.woken == ["a"] * 3)
+            assert self.lease(talk, "b", "mine").granted
+            heard.ear.watch("b")
+            heard.until(lambda: heard.woken == [*["a"] * 3, "b"])
+            assert talk.ask(Release("b", "mine", rest=Holder(RESTING, NOWHERE), milliseconds=60_000), Done).done
+            heard.until(lambda: heard.woken == [*["a"] * 3, "b", "b"])
             heard.beat()
-            assert heard.woken == ["a"] * 3
+            assert heard.woken == [*["a"] * 3, "b", "b"]
 
     def test_what_ends_no_lease_wakes_nobody(self) -> None:
         """Neither taking, extending or seizing one, nor trying to end another one's, nor what happens to other keys."""
