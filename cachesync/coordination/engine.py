@@ -69,6 +69,8 @@ NEWEST: Final = 0.3
 DUE_PAUSE: Final = 1.0
 """Seconds between two refreshes that one process tries of a value that is fresh and due."""
 ALWAYS: Final = math.inf
+MAX_PAYLOAD: Final = 500_000_000
+"""Bytes of a value. Redis takes 512 MB in one piece (``proto-max-bulk-len``), the header included, and ends a connection that says more."""
 CLOCK_SLACK: Final = 1.0
 """Seconds by which an entry may seem to be from the future. More means that the shared layer's clock was set back: its age is unknown."""
 
@@ -577,6 +579,11 @@ class Engine:
             smaller = compress(payload)
             if len(smaller) < len(payload):
                 payload, flags = smaller, COMPRESSED
+        if len(payload) > MAX_PAYLOAD:
+            problem = CodecError(f"its value has {len(payload):,} bytes as it is stored, and at most {MAX_PAYLOAD:,} can be stored")
+            if not given:
+                self.not_stored(ask, str(problem))
+            return Failed(problem)
         return Encoded(payload, flags, digest)
 
     def encrypt(self, step: Encrypt) -> bytes | Failed:
