@@ -174,7 +174,7 @@ class ChaosLayer:
     def __repr__(self) -> str:
         rates = (f"{fault}={_shown(rate)}" for fault, rate in self._given.items() if rate)
         happened = ", ".join(f"{what}: {count}" for what, count in sorted(self.counts.items())) or "nothing"
-        return f"<ChaosLayer({', '.join((repr(self.inner), f'seed={self.seed}', *rates))}): {happened}>"
+        return f"<ChaosLayer({', '.join((type(self.inner).__name__, f'seed={self.seed}', *rates))}): {happened}>"
 
     # --- a shared layer -----------------------------------------------------------------------------------------------------------
 
