@@ -165,6 +165,8 @@ def _coordination(results: Results) -> Iterator[Budget]:
                 is_upper=True,
                 unit=" ms",
             )
+    if flat := results.get("flat", {}).get("resident"):
+        yield Budget("size of a process, the second half of very many operations", max(flat) / flat[len(flat) // 2], 1.05, is_upper=True)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------------------------
@@ -314,6 +316,13 @@ def _silence_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"    {name:<33}{spent}"
 
 
+def _flat_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    if result:
+        sizes = " ".join(f"{size / 1e6:.1f}" for size in result["resident"])
+        yield f"Size of a process in MB, at ten moments of {result['operations']:,} operations in {result['seconds']:,.0f} s"
+        yield f"    {sizes}"
+
+
 def _scale_lines(result: Mapping[str, Any]) -> Iterator[str]:
     costs = ", ".join(f"{name} {cost * 1e6:.2f}" for name, cost in result["costs"].items())
     yield f"Simulated: share of the server's time, and p99 of the delay in ms; heartbeats every {result['interval']:g} s"
@@ -339,5 +348,6 @@ _COORDINATION: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     "recovery": _recovery_lines,
     "stampede": _stampede_lines,
     "silence": _silence_lines,
+    "flat": _flat_lines,
     "scale": _scale_lines,
 }

@@ -287,7 +287,7 @@ def test_a_full_cache_is_full_of_entries_that_are_hits(server: Server, namespace
 
 
 @pytest.mark.parametrize(
-    "name", ["coordinated_hit", "delivery", "invalidation", "issuing", "propagation", "recovery", "scale", "silence", "stampede"]
+    "name", ["coordinated_hit", "delivery", "flat", "invalidation", "issuing", "propagation", "recovery", "scale", "silence", "stampede"]
 )
 def test_each_benchmark_of_coordination_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``python -m benchmarks.NAME --help``."""

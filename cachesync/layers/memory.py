@@ -61,6 +61,8 @@ from cachesync.core.steps import (
 from cachesync.errors import LayerError
 
 LOG_LENGTH = 10_000
+SLACK = 1_000
+"""Leases that may always be taken between two looks for what has expired; a fill needs one."""
 
 
 class MemoryShared:
@@ -82,6 +84,7 @@ class MemoryShared:
         with self.changed:
             self._entries: dict[str, tuple[bytes, int]] = {}  # key to bytes and expiry, milliseconds
             self._leases: dict[str, tuple[Holder, int]] = {}
+            self._taken, self._room = 0, SLACK  # leases taken since it was last looked for what has expired, and how many may be
             self._epoch: str | None = None
             self._number = 0
             self._nonce = ""
@@ -145,10 +148,10 @@ class MemoryShared:
                 holder = self._holder(key, now)
                 granted = holder is None or holder.token == token or holder == over
                 if granted:
-                    self._leases[key] = (Holder(token, stamp), now + milliseconds)
+                    self._take(key, Holder(token, stamp), now, milliseconds)
                 return Leased(granted=granted, blob=None, head=self.head(), now=now, holder=None if granted else holder)
             case Seize(key, token, stamp, milliseconds, unlink):
-                self._leases[key] = (Holder(token, stamp), now + milliseconds)
+                self._take(key, Holder(token, stamp), now, milliseconds)
                 if unlink:
                     self._entries.pop(key, None)
                 return Leased(granted=True, blob=None, head=self.head(), now=now)
@@ -211,6 +214,15 @@ class MemoryShared:
     def _holder(self, key: str, now: int) -> Holder | None:
         holder, expiry = self._leases.get(key, (None, 0))
         return holder if expiry > now else None
+
+    def _take(self, key: str, holder: Holder, now: int, milliseconds: int) -> None:
+        """Note who holds a lease. Now and then all that has expired is forgotten, so that this grows with what lives."""
+        self._leases[key] = (holder, now + milliseconds)
+        self._taken += 1
+        if self._taken > self._room:
+            self._entries = {key: entry for key, entry in self._entries.items() if entry[1] > now}
+            self._leases = {key: lease for key, lease in self._leases.items() if lease[1] > now}
+            self._taken, self._room = 0, len(self._entries) + len(self._leases) + SLACK
 
     def _release(self, key: str, token: str, now: int) -> bool:
         holder = self._holder(key, now)
