@@ -484,7 +484,8 @@ def test_a_reader_of_the_log_is_not_misled_by_what_it_hears(fault: Fault, loop: 
     assert b.get("item:0") is None, "it listens from now on"
     stamp: Stamp | None = None
     for number in range(50):
-        a.put(f"item:{number % 7}", number)
+        stamp = a.put(f"item:{number % 5}", number)
+        assert b.get(f"item:{number % 5}", at_least=stamp) == number, "it has a copy from now on"
         stamp = a.drop(f"item:{number % 5}", tags=["others"])
         until(partial(b.has_applied, stamp), "applying")
         assert b.get(f"item:{number % 5}") is None

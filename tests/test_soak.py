@@ -6,17 +6,23 @@ A checker that can not fail proves nothing, so each rule has a history that keep
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cachesync import CodecError, Event, LayerError, OverdueError, RestingError
+from cachesync.core.entry import Held
+from cachesync.testing import LocalLayerContract
+from soak.chaos import Chaos, excuses
 from soak.checker import RECOVERY, Rule, Verdict, check
 from soak.crew import CrewError, Member
 from soak.diary import Diary, recall
 from soak.history import HOWS, Cut, Failover, Happened, History, Life, Read, Shown, Slow, Trouble, maker_number, maker_of
-from soak.report import stories, story, table
+from soak.origin import OriginError
+from soak.report import CHAOS, stories, story, table
 from soak.run import Outcome, Soak, Wanted
 from soak.watch import Watch
 from soak.world import BY_TEXT, SHORT_TTL, STALE_WINDOW, THINGS, concerned, parts_of
@@ -320,6 +326,53 @@ def test_a_hung_caller_an_exception_and_a_warning_are_trouble(tmp_path: Path) ->
     assert (tmp_path / "stacks").read_text()
 
 
+def test_what_is_excused_is_told_from_what_is_not(tmp_path: Path) -> None:
+    """In chaos computations take too long and rest, and a value may not be written; a plain call that says so is trouble, and so is a
+    layer that failed.
+    """
+    watch = Watch(Diary(tmp_path, slot=0, life=0), tmp_path / "stacks", limit=60.0)
+    watch.expect(excuses, events=frozenset({"unreadable"}))
+
+    def end(what: str, error: Exception) -> None:
+        with watch.over(), watch.call(what):
+            raise error
+
+    for error in (OriginError(), OverdueError("late"), RestingError("left alone")):
+        end("call items:a:1", error)
+    end("set items:a:1", CodecError("not written"))
+    watch.event(Event("unreadable", {}))
+    assert watch.failed == 4
+    end("call items:a:1", CodecError("not written"))
+    end("call items:a:1", LayerError("Redis, fetch: no answer in time"))
+    watch.event(Event("reader_failed", {}))
+    troubles = [trouble.what for trouble in recall(tmp_path, max_lag=1.0, slack=0.0).troubles]
+    assert troubles == ["exception: CodecError", "exception: LayerError", "event reader_failed"]
+
+
+def test_local_memory_in_chaos_is_local_memory(tmp_path: Path) -> None:
+    """It loses copies and refuses some, and what it holds it holds. Nothing of it happens when all is to be quiet."""
+    chaos = Chaos("redis://127.0.0.1:1/0", namespace="soak", seed="1.2.3", max_entries=100)
+    shelf = chaos.local.shelf()
+    made: list[Held] = []
+
+    def put(number: int) -> None:
+        with suppress(MemoryError):
+            made.append(shelf.put(number, LocalLayerContract.make_held(number)))
+
+    for number in range(300):
+        put(number % 50)
+    assert chaos.counts["local copy refused"]
+    assert chaos.counts["local copies forgotten"]
+    assert len(shelf) == chaos.local.usage().entries
+    chaos.end()
+    before = dict(chaos.counts)
+    for number in range(300):
+        put(number % 50)
+    assert dict(chaos.counts) == before
+    assert len(shelf) == 50
+    assert chaos.told()["chaos, local copy refused"] == before["local copy refused"]
+
+
 def test_a_worker_that_ends_of_itself_is_trouble(tmp_path: Path) -> None:
     """One that can not begin says so on its stderr, and whoever waits for it is told."""
     member = Member(tmp_path, 0, url="redis://127.0.0.1:1/0", shape="no such shape", options=("1", "--slots", "1"))
@@ -337,6 +390,19 @@ def test_a_soak_is_clean_without_violations_and_without_trouble() -> None:
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_soak_in_chaos_keeps_every_promise(tmp_path: Path) -> None:
+    """Layers, codecs and origins fail too, inside of every worker: steps, what is heard, local copies, values and computations."""
+    said: list[str] = []
+    wanted = Wanted(seconds=5.0, seed=3, workers=3, max_lag=0.3, every=1.5, limit=60.0, chaos=True)
+    outcome = Soak(wanted, tmp_path, said.append).run()
+    history, verdict = outcome.history, outcome.verdict
+    assert outcome.is_clean, "\n".join((*said, stories(history, verdict.violations[:3])))
+    assert verdict.reused
+    assert verdict.final_reads
+    for what in ("step", "what is heard", "origin", "local", "value"):
+        assert any(what in name for name in history.counts if name.startswith(CHAOS)), what
 
 
 def test_a_short_soak_keeps_every_promise(tmp_path: Path) -> None:

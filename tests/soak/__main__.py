@@ -25,7 +25,8 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=usual.limit, help="the longest a call may take, seconds (default: %(default)g)")
     parser.add_argument("--server", choices=flavours(), default=usual.flavour, help="(default: %(default)s)")
     parser.add_argument("--only", action="append", choices=names, default=[], metavar="FAULT", help=f"may be repeated: {', '.join(names)}")
-    parser.add_argument("--no-faults", action="store_true", help="nothing goes wrong")
+    parser.add_argument("--no-faults", action="store_true", help="nothing happens to workers, lines and the server")
+    parser.add_argument("--chaos", action="store_true", help="layers, codecs and origins fail too, inside of every worker")
     parser.add_argument("--keep", action="store_true", help="keep what was written down, also where nothing went wrong")
     options = parser.parse_args(given)
     wanted = Wanted(
@@ -37,6 +38,7 @@ def main(given: list[str] | None = None) -> int:
         limit=options.limit,
         flavour=options.server,
         only=frozenset(options.only),
+        chaos=options.chaos,
     )
     folder = Path(tempfile.mkdtemp(prefix="cachesync-soak-"))
     outcome = Soak(wanted, folder, lambda text: print(text, flush=True)).run()

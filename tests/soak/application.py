@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cachesync import Cache, Event, Policy, Settings
 from cachesync.core.settings import CoordinationSettings, LocalSettings
+from soak.chaos import Chaos, policies_in_chaos
 from soak.diary import Diary
 from soak.history import Shown
 from soak.origin import Origin, OriginError
@@ -39,22 +40,28 @@ POLICIES: Final = (
 )
 
 
-def make_cache(url: str, *, max_lag: float, max_entries: int, on_event: Callable[[Event], None] | None = None) -> Cache:
+def make_cache(
+    url: str, *, max_lag: float, max_entries: int, on_event: Callable[[Event], None] | None = None, chaos: Chaos | None = None
+) -> Cache:
     coordination = CoordinationSettings(max_lag=max_lag, budget=BUDGET, lease=LEASE, audit=AUDITED)
     settings = Settings(namespace=NAMESPACE, coordination=coordination, local=LocalSettings(max_entries=max_entries))
-    return Cache(settings, policies=POLICIES, redis=url, on_event=on_event)
+    if chaos is None:
+        return Cache(settings, policies=POLICIES, redis=url, on_event=on_event)
+    return Cache(settings, policies=policies_in_chaos(POLICIES), shared=chaos.shared, local=chaos.local, on_event=on_event)
 
 
 class Application:
     """One cache and its functions. ``functions[colour][family]`` is the cached function."""
 
-    def __init__(self, cache: Cache, origin: Origin, diary: Diary, *, seed: str) -> None:
+    def __init__(self, cache: Cache, origin: Origin, diary: Diary, *, seed: str, chaos: Chaos | None = None) -> None:
         self.cache = cache
         self.origin = origin
         self.diary = diary
         self.computed = 0
         self.swept = 0
         self._draw = random.Random(seed)
+        self._chaos = chaos
+        self._codec = None if chaos is None else chaos.codec
         threads = self._threads()
         self.functions: dict[Colour, dict[Family, Any]] = {"def": threads, "async def": self._loops(threads)}
         for thing in WHOLES:
@@ -81,7 +88,8 @@ class Application:
         """Seconds that a computation takes after it has read; or it fails."""
         if self._draw.random() < FAILS:
             raise OriginError
-        return self._draw.choice((0.0, 0.0, 0.1, 1.0)) * self._draw.random() * LONGEST_PAUSE
+        longer = 0.0 if self._chaos is None else self._chaos.pause()
+        return longer + self._draw.choice((0.0, 0.0, 0.1, 1.0)) * self._draw.random() * LONGEST_PAUSE
 
     def read(self, thing: Thing) -> list[Shown]:
         """A computation of ``def``."""
@@ -106,21 +114,21 @@ class Application:
     # --- the functions ------------------------------------------------------------------------------------------------------------
 
     def _threads(self) -> dict[Family, Any]:
-        cache = self.cache
+        cache, codec = self.cache, self._codec
 
-        @cache.cached("items:{group}:{number}", tags=["group:{group}", "number:{number}"])
+        @cache.cached("items:{group}:{number}", tags=["group:{group}", "number:{number}"], codec=codec)
         def items(group: str, number: int) -> list[Shown]:
             return self.read(thing_of("items", group, number))
 
-        @cache.cached("exact:{number}", tags=["number:{number}"])
+        @cache.cached("exact:{number}", tags=["number:{number}"], codec=codec)
         def exact(number: int) -> list[Shown]:
             return self.read(thing_of("exact", number))
 
-        @cache.cached("short:{number}")
+        @cache.cached("short:{number}", codec=codec)
         def short(number: int) -> list[Shown]:
             return self.read(thing_of("short", number))
 
-        @cache.cached("pages:{number}")
+        @cache.cached("pages:{number}", codec=codec)
         def pages(number: int) -> list[Shown]:
             shown = self.begin(thing_of("pages", number))
             for group in GROUPS:
@@ -128,11 +136,11 @@ class Application:
             time.sleep(self.pause())
             return shown
 
-        @cache.cached("books:{number}")
+        @cache.cached("books:{number}", codec=codec)
         def books(number: int) -> list[Shown]:
             return [*self.begin(thing_of("books", number)), *pages(number), *pages(number + 1)]
 
-        @cache.cached("reports:{number}", tags_from=_tags_in)
+        @cache.cached("reports:{number}", tags_from=_tags_in, codec=codec)
         def reports(number: int) -> list[Shown]:
             thing = thing_of("reports", number)
             self._declare(thing)
@@ -141,21 +149,21 @@ class Application:
         return {"items": items, "exact": exact, "short": short, "pages": pages, "books": books, "reports": reports}
 
     def _loops(self, twins: dict[Family, Any]) -> dict[Family, Any]:
-        cache = self.cache
+        cache, codec = self.cache, self._codec
 
-        @cache.cached("items:{group}:{number}", tags=["group:{group}", "number:{number}"], same_as=twins["items"])
+        @cache.cached("items:{group}:{number}", tags=["group:{group}", "number:{number}"], same_as=twins["items"], codec=codec)
         async def items(group: str, number: int) -> list[Shown]:
             return await self.aread(thing_of("items", group, number))
 
-        @cache.cached("exact:{number}", tags=["number:{number}"], same_as=twins["exact"])
+        @cache.cached("exact:{number}", tags=["number:{number}"], same_as=twins["exact"], codec=codec)
         async def exact(number: int) -> list[Shown]:
             return await self.aread(thing_of("exact", number))
 
-        @cache.cached("short:{number}", same_as=twins["short"])
+        @cache.cached("short:{number}", same_as=twins["short"], codec=codec)
         async def short(number: int) -> list[Shown]:
             return await self.aread(thing_of("short", number))
 
-        @cache.cached("pages:{number}", same_as=twins["pages"])
+        @cache.cached("pages:{number}", same_as=twins["pages"], codec=codec)
         async def pages(number: int) -> list[Shown]:
             shown = self.begin(thing_of("pages", number))
             for inside in await asyncio.gather(*(items(group, number) for group in GROUPS)):
@@ -163,11 +171,11 @@ class Application:
             await asyncio.sleep(self.pause())
             return shown
 
-        @cache.cached("books:{number}", same_as=twins["books"])
+        @cache.cached("books:{number}", same_as=twins["books"], codec=codec)
         async def books(number: int) -> list[Shown]:
             return [*self.begin(thing_of("books", number)), *await pages(number), *await pages(number + 1)]
 
-        @cache.cached("reports:{number}", tags_from=_tags_in, same_as=twins["reports"])
+        @cache.cached("reports:{number}", tags_from=_tags_in, same_as=twins["reports"], codec=codec)
         async def reports(number: int) -> list[Shown]:
             thing = thing_of("reports", number)
             self._declare(thing)

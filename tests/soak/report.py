@@ -12,6 +12,8 @@ from soak.world import THINGS, concerned
 
 AROUND: Final = 1.0
 """Seconds before and after, in which a story names what else happened."""
+CHAOS: Final = "chaos, "
+"""What the names of counts begin with that tell what was done inside of workers."""
 
 
 def table(history: History, verdict: Verdict) -> str:
@@ -28,13 +30,18 @@ def table(history: History, verdict: Verdict) -> str:
             _block(f"cuts {len(history.cuts):,}, of them {pending:,} pending when they returned", cuts),
             _block(f"faults {len(history.faults):,}", faults),
             _block("promises, and how often each was compared", checks),
-            _block("the workers", _ordered(history.counts)),
+            *((_block("chaos in the workers", chaos),) if (chaos := _of_chaos(history.counts)) else ()),
+            _block("the workers", _ordered({name: count for name, count in history.counts.items() if not name.startswith(CHAOS)})),
             f"{share:.0f} % of what was shown had been computed before it was asked for; the longest lag of a cut was "
             f"{verdict.longest_lag * 1000:.0f} ms, the slowest call {history.slowest.seconds:.1f} s ({history.slowest.what})",
             _block(f"troubles {len(history.troubles):,}", troubles),
             f"violations {verdict.count:,}",
         )
     )
+
+
+def _of_chaos(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name.removeprefix(CHAOS): count for name, count in counts.items() if name.startswith(CHAOS)}
 
 
 def _ordered(counts: Mapping[str, int]) -> dict[str, int]:

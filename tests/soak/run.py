@@ -28,7 +28,7 @@ PROGRESS: Final = 5.0
 class Wanted:
     """How a soak is run. ``seconds`` of traffic, ``every`` so many a fault; ``limit`` is the longest that a call may take.
 
-    ``only`` names the faults that may happen; empty: all.
+    ``only`` names the faults that may happen; empty: all. ``chaos``: layers, codecs and origins fail too.
     """
 
     seconds: float = 120.0
@@ -40,6 +40,7 @@ class Wanted:
     limit: float = 10.0
     flavour: str = "valkey9"
     only: frozenset[str] = frozenset()
+    chaos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Soak:
         Origin.create(self._folder, slots=slots + 1)
         server = stack.enter_context(Server(wanted.flavour, options=REPLICATES))
         lines = [stack.enter_context(Proxy("127.0.0.1", server.port)) for _ in range(slots)]
-        options = (str(wanted.seed), "--slots", str(slots + 1), "--max-lag", str(wanted.max_lag), "--limit", str(wanted.limit))
+        bounds = ("--slots", str(slots + 1), "--max-lag", str(wanted.max_lag), "--limit", str(wanted.limit))
+        options = (str(wanted.seed), *bounds, *(("--chaos",) if wanted.chaos else ()))
         crew = [
             Member(self._folder, slot, url=line.url, shape=SHAPES[slot % len(SHAPES)], options=options) for slot, line in enumerate(lines)
         ]
@@ -97,7 +99,8 @@ class Soak:
             member.start()
         for member in crew:
             member.wait_for("ready")
-        self._say(f"{slots} workers on {server.flavour} {server.version}, seed {wanted.seed}: {wanted.seconds:g} s")
+        how = ", in chaos" if wanted.chaos else ""
+        self._say(f"{slots} workers on {server.flavour} {server.version}, seed {wanted.seed}: {wanted.seconds:g} s{how}")
         stage = Stage(server, lines, crew, random.Random(wanted.seed), wanted.max_lag)
         stack.callback(stage.end)
         misfortune = Misfortune(stage, every=wanted.every, only=wanted.only)

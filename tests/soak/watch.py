@@ -16,7 +16,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,15 @@ MISTAKES: Final = frozenset({"reader_failed", "invalidation_lost", "unreadable",
 """Events that tell of a mistake: no fault of the soak's excuses them."""
 
 
+class ExcusedError(Exception):
+    """A call ended with an exception that it may end with."""
+
+
+def _is_the_origin_s(error: Exception, what: str) -> bool:
+    del what
+    return isinstance(error, OriginError)
+
+
 class Watch:
     """Watches over one process. ``limit`` is how long a call may take, in seconds that the process was not frozen."""
 
@@ -45,8 +54,14 @@ class Watch:
         self._seen = time.monotonic()
         self._frozen = 0.0
         self._events: Counter[str] = Counter()
+        self._mistakes = MISTAKES
+        self._excuses: Callable[[Exception, str], bool] = _is_the_origin_s
         self.failed = 0
         self.slowest = Slow()
+
+    def expect(self, excuses: Callable[[Exception, str], bool], *, events: frozenset[str]) -> None:
+        """More may happen here than usual: exceptions that are excused where they came out of a call, and events."""
+        self._excuses, self._mistakes = excuses, MISTAKES - events
 
     def start(self) -> None:
         """From now on, what goes wrong anywhere in this process is written down."""
@@ -65,15 +80,15 @@ class Watch:
     def event(self, event: Event) -> None:
         """Count an event of the cache."""
         self._events[event.name] += 1
-        if event.name in MISTAKES:
+        if event.name in self._mistakes:
             self._diary.trouble(f"event {event.name}", str(event))
 
     @contextmanager
     def over(self) -> Generator[None]:
-        """Something is being done. An exception goes no further: it is written down, unless it is one that origins raise."""
+        """Something is being done. An exception goes no further: it is written down, unless it is one that is excused."""
         try:
             yield
-        except OriginError:
+        except ExcusedError:
             self.failed += 1
         except Exception as error:
             self._caught("exception", error, "")
@@ -88,6 +103,8 @@ class Watch:
             yield
         except Exception as error:
             error.add_note(f"It came out of: {what}")
+            if self._excuses(error, what):
+                raise ExcusedError(what) from error
             raise
         finally:
             del self._under_way[token]

@@ -24,7 +24,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from soak.application import Application, make_cache
+from soak.application import NAMESPACE, Application, make_cache
+from soak.chaos import Chaos, excuses
 from soak.diary import Diary
 from soak.origin import Origin
 from soak.traffic import Act, Actor, Place, proceed
@@ -35,6 +36,8 @@ from support.nodes import Colour, LoopThread, until
 SHAPES: Final = {"threads": (3, 0, 0), "loop": (0, 1, 5), "both": (2, 2, 2), "cold": (0, 0, 0)}
 """How many threads, loops, and tasks in each loop."""
 LONG: Final = 30.0
+IN_CHAOS: Final = frozenset({"unreadable"})
+"""Events that are no mistake where a codec is told to fail."""
 
 
 def drive(act: Act, watch: Watch) -> None:
@@ -76,8 +79,13 @@ class Worker:
         self._diary.life(began=time.monotonic(), shape=self._shape)
         # A small local memory in every third process, so that some copies are evicted while they are judged.
         max_entries = 12 if options.slot % 3 == 2 else 10_000
-        self._cache = make_cache(options.url, max_lag=options.max_lag, max_entries=max_entries, on_event=self._watch.event)
-        self._application = Application(self._cache, Origin(folder), self._diary, seed=self._seed)
+        self._chaos = Chaos(options.url, namespace=NAMESPACE, seed=self._seed, max_entries=max_entries) if options.chaos else None
+        if self._chaos is not None:
+            self._watch.expect(excuses, events=IN_CHAOS)
+        self._cache = make_cache(
+            options.url, max_lag=options.max_lag, max_entries=max_entries, on_event=self._watch.event, chaos=self._chaos
+        )
+        self._application = Application(self._cache, Origin(folder), self._diary, seed=self._seed, chaos=self._chaos)
 
     def begin(self) -> None:
         threads, loops, tasks = SHAPES[self._shape]
@@ -106,6 +114,8 @@ class Worker:
             await asyncio.sleep(actor.pause())
 
     def quiet(self) -> None:
+        if self._chaos is not None:
+            self._chaos.end()
         self._stop.set()
         for thread in self._threads:
             thread.join(LONG)
@@ -138,7 +148,7 @@ class Worker:
         total = self._cache.stats().total
         counts = {"computed": self._application.computed, "failed": self._watch.failed, "swept": self._application.swept}
         counts |= {"local hits": total.local_hits, "shared hits": total.shared_hits, "joined": total.joined}
-        self._diary.counts(counts | self._watch.counts())
+        self._diary.counts(counts | self._watch.counts() | ({} if self._chaos is None else self._chaos.told()))
         self._diary.slowest(self._watch.slowest)
 
 
@@ -164,6 +174,7 @@ def read_options(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--max-lag", type=float, required=True)
     parser.add_argument("--limit", type=float, required=True)
+    parser.add_argument("--chaos", action="store_true")
     return parser.parse_args(given)
 
 
