@@ -65,7 +65,7 @@ bench: $(TOOLS) $(PEERS)  ## measure us beside the peers: a table, a plot, a JSO
 mutants: $(TOOLS)  ## break the package in known ways; a test must notice each; ARGS="--only NAME"
 	$(PY) tests/mutants.py $(ARGS)
 
-soak: $(TOOLS)  ## two minutes of random faults, and a checker of the promises; ARGS="--seconds 20 --seed 7"
+soak: $(TOOLS)  ## two minutes of random faults, and a checker of the promises; ARGS="--chaos --seconds 20 --seed 7"
 	PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(PY) -m soak $(ARGS)
 
 api: $(TOOLS)  ## compare the public names with tests/api.txt; ARGS=--write renews it
