@@ -1,5 +1,6 @@
 """cachesync keeps the copies of your data in local memory, Redis and the browser in step."""
 
+from cachesync.batch import AsyncCachedMany, CachedMany
 from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, Stats
 from cachesync.coordination.events import Event
 from cachesync.coordination.gathering import in_context
@@ -12,6 +13,7 @@ from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
 from cachesync.errors import (
+    BatchError,
     CachesyncError,
     CodecError,
     KeyArgumentError,
@@ -32,8 +34,11 @@ __version__ = "0.1.0"
 __all__ = [
     "MISSING",
     "AsyncCachedFunction",
+    "AsyncCachedMany",
+    "BatchError",
     "Cache",
     "CachedFunction",
+    "CachedMany",
     "CachesyncError",
     "CachetoolsMemory",
     "CodecError",

@@ -11,26 +11,28 @@ import inspect
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
+from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
-from cachesync.coordination.operations import Operations, own_copy, value_of
+from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
+from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
-from cachesync.coordination.wrapper import plan
+from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
-from cachesync.core.flows import Ask
+from cachesync.core.flows import Ask, Result
 from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
 from cachesync.core.masking import hidden_fields
 from cachesync.core.policies import Policies
@@ -38,7 +40,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Called
+from cachesync.core.steps import Called, Flow
 from cachesync.core.sweeping import Swept
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
@@ -51,6 +53,8 @@ from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+M = TypeVar("M", bound="Mapping[Any, Any] | Sequence[Any]")
+"""What a function of many arguments returns."""
 
 
 class Missing(Enum):
@@ -177,12 +181,58 @@ class Cache:
             raise KeyTemplateError(f"{key!r}: codec is an object with encode and decode, not {codec!r}")
         return Decorate(self, key, tags, ignore, tags_from, ttl, codec, same_as)
 
+    def cached_many(
+        self,
+        key: str,
+        *,
+        tags: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        tags_from: Callable[[Any], Iterable[str]] | None = None,
+        ttl: Callable[[Any], Any] | None = None,
+        codec: Codec | None = None,
+        same_as: Callable[..., Any] | None = None,
+        page: int = PAGE,
+    ) -> DecorateMany:
+        """Cache what a function of many arguments returns, each item for itself: ``def stores(codes: Sequence[str]) -> dict[str, Store]``
+        under ``"stores:{code}"``. It is called once, with just the items that are not cached and that nobody computes already.
+
+        The one parameter that the template leaves out holds the items, and the one name of the template that is no parameter stands for
+        one of them. The function returns a dict of items to results, and what it leaves out counts as ``None``; or a list with a result
+        for each item in their order. Any other answer is a ``BatchError``. ``tags_from`` and ``ttl`` are given the result of one item. The
+        rest is as in `cached`; with ``same_as`` a function of one item shares its entries with one of many.
+
+        Up to ``page`` items are fetched, leased, computed and stored at once; more are several pages, each with a call and a budget of
+        its own.
+        """
+        tags, ignore = _texts(key, "tags", tags), _texts(key, "ignore", ignore)
+        how = self.cached(key, tags=tags, ignore=ignore, tags_from=tags_from, ttl=ttl, codec=codec, same_as=same_as)
+        if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page <= MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise KeyTemplateError(f"{key!r}: page is a whole number from 1 to {MOST:,}, not {page!r}")
+        return DecorateMany(how, page)
+
     def decorate(self, function: Any, how: Decorate) -> Any:
         """What the decorator made by `cached` does with its function."""
         if isinstance(function, classmethod | staticmethod):
             kind: Any = type(cast("object", function))
             return kind(self.decorate(cast("Any", function).__func__, how))
         blueprint = plan(function, how.key, tags=how.tags, ignore=how.ignore)
+        site = self._site(blueprint, how, blueprint.call, lambda: how.codec or codec_for(return_annotation(function)))
+        if self._engine.shared is not None:
+            self._check_codec(site, function)
+        return self._enter(site, dress(site, blueprint, self._operations))
+
+    def decorate_many(self, function: Any, how: Decorate, page: int) -> Any:
+        """What the decorator made by `cached_many` does with its function."""
+        if isinstance(function, classmethod | staticmethod):
+            kind: Any = type(cast("object", function))
+            return kind(self.decorate_many(cast("Any", function).__func__, how, page))
+        items = plan_items(function, how.key, tags=how.tags, ignore=how.ignore)
+        batch = items.batch
+        site = self._site(items.one, how, batch, lambda: how.codec or codec_for(batch.answers.value))
+        self._check_codec(site, function, batch)
+        return self._enter(site, dress_many(site, items, self._operations, page))
+
+    def _site(self, blueprint: Blueprint, how: Decorate, call: Callable[..., Any], make_codec: Callable[[], Codec]) -> Site:
         policy = self.settings.policies.for_shape(blueprint.template.shape)
         if policy.is_dynamic != (how.ttl is not None):
             problem = (
@@ -192,12 +242,12 @@ class Cache:
             )
             raise KeyTemplateError(f"{blueprint.name}: {problem}")
         twin = self._registry.twin(blueprint, how.same_as)
-        site = Site(
+        return Site(
             name=blueprint.name,
             policy=policy,
             shelf=twin.shelf if twin else self._engine.local.shelf(),
-            make_codec=lambda: how.codec or codec_for(return_annotation(function)),
-            call=blueprint.call,
+            make_codec=make_codec,
+            call=call,
             template=blueprint.template,
             fields=blueprint.fields,
             quick=blueprint.quick,
@@ -208,17 +258,17 @@ class Cache:
             hidden=hidden_fields(blueprint.template, policy, blueprint.name),
             has_own_codec=how.codec is not None,
         )
-        if self._engine.shared is not None:
-            self._check_codec(site, function)
-        wrapper = dress(site, blueprint, self._operations)
+
+    def _enter(self, site: Site, wrapper: Any) -> Any:
         site.function = weakref.ref(wrapper)
         self._registry.add(site)
         return wrapper
 
-    def _check_codec(self, site: Site, function: Callable[..., Any]) -> None:
+    def _check_codec(self, site: Site, function: Callable[..., Any], batch: Batch | None = None) -> None:
         """Find out at decoration whether results can be stored. A name that is defined further down is looked for again later."""
         try:
-            _ = site.codec
+            _ = batch and batch.answers
+            _ = self._engine.shared and site.codec
         except CodecError:
             hint = getattr(inspect.unwrap(function), "__annotations__", {}).get("return")
             if not isinstance(hint, str):
@@ -284,6 +334,58 @@ class Cache:
         ask, operations = self._ask(key, computed), self._operations
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
+
+    def get_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
+        """The cached values of several keys, in one trip to Redis: a dict that has those which were found. Never computes.
+
+        ``at_least`` as in `get`. The keys stand in the dict as they were given. Raises ``KeyArgumentError`` for what is no key.
+        """
+        wanted = self._want(keys)
+        return self._found(wanted, self._operations.run(self._operations.looking_many(list(wanted.values()), at_least)))
+
+    async def aget_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
+        """As `get_many`."""
+        wanted = self._want(keys)
+        return self._found(wanted, await self._operations.arun(self._operations.looking_many(list(wanted.values()), at_least)))
+
+    def get_or_compute_many(
+        self, keys: Iterable[str], compute: Callable[[list[str]], Mapping[str, T]], *, at_least: Stamp | None = None
+    ) -> dict[str, T | None]:
+        """The cached values of several keys. What is not cached is asked of ``compute``, in one call: it is given those keys, and returns
+        a dict. What that leaves out is ``None``, and is cached as ``None``.
+
+        Each key is computed once, whoever asks. ``at_least`` as in `get_or_compute`. Raises ``BatchError`` for an answer with other keys.
+        """
+        wanted = self._want(keys, Asked(compute))
+        return self._computed(wanted, self._operations.run(self._obtaining(wanted, at_least, self._operations.refresher.start)))
+
+    async def aget_or_compute_many(
+        self, keys: Iterable[str], compute: Callable[[list[str]], Awaitable[Mapping[str, T]]], *, at_least: Stamp | None = None
+    ) -> dict[str, T | None]:
+        """As `get_or_compute_many`, for a coroutine function."""
+        wanted = self._want(keys, AsyncAsked(compute))
+        return self._computed(wanted, await self._operations.arun(self._obtaining(wanted, at_least, self._operations.refresher.start_task)))
+
+    def _want(self, keys: Iterable[str], compute: Callable[..., Any] | None = None) -> dict[str, Wanted]:
+        """What is wanted for each key, as it was given."""
+        if isinstance(keys, str) or not isinstance(keys, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance] - no type checker
+            raise KeyArgumentError(f"keys are a list of texts, not {keys!r}")
+        wanted: dict[str, Wanted] = {}
+        for key in keys:
+            site, address = self._registry.find(check_key(key))
+            wanted[key] = Wanted(site, address, (key,), compute)
+        return wanted
+
+    def _obtaining(self, wanted: Mapping[str, Wanted], least: Stamp | None, refresh: Callable[..., None]) -> Flow:
+        asks = list(wanted.values())
+        return self._operations.obtaining_many(asks, lambda asks: refresh(*asks), least=least, at_once=True)
+
+    def _found(self, wanted: Mapping[str, Wanted], found: Mapping[str, Called]) -> dict[str, Any]:
+        there = ((key, one) for key, one in wanted.items() if one.address.key in found)
+        return {key: own_copy(one.site.policy, found[one.address.key].value) for key, one in there}
+
+    def _computed(self, wanted: Mapping[str, Wanted], answers: Mapping[str, Result]) -> dict[str, Any]:
+        return {key: value_of(one.site.policy, answers[one.address.key]) for key, one in wanted.items()}
 
     def peek(self, key: str) -> Entry[Any] | None:
         """What is cached under a key, without computing; ``None`` where nothing is."""
@@ -448,6 +550,26 @@ class Decorate:
         return self.cache.decorate(function, self)
 
 
+@dataclass(frozen=True, slots=True)
+class DecorateMany:
+    """The decorator that `Cache.cached_many` returns."""
+
+    how: Decorate
+    page: int
+
+    @overload
+    def __call__(self, function: Callable[P, _NobodyReturnsThis], /) -> CachedMany[P, Any]: ...
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Coroutine[Any, Any, M]], /
+    ) -> AsyncCachedMany[P, M]: ...
+    @overload
+    def __call__(self, function: Callable[P, M], /) -> CachedMany[P, M]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """The cached function. Raises `KeyTemplateError` or `CodecError` when something does not fit."""
+        return self.how.cache.decorate_many(function, self.how, self.page)
+
+
 class Update:
     """A value that is being replaced. The lease is taken and the position noted when the ``with`` block begins."""
 
@@ -531,4 +653,16 @@ def _targets(patterns: Sequence[str], tags: Iterable[str], soft: bool) -> tuple[
     return targets
 
 
-__all__ = ["MISSING", "AsyncUpdate", "Cache", "Decorate", "FunctionStats", "LogStats", "Missing", "Stats", "SystemClock", "Update"]
+__all__ = [
+    "MISSING",
+    "AsyncUpdate",
+    "Cache",
+    "Decorate",
+    "DecorateMany",
+    "FunctionStats",
+    "LogStats",
+    "Missing",
+    "Stats",
+    "SystemClock",
+    "Update",
+]

@@ -6,10 +6,10 @@ carries the methods of a face; the faces stand at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from cachesync.coordination.operations import Operations, value_of
+from cachesync.coordination.operations import Operations, Wanted, value_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.wrapper import Blueprint, compile_wrapper
 from cachesync.core.entry import Entry
@@ -168,8 +168,12 @@ class _Both:
     def _ask(self, values: tuple[Any, ...]) -> Ask:
         return self._operations.engine.ask(self._site, self._site.address(values), values)
 
-    def _ask_all(self, calls: Iterable[tuple[Any, ...]]) -> list[Ask]:
-        return [self._ask(self._bind(*call)) for call in calls]
+    def _want_all(self, calls: Iterable[tuple[Any, ...]]) -> list[Wanted]:
+        rows = [self._bind(*call) for call in calls]
+        return [Wanted(self._site, self._site.address(values), values) for values in rows]
+
+    def _values(self, wanted: Sequence[Wanted], answers: Mapping[str, Any]) -> list[Any]:
+        return [self._value(answers[one.address.key]) for one in wanted]
 
     def _value(self, result: Any) -> Any:
         return value_of(self._site.policy, result)
@@ -210,9 +214,9 @@ class _Face(_Both):
         return stamp_of(self._operations.run(self._operations.putting(ask, (value,))))
 
     def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
-        asks = self._ask_all(calls)
-        operations = self._operations
-        return [self._value(result) for result in operations.run(operations.obtaining_many(asks, operations.refresher.start))]
+        wanted, operations = self._want_all(calls), self._operations
+        refresh = _one_by_one(operations.refresher.start)
+        return self._values(wanted, operations.run(operations.obtaining_many(wanted, refresh)))
 
 
 class _AsyncFace(_Both):
@@ -241,9 +245,17 @@ class _AsyncFace(_Both):
         return stamp_of(await self._operations.arun(self._operations.putting(ask, (value,))))
 
     async def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
-        asks = self._ask_all(calls)
-        operations = self._operations
-        return [self._value(result) for result in await operations.arun(operations.obtaining_many(asks, operations.refresher.start_task))]
+        wanted, operations = self._want_all(calls), self._operations
+        refresh = _one_by_one(operations.refresher.start_task)
+        return self._values(wanted, await operations.arun(operations.obtaining_many(wanted, refresh)))
+
+
+def _one_by_one(start: Callable[[Ask], None]) -> Callable[[list[Ask]], None]:
+    def refresh(asks: list[Ask]) -> None:
+        for ask in asks:
+            start(ask)
+
+    return refresh
 
 
 def stamp_of(put: tuple[Any, Stamp | None]) -> Stamp:

@@ -8,6 +8,7 @@
     ├── KeyArgumentError     an argument or a text can not be part of a key (at the call)
     ├── CodecError           a value can not be encoded, or bytes can not be decoded
     ├── LayerError           a layer failed and nothing could be served
+    ├── BatchError           a function of many arguments answered for other items than it was asked for
     ├── RestingError         a computation failed a moment ago in another process and is left alone (errors)
     └── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
 
@@ -49,6 +50,13 @@ class LayerError(CachesyncError):
 
     is_refusal: bool = False
     """The layer answered, and refused: it is full, or does not permit what was asked."""
+
+
+class BatchError(CachesyncError, ValueError):
+    """A function of many arguments answered for other items, or for another number of them, than it was asked for.
+
+    Nothing is stored, and everybody who waits for one of the items is told.
+    """
 
 
 class RestingError(CachesyncError):

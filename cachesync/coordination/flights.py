@@ -22,10 +22,10 @@ class Flight:
     """One computation. ``thread`` is where it runs, ``task`` the task that runs it if it is ``async``, ``token`` its lease's.
 
     ``pends`` is how many invalidations this process had made when it began. ``limit`` is the longest it may take (seconds, monotonic
-    clock of the engine): nobody joins it after that.
+    clock of the engine): nobody joins it after that. ``crew`` are the flights of one batch, itself included: one call computes for all.
     """
 
-    __slots__ = ("dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
+    __slots__ = ("crew", "dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
 
     def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str, limit: float = NO_DEADLINE) -> None:
         self.limit = limit
@@ -36,6 +36,7 @@ class Flight:
         self.task: asyncio.Task[None] | None = None
         self.pends = 0
         self.waiting = 0
+        self.crew: tuple[Flight, ...] = ()
         self.outcome: Future[Result] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others
 

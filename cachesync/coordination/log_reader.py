@@ -11,14 +11,15 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.auditor import Auditor
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import Engine, HeldLease
 from cachesync.coordination.worlds import ThreadWorld, raised
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import NO_DEADLINE, Collect, Confirm, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Testify
+from cachesync.core.steps import NO_DEADLINE, Collect, Confirm, Done, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Step, Testify
+from cachesync.core.together import together
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
 
@@ -190,14 +191,24 @@ class LogReader:
         for release in engine.take_forsaken():
             self._world.perform(release)
         now, lease = engine.now(), engine.settings.coordination.lease
+        due: list[tuple[str, HeldLease]] = []
         for token, held in list(engine.leases.items()):
             if now < held.due or now >= engine.limits.get(token, NO_DEADLINE) or (held.loop is not None and not held.loop.is_running()):
                 continue
-            reply = self._world.perform(Extend(held.key, token, round(lease * 1000), now + PATIENCE))
-            if isinstance(reply, Failed) or not reply.done:
-                engine.leases.pop(token, None)
-            else:
+            due.append((token, held))
+        asked = together([_extend(held.key, token, round(lease * 1000), now + PATIENCE) for token, held in due])
+        for (token, held), extended in zip(due, self._world.run(asked), strict=True):
+            if token not in engine.leases:
+                continue  # it has ended meanwhile
+            if extended:
                 engine.leases[token] = held._replace(due=now + lease / 3)
+            else:
+                engine.leases.pop(token, None)
+
+
+def _extend(key: str, token: str, milliseconds: int, deadline: float) -> Generator[Step, Any, bool]:
+    reply: Done | Failed = yield Extend(key, token, milliseconds, deadline)
+    return isinstance(reply, Done) and reply.done
 
 
 def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from cachesync.coordination.auditor import Auditor
+from cachesync.coordination.batches import LoopBatches, ThreadBatches
 from cachesync.coordination.engine import BEHIND, Engine
 from cachesync.coordination.events import logger
 from cachesync.coordination.gathering import gathering
@@ -16,15 +18,18 @@ from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
+from cachesync.coordination.site import Address, Site
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
     Result,
     announce,
+    calling,
     catch_up,
     compute,
     look,
+    look_many,
     obtain,
     obtain_confirmed,
     obtain_many,
@@ -37,9 +42,22 @@ from cachesync.core.records import Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
 from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
+from cachesync.core.together import together
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
 from cachesync.layers.forks import lock_across_forks
+
+PAGE: Final = 1_000
+"""Keys that are asked for at once. More of them are several pages, one after the other."""
+
+
+class Wanted(NamedTuple):
+    """What a question is made of, before it is asked: ``call`` computes it where that is not the site's function."""
+
+    site: Site
+    address: Address
+    values: tuple[Any, ...] = ()
+    call: Callable[..., Any] | None = None
 
 
 class Operations:
@@ -48,8 +66,8 @@ class Operations:
     def __init__(self, engine: Engine, registry: Registry, *, listen: bool) -> None:
         self.engine = engine
         self._auditor = Auditor(engine, registry.find, registry.sites)
-        self._threads = ThreadWorld(engine)
-        self._loops = LoopWorld(engine)
+        self._threads = ThreadBatches(engine)
+        self._loops = LoopBatches(engine)
         self.run = self._threads.run
         self.arun = self._loops.run
         self.reader = LogReader(engine, self._auditor)
@@ -61,7 +79,7 @@ class Operations:
         """The local copy, the shared entry, or a computation."""
         engine = self.engine
         if not engine.settings.enabled or engine.is_busy_here():
-            return cast("Result", self.run(_calling(ask)))
+            return cast("Result", self.run(calling(ask)))
         least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, self.run(self.confirming(ask, least))))
@@ -78,7 +96,7 @@ class Operations:
         """As `obtain`."""
         engine = self.engine
         if not engine.settings.enabled:
-            return cast("Result", await self.arun(_calling(ask)))
+            return cast("Result", await self.arun(calling(ask)))
         least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, await self.arun(self.confirming(ask, least))))
@@ -138,7 +156,7 @@ class Operations:
         """
         engine = self.engine
         if not engine.settings.enabled:
-            return (yield from _calling(ask))
+            return (yield from calling(ask))
         if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
             called = engine.at_hand(ask, only_fresh=True)
             if called is not None:
@@ -160,37 +178,92 @@ class Operations:
 
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
         """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
-        check_stamp(least)
-        if (outer := self._least()) is not None and not self.engine.has_reached(outer):
-            least = UNREACHED
-        result: Result = self._used(ask, (yield from self.confirming(ask, least)))
+        result: Result = self._used(ask, (yield from self.confirming(ask, self._least_of(least))))
         return result
 
-    def obtaining_many(self, asks: Sequence[Ask], refresh: Callable[[Ask], None]) -> Generator[Step, Any, list[Result]]:
-        """The same for several questions. Equal ones are asked once; ``refresh`` is told which answers are stale."""
-        if not self.engine.settings.enabled:
-            computed: tuple[Result, ...] = yield Each(tuple(_calling(ask) for ask in asks))
+    def obtaining_many(
+        self,
+        wanted: Sequence[Wanted],
+        refresh: Callable[[list[Ask]], None],
+        *,
+        least: Stamp | None = None,
+        page: int = PAGE,
+        at_once: bool = False,
+    ) -> Generator[Step, Any, dict[str, Result]]:
+        """The answers to several questions, by key, page after page: each has a budget of its own. Equal ones are asked once.
+
+        ``refresh`` is told which answers are stale. With ``at_once`` all of a page that has to be computed is computed in one call. After
+        a page with a failure there is no other.
+        """
+        least = self._least_of(least)
+        answers: dict[str, Result] = {}
+        for asks in self._pages(wanted, page):
+            results = yield from self._obtaining_page(asks, least, at_once)
+            answers.update((ask.key, self._used(ask, result)) for ask, result in zip(asks, results, strict=True))
+            stale = [ask for ask, result in zip(asks, results, strict=True) if self._wants_refresh(result)]
+            if stale:
+                refresh(stale)
+            if any(isinstance(result, Failed) for result in results):
+                break
+        return answers
+
+    def _pages(self, wanted: Sequence[Wanted], page: int) -> Iterator[list[Ask]]:
+        different: dict[str, Wanted] = {}
+        for one in wanted:
+            different.setdefault(one.address.key, one)
+        rest = iter(different.values())
+        while chosen := list(islice(rest, page)):
+            yield [self.engine.ask(*one) for one in chosen]
+
+    def _obtaining_page(self, asks: Sequence[Ask], least: Stamp | None, at_once: bool) -> Generator[Step, Any, list[Result]]:
+        engine = self.engine
+        if not engine.settings.enabled:
+            flows = [calling(ask) for ask in asks]
+            computed: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(tuple(flows)))
             return list(computed)
         answers: dict[str, Result] = {}
-        missing: dict[str, Ask] = {}
-        least = self._least()
-        if least is not None:
-            flows = tuple(self.confirming(ask, least) for ask in asks)
-            confirmed: tuple[Result, ...] = yield Each(flows)
-            return [self._used(ask, result) for ask, result in zip(asks, confirmed, strict=True)]
-        strict = any(map(self._is_strict, asks))
+        missing = self._missing(asks, least, answers)
+        strict = least is not None or any(map(self._is_strict, missing))
+        confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
+        shared = bool(missing) and self._shares()
+        obtained = yield from obtain_many(missing, shared=shared, strict=strict, least=least, confirmed=confirmed, at_once=at_once)
+        answers.update(zip((ask.key for ask in missing), obtained, strict=True))
+        return [answers[ask.key] for ask in asks]
+
+    def _missing(self, asks: Sequence[Ask], least: Stamp | None, found: dict[str, Any]) -> list[Ask]:
+        """What no local copy answers; the others go into ``found``."""
+        engine = self.engine
+        reached = least is None or engine.has_reached(least)
         for ask in asks:
-            at_hand = None if strict else self.engine.at_hand(ask)
-            if at_hand is None:
-                missing[ask.key] = ask
-            else:
-                answers[ask.key] = at_hand
-        obtained = yield from obtain_many(tuple(missing.values()), shared=self._shares(), strict=strict)
-        answers.update(zip(missing, obtained, strict=True))
-        for ask in asks:
-            if self._wants_refresh(answers[ask.key]):
-                refresh(ask)
-        return [self._used(ask, answers[ask.key]) for ask in asks]
+            at_hand = engine.at_hand(ask, only_fresh=least is not None) if reached and not self._is_strict(ask) else None
+            if at_hand is not None:
+                found[ask.key] = at_hand
+        return [ask for ask in asks if ask.key not in found]
+
+    def _least_of(self, least: Stamp | None) -> Stamp | None:
+        """The stamp of a caller, who may be inside of a computation for one that asked for another."""
+        outer = self._least()
+        if least is None:
+            return outer
+        check_stamp(least)
+        return least if outer is None or self.engine.has_reached(outer) else UNREACHED
+
+    def looking_many(self, wanted: Sequence[Wanted], least: Stamp | None = None) -> Generator[Step, Any, dict[str, Called]]:
+        """What is cached under several keys, without computing; one trip for each page."""
+        least = self._least_of(least)
+        answers: dict[str, Called] = {}
+        if not self.engine.settings.enabled:
+            return answers
+        for asks in self._pages(wanted, PAGE):
+            missing = self._missing(asks, least, answers)
+            if missing and self._shares():
+                strict = least is not None or any(map(self._is_strict, missing))
+                looked = yield from look_many(missing, strict=strict, least=least)
+                answers.update((ask.key, found) for ask, found in zip(missing, looked, strict=True) if isinstance(found, Called))
+            for ask in asks:
+                if ask.key in answers:
+                    self._used(ask, answers[ask.key])
+        return answers
 
     def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
@@ -372,11 +445,6 @@ class Operations:
         self.engine.after_fork()
         self.reader.after_fork()
         self.refresher.after_fork()
-
-
-def _calling(ask: Ask) -> Generator[Step, Any, Result]:
-    result: Result = yield Call(ask)
-    return result
 
 
 def value_of(policy: Policy, result: Result) -> Any:

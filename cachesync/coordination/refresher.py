@@ -7,7 +7,7 @@ threads, an ``async def`` in a task of the loop that found the value stale.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from cachesync.coordination.gathering import gathering
 from cachesync.core.flows import Ask, Result, Unneeded, refresh
 from cachesync.core.masking import told
 from cachesync.core.steps import Failed, Flow
+from cachesync.core.together import together
 from cachesync.layers.forks import lock_across_forks
 
 THREADS: Final = 4
@@ -41,26 +42,28 @@ class Refresher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def start(self, ask: Ask) -> None:
-        """Refresh a key in a thread."""
+    def start(self, *asks: Ask) -> None:
+        """Refresh a key in a thread, or those of one batch together."""
         with self._lock:
-            if not self._takes(ask):
+            asks = tuple(filter(self._takes, asks))
+            if not asks:
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cachesync-refresh")
             try:
-                future = self._pool.submit(self._run, self._renewing(ask))
+                future = self._pool.submit(self._run, together([self._renewing(ask) for ask in asks]))
             except RuntimeError:  # the interpreter ends
-                self._end(ask, None)
+                self._end(asks, None)
                 return
-        future.add_done_callback(lambda future: self._end(ask, _outcome(future)))
+        future.add_done_callback(lambda future: self._end(asks, _outcomes(future, len(asks))))
 
-    def start_task(self, ask: Ask) -> None:
-        """Refresh a key in a task of the running loop."""
+    def start_task(self, *asks: Ask) -> None:
+        """The same in a task of the running loop."""
         with self._lock:
-            if not self._takes(ask):
+            asks = tuple(filter(self._takes, asks))
+            if not asks:
                 return
-        task = asyncio.create_task(self._refresh(ask))
+        task = asyncio.create_task(self._refresh(asks))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -83,28 +86,30 @@ class Refresher:
         held = engine.held(ask)
         return refresh(ask, engine.uses_shared(), early=held is not None and engine.is_fresh(held))
 
-    async def _refresh(self, ask: Ask) -> None:
+    async def _refresh(self, asks: tuple[Ask, ...]) -> None:
         gathering.set(None)  # it is no part of the computation that found the value stale
-        outcome: Result | None = None
+        outcomes: Sequence[Result] | None = None
         try:
-            outcome = await self._arun(self._renewing(ask))
+            outcomes = await self._arun(together([self._renewing(ask) for ask in asks]))
         finally:
-            self._end(ask, outcome)
+            self._end(asks, outcomes)
 
-    def _end(self, ask: Ask, outcome: Result | None) -> None:
+    def _end(self, asks: Sequence[Ask], outcomes: Sequence[Result] | None) -> None:
         with self._lock:
-            self._under_way.pop(ask.key, None)
-        if outcome is None:
-            self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
-        elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
-            self._engine.events.send(
-                "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.policy)
-            )
+            for ask in asks:
+                self._under_way.pop(ask.key, None)
+        for ask, outcome in zip(asks, outcomes or (None,) * len(asks), strict=True):
+            if outcome is None:
+                self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
+            elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
+                self._engine.events.send(
+                    "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.policy)
+                )
 
 
-def _outcome(future: Future[Any]) -> Result | None:
+def _outcomes(future: Future[Any], count: int) -> Sequence[Result] | None:
     if future.cancelled():
         return None
     error = future.exception()
-    result: Result = Failed(error) if error is not None else future.result()
-    return result
+    outcomes: Sequence[Result] = (Failed(error),) * count if error is not None else future.result()
+    return outcomes

@@ -44,18 +44,20 @@ from cachesync.core.steps import (
     Leased,
     Overdue,
     Release,
+    Replies,
     Reply,
     Seize,
     SharedStep,
     Step,
     Store,
     Ticket,
+    Together,
     Waited,
 )
 from cachesync.errors import LayerError
 from cachesync.protocols import AsyncSharedLayer
 
-_computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", default=frozenset())
+computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", default=frozenset())
 """The flights that this task or thread is inside of: to wait for one of them would be to wait for oneself.
 
 Threads and tasks that a computation starts inherit it with their context; a flight that has landed is never joined again, so what
@@ -80,7 +82,7 @@ EXTEND_AT: Final = 1 / 3
 """A lease is extended when this share of its life is over."""
 
 
-class _World:
+class World:
     """What the two have in common: noting what a reply of the shared layer says besides its answer."""
 
     is_the_readers = False
@@ -122,6 +124,27 @@ class _World:
         if step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin):
             return Done(done=False)
         return LEFT_ALONE if self.engine.breaker.leaves_alone and not self.is_the_readers else None
+
+    def asked_of(self, step: Together) -> tuple[Together, list[Reply | None]]:
+        """Those of several steps that the shared layer is asked, and the replies to the others (``None`` for what is asked)."""
+        unasked = [self.unasked(one) for one in step.steps]
+        return step._replace(steps=tuple(one for one, reply in zip(step.steps, unasked, strict=True) if reply is None)), unasked
+
+    def note_all(self, step: Together, asked: float, reply: Reply, unasked: list[Reply | None]) -> Replies:
+        """As `note` for several steps, and the replies to all of them. They have travelled together, so their trouble is noted once."""
+        own = reply.replies if isinstance(reply, Replies) else (cast("Failed", reply),) * len(step.steps)
+        has_failed = False
+        noted: list[Any] = []
+        for one, answer in zip(step.steps, own, strict=True):
+            if not (has_failed and isinstance(answer, Failed)):
+                noted.append(self.note(one, asked, answer))
+            else:
+                noted.append(answer)
+                if isinstance(one, _LEASING):
+                    self.engine.forsake(one.token)
+            has_failed = has_failed or isinstance(answer, Failed)
+        answers = iter(noted)
+        return Replies(tuple(next(answers) if reply is None else reply for reply in unasked))
 
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
@@ -166,7 +189,7 @@ class _World:
     def share(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> Result | None:
         """What of a flight's outcome is for somebody who joined it, ``None`` for nothing."""
         if isinstance(outcome, Failed):
-            return outcome if _was_meant(outcome) else None
+            return outcome if was_meant(outcome) else None
         return self.engine.share(ask, outcome, flight, arrival)
 
     def land(self, flight: Flight, outcome: Result) -> None:
@@ -182,17 +205,17 @@ class _World:
             self.engine.flights.land(flight)
 
     def leave(self, flight: Flight) -> bool:
-        """Wait for a flight no longer. True if nobody does."""
+        """Wait for a flight no longer. True if nobody waits for it, nor for what is computed together with it."""
         with self.engine.lock:
             flight.waiting -= 1
-            return flight.waiting == 0
+            return flight.waiting == 0 and not any(other.waiting and not other.outcome.done() for other in flight.crew)
 
 
 LOOK_AGAIN: Final = 1.0
 """Seconds after which whoever waits for a flight looks whether it still goes on."""
 
 
-def _result_of(flight: Flight, until: float) -> Result | Overdue | None:
+def result_of(flight: Flight, until: float) -> Result | Overdue | None:
     """Wait for a flight to land, but not longer than ``until`` (seconds, ``time.monotonic``); ``None`` where it does not go on.
 
     It looks again every second: whoever landed it may have been interrupted before it told.
@@ -206,16 +229,17 @@ def _result_of(flight: Flight, until: float) -> Result | Overdue | None:
     return None
 
 
-def _until(step: Join) -> float:
+def until_of(step: Join) -> float:
+    """Until when somebody waits for a flight: seconds, ``time.monotonic``."""
     return NO_DEADLINE if step.patience is None else time.monotonic() + step.patience
 
 
-def _was_meant(outcome: Result) -> bool:
+def was_meant(outcome: Result) -> bool:
     """Whether an outcome is for whoever joined, too: not where the one who computed was interrupted or cancelled."""
     return not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception))
 
 
-class ThreadWorld(_World):
+class ThreadWorld(World):
     """Steps for ``def``."""
 
     def __init__(self, engine: Engine, others: Mapping[type, Callable[[Any], Any]] = NO_OTHERS) -> None:
@@ -227,6 +251,7 @@ class ThreadWorld(_World):
             Join: self._join,
             Each: self._each,
             Await: self._await,
+            Together: self.ask_together,
         }
 
     def run(self, flow: Flow) -> Any:
@@ -251,11 +276,27 @@ class ThreadWorld(_World):
             raise
         return self.note(step, asked, reply)
 
+    def ask_together(self, step: Together) -> Reply:
+        own, unasked = self.asked_of(step)
+        if not own.steps:
+            return Replies(tuple(cast("list[Any]", unasked)))
+        asked = max(map(self.ask, own.steps))
+        assert self.engine.shared is not None
+        try:
+            reply = self.engine.shared.sync.perform(own)
+        except Exception as error:
+            reply = raised(own, error)
+        except BaseException:
+            for one in own.steps:
+                self.interrupted(one)
+            raise
+        return self.note_all(own, asked, reply, unasked)
+
     def _each(self, step: Each) -> tuple[Any, ...]:
         results: list[Any] = []
         for flow in step.flows:
             result = self.run(flow)
-            if isinstance(result, Failed) and not _was_meant(result):
+            if isinstance(result, Failed) and not was_meant(result):
                 raise result.error  # an interruption: the rest is not computed any more
             results.append(result)
         return tuple(results)
@@ -291,7 +332,7 @@ class ThreadWorld(_World):
         engine, ask = self.engine, step.ask
         if is_replacing(engine, ask.key):
             return self._call(Call(ask))
-        until = _until(step)
+        until = until_of(step)
         while True:
             mine = engine.flight(ask)
             try:
@@ -304,12 +345,12 @@ class ThreadWorld(_World):
                 self.land(mine, Failed(error))
                 raise
             if flight is not mine:
-                if flight.thread == threading.get_ident() or flight in _computing.get():
+                if flight.thread == threading.get_ident() or flight in computing.get():
                     self.leave(flight)
                     return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
                 ask.site.counts.joined += 1
             try:
-                outcome = _result_of(flight, until)
+                outcome = result_of(flight, until)
             except BaseException:
                 self.leave(flight)
                 raise
@@ -333,7 +374,7 @@ class ThreadWorld(_World):
 
     def _lead(self, step: Join, flight: Flight) -> Result:
         flight.thread = threading.get_ident()
-        inside = _computing.set(_computing.get() | {flight})
+        inside = computing.set(computing.get() | {flight})
         try:
             # An earlier flight may have brought a copy between this caller's looking and its joining.
             outcome: Result = self.brought(step) or self.run(self.filling(step, flight))
@@ -342,21 +383,23 @@ class ThreadWorld(_World):
             for release in self.engine.take_forsaken(flight.token):
                 self.ask_shared(release)
         finally:
-            _computing.reset(inside)
+            computing.reset(inside)
         self.land(flight, outcome)
         return outcome
 
 
-class LoopWorld(_World):
+class LoopWorld(World):
     """Steps for ``async def``, in whichever loop is running."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, others: Mapping[type, Callable[[Any], Awaitable[Any]]] = NO_OTHERS) -> None:
         super().__init__(engine)
         self._waiting: dict[type, Callable[[Any], Awaitable[Any]]] = {
+            **others,
             Call: self._call,
             Join: self._join,
             Each: self._each,
             Await: self._await,
+            Together: self.ask_together,
         }
 
     def run(self, flow: Flow) -> Coroutine[Any, Any, Any]:
@@ -380,6 +423,21 @@ class LoopWorld(_World):
             self.interrupted(step)
             raise
         return self.note(step, asked, reply)
+
+    async def ask_together(self, step: Together) -> Reply:
+        own, unasked = self.asked_of(step)
+        if not own.steps:
+            return Replies(tuple(cast("list[Any]", unasked)))
+        asked = max(map(self.ask, own.steps))
+        try:
+            reply = await self.layer().perform(own)
+        except Exception as error:
+            reply = raised(own, error)
+        except BaseException:
+            for one in own.steps:
+                self.interrupted(one)
+            raise
+        return self.note_all(own, asked, reply, unasked)
 
     def loop(self) -> asyncio.AbstractEventLoop | None:
         try:
@@ -419,7 +477,7 @@ class LoopWorld(_World):
         engine, ask = self.engine, step.ask
         if is_replacing(engine, ask.key):
             return await self._call(Call(ask))
-        until = _until(step)
+        until = until_of(step)
         while True:
             mine = engine.flight(ask)
             flight, arrival = engine.join(mine)
@@ -430,13 +488,13 @@ class LoopWorld(_World):
                     self.land(mine, called)
                     return called
                 mine.task = asyncio.create_task(self._lead(step, mine))
-                mine.task.add_done_callback(partial(self._land_if_left, mine))
-            elif flight in _computing.get():
+                mine.task.add_done_callback(partial(self.land_if_left, mine))
+            elif flight in computing.get():
                 self.leave(flight)
                 return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
             else:
                 ask.site.counts.joined += 1
-            outcome = await self._wait(flight, until)
+            outcome = await self.wait(flight, until)
             if isinstance(outcome, Overdue):
                 return outcome
             if flight is mine and outcome is not None:
@@ -447,7 +505,7 @@ class LoopWorld(_World):
                 return shared
             step = step._replace(late=True)
 
-    async def _wait(self, flight: Flight, until: float) -> Result | Overdue | None:
+    async def wait(self, flight: Flight, until: float) -> Result | Overdue | None:
         """Wait for a flight to land, but not longer than ``until``; ``None`` where it does not go on."""
         landing = asyncio.wrap_future(flight.outcome)
         try:
@@ -461,13 +519,18 @@ class LoopWorld(_World):
                 await asyncio.wait((landing,), timeout=min(left, LOOK_AGAIN))
             return await landing
         except asyncio.CancelledError:
-            if self.leave(flight) and flight.task is not None and not flight.outcome.done():
-                _cancel(flight.task)  # nobody is left who wants the result
+            if self.leave(flight):
+                self.cancel(flight)  # nobody is left who wants the result
             raise
+
+    def cancel(self, flight: Flight) -> None:
+        """End the task of a flight, unless it is over."""
+        if flight.task is not None and not all(one.outcome.done() for one in flight.crew or (flight,)):
+            _cancel(flight.task)
 
     async def _lead(self, step: Join, flight: Flight) -> None:
         """Compute in a task of its own, so that a caller who is cancelled takes the result from nobody else."""
-        _computing.set(_computing.get() | {flight})
+        computing.set(computing.get() | {flight})
         try:
             outcome: Result = await self.run(self.filling(step, flight))
         except BaseException as error:  # outside of the user's function: cancelled while waiting for a lease
@@ -477,7 +540,7 @@ class LoopWorld(_World):
                     await self.ask_shared(release)
         self.land(flight, outcome)
 
-    def _land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
+    def land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of its body."""
         self.land(flight, Failed(asyncio.CancelledError()))
 

@@ -49,13 +49,13 @@ class Blueprint:
 
 def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore: Sequence[str]) -> Blueprint:
     """Fit templates to a function. Raises `KeyTemplateError`."""
-    name = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    name = name_of(function)
     if not callable(function):
         raise KeyTemplateError(f"{name}: only a function can be cached, not {type(function).__name__}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise KeyTemplateError(f"{name} is a generator: its values are used up by the first caller; return a list")
-    signature = _signature(function, name)
-    annotations = _annotations(function)
+    signature = signature_of(function, name)
+    annotations = annotations_of(function)
     parameters = {
         parameter: annotations.get(parameter, inspect.Parameter.empty) if spec.kind not in _STARS else inspect.Parameter.empty
         for parameter, spec in signature.parameters.items()
@@ -78,17 +78,23 @@ def plan(function: Callable[..., Any], text: str, *, tags: Sequence[str], ignore
     return Blueprint(function, name, is_async, template, tuple(compiled), indexes, bind, call, fields, quick)
 
 
+def name_of(function: Any) -> str:
+    """A function as messages call it."""
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
 _STARS: Final[dict[Any, str]] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
-def _signature(function: Callable[..., Any], name: str) -> inspect.Signature:
+def signature_of(function: Callable[..., Any], name: str) -> inspect.Signature:
+    """Raises `KeyTemplateError` where it can not be read."""
     try:
         return inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise KeyTemplateError(f"{name} has no signature that can be read: wrap it in a function of your own") from error
 
 
-def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Annotations of the parameters. One that can not be resolved yet counts as none: it only decides what is written plainly."""
     try:
         return typing.get_type_hints(function)
@@ -150,30 +156,14 @@ def _execute(source: str, scope: dict[str, Any], title: str) -> dict[str, Any]:
 def _compile_tools(
     function: Callable[..., Any], title: str, signature: inspect.Signature, template: Template
 ) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any], Callable[..., Sequence[object]], Quick | None]:
-    declared, defaults = _names(signature)
+    bind, call = compile_binding(function, title, signature)
     names = list(signature.parameters)
-    passed: list[str] = []
-    for name, parameter in signature.parameters.items():
-        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        passed.append(f"{name}={name}" if keyword_only else _STARS.get(parameter.kind, "") + name)
     quick = _quick_source(template)
-    source = (
-        f"def bind({declared}):\n    return {_tuple(names)}\n"
-        f"def call({', '.join(names)}):\n    return _cs_function({', '.join(passed)})\n"
-        f"def fields({', '.join(names)}):\n    return {_tuple(field.path for field in template.fields)}\n"
-    )
+    source = f"def fields({', '.join(names)}):\n    return {_tuple(field.path for field in template.fields)}\n"
     if quick:
         source += f"def quick({', '.join(names)}):\n    {quick}\n"
-    known = {
-        "_cs_function": function,
-        "_cs_class": type,
-        "_cs_unsafe": has_unsafe,
-        "_cs_str": str,
-        "_cs_int": int,
-        "_cs_len": len,
-        **defaults,
-    }
-    scope = _execute(source, {**known, **defaults}, f"tools of {title}")
+    known = {"_cs_class": type, "_cs_unsafe": has_unsafe, "_cs_str": str, "_cs_int": int, "_cs_len": len}
+    scope = _execute(source, known, f"fields of {title}")
     fields = scope["fields"]
 
     def checked_fields(*values: Any) -> Sequence[object]:
@@ -183,8 +173,25 @@ def _compile_tools(
             raise KeyArgumentError(f"the key {template.text!r} can not be made from these arguments: {error}") from error
 
     has_parts = any(field.attributes for field in template.fields)
+    return bind, call, checked_fields if has_parts else fields, scope["quick"] if quick else None
+
+
+def compile_binding(
+    function: Callable[..., Any], title: str, signature: inspect.Signature
+) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., Any]]:
+    """What turns a call into the tuple of parameter values, and what turns such a tuple into a call of the function."""
+    declared, defaults = _names(signature)
+    names = list(signature.parameters)
+    passed: list[str] = []
+    for name, parameter in signature.parameters.items():
+        keyword_only = parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        passed.append(f"{name}={name}" if keyword_only else _STARS.get(parameter.kind, "") + name)
+    source = (
+        f"def bind({declared}):\n    return {_tuple(names)}\ndef call({', '.join(names)}):\n    return _cs_function({', '.join(passed)})\n"
+    )
+    scope = _execute(source, {"_cs_function": function, **defaults}, f"tools of {title}")
     scope["bind"].__qualname__ = scope["bind"].__name__ = getattr(function, "__name__", "function")  # it speaks in TypeErrors
-    return scope["bind"], scope["call"], checked_fields if has_parts else fields, scope["quick"] if quick else None
+    return scope["bind"], scope["call"]
 
 
 def _quick_source(template: Template) -> str:

@@ -76,6 +76,7 @@ from cachesync.core.steps import (
     Wake,
     Woken,
 )
+from cachesync.core.together import together
 from cachesync.errors import OverdueError, RestingError
 
 Result = Called | Failed
@@ -192,19 +193,28 @@ def _only_fresh(ask: Ask, blob: bytes | None, fetched: Fetched) -> Generator[Ste
     return admitted
 
 
-def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> Generator[Step, Any, list[Result]]:
+def obtain_many(
+    asks: Sequence[Ask],
+    *,
+    shared: bool,
+    strict: bool = False,
+    least: Stamp | None = None,
+    confirmed: bool | None = None,
+    at_once: bool = False,
+) -> Generator[Step, Any, list[Result]]:
     """As `obtain` for several keys: one trip finds what is there, the rest is computed, each key once.
 
-    ``strict``: all of it is confirmed, as `obtain_confirmed` does. Where that fails everybody's function is called, and nothing is stored.
+    ``strict``: all of it is confirmed, as `obtain_confirmed` does, and is not older than ``least``. Where that fails everybody's function
+    is called, and nothing is stored; ``confirmed`` says that it need not be tried. ``at_once``: one call computes all of them.
     """
     results: list[Result | None] = [None] * len(asks)
     dead: list[bytes | None] = [None] * len(asks)
-    confirmed = not strict
+    confirmed = not strict if confirmed is None else confirmed
     if shared and asks:
         fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
         shared = not isinstance(fetched, Failed)
         if shared:
-            confirmed = (yield from catch_up(fetched.head, asks[0].deadline)) or confirmed
+            confirmed = (yield from _confirmed(fetched.head, asks[0].deadline, least)) or confirmed
         if shared and confirmed:
             for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
                 if strict:
@@ -219,22 +229,43 @@ def obtain_many(asks: Sequence[Ask], *, shared: bool, strict: bool = False) -> G
     if missing:
         if strict:
             stands: Stands = yield Position()
-            least = (confirmed and stands.stamp) or UNREACHED
+            least = (confirmed and (least or stands.stamp)) or UNREACHED
             asks = [ask._replace(least=least) for ask in asks]
-        join = _join if confirmed else _alone
-        computed: tuple[Result, ...] = yield Each(tuple(join(asks[i], shared, dead[i]) for i in missing))
+        flows = [compute(asks[i], shared, dead[i], late=not at_once) if confirmed else calling(asks[i]) for i in missing]
+        computed: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(tuple(flows)))
         for i, result in zip(missing, computed, strict=True):
             results[i] = result
     return [result for result in results if result is not None]
 
 
-def _join(ask: Ask, shared: bool, dead: bytes | None) -> Generator[Step, Any, Result]:
-    return (yield from compute(ask, shared, dead, late=True))  # in def, after the computations of the keys before it
+def _confirmed(head: Stamp | None, deadline: float, least: Stamp | None) -> Generator[Step, Any, bool]:
+    """Whether the log is applied here up to ``head``, and up to ``least`` where that is asked for."""
+    if not (yield from catch_up(head, deadline)):
+        return False
+    if least is None:
+        return True
+    reached: Done = yield Reaches(least)
+    return reached.done
 
 
-def _alone(ask: Ask, _shared: bool, _dead: bytes | None) -> Generator[Step, Any, Result]:
+def calling(ask: Ask) -> Generator[Step, Any, Result]:
+    """Compute, whatever is cached, and store nothing."""
     result: Result = yield Call(ask)
     return result
+
+
+def look_many(asks: Sequence[Ask], *, strict: bool, least: Stamp | None) -> Generator[Step, Any, list[Called | Refused]]:
+    """Look in the shared layer for several keys, in one trip, without computing. ``strict`` and ``least`` as in `obtain_many`."""
+    fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
+    if isinstance(fetched, Failed) or (strict and not (yield from _confirmed(fetched.head, asks[0].deadline, least))):
+        return [Refused()] * len(asks)
+    found: list[Called | Refused] = []
+    for ask, blob in zip(asks, fetched.blobs, strict=True):
+        if strict:
+            found.append((yield from _only_fresh(ask, blob, fetched)))
+        else:
+            found.append((yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)))
+    return found
 
 
 def look(ask: Ask) -> Generator[Step, Any, Called | Refused]:

@@ -338,6 +338,23 @@ class Testimony(NamedTuple):
     answers: tuple[tuple[str, int], ...]
 
 
+class Together(NamedTuple):
+    """Several questions at once, in as few trips as can be. Answered by `Replies`, one for each, or `Failed` where none was answered.
+
+    They are independent: one that fails or is refused says nothing about the others, and a layer may ask them in any order. It splits
+    them as it has to, as by the slots of a cluster.
+    """
+
+    steps: tuple[SharedStep, ...]
+    deadline: float = NO_DEADLINE
+
+
+class Replies(NamedTuple):
+    """The replies to the steps of a `Together`, in their order."""
+
+    replies: tuple[SharedReply | Failed, ...]
+
+
 SharedStep: TypeAlias = (
     Fetch
     | Lease
@@ -356,8 +373,9 @@ SharedStep: TypeAlias = (
     | Inquire
     | Testify
     | Collect
+    | Together
 )
-SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded | Testimony
+SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded | Testimony | Replies
 Reply: TypeAlias = SharedReply | Failed
 
 
@@ -546,6 +564,27 @@ class Join(NamedTuple):
     early: bool = False
 
 
+class Calls(NamedTuple):
+    """Run a function of many arguments once, for several keys. Answered by a tuple of what answers a `Call`, in their order."""
+
+    calls: tuple[Call, ...]
+
+
+class Joins(NamedTuple):
+    """`Join` for several keys of one batch. Answered by a tuple of what answers a `Join`, in their order.
+
+    What nobody computes yet is led by this one, all of it at once. What others compute is waited for when that is done.
+    """
+
+    joins: tuple[Join, ...]
+
+
+class Awaits(NamedTuple):
+    """Wait until the first of several leases ends. Answered by a tuple of `Waited`, in their order."""
+
+    awaits: tuple[Await, ...]
+
+
 class Overdue(NamedTuple):
     """A computation takes longer than somebody would wait for it."""
 
@@ -645,7 +684,24 @@ class Settle(NamedTuple):
 
 LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
 LocalStep: TypeAlias = (
-    Admit | Outdated | Spare | Begin | Call | Rest | Rests | Encode | Encrypt | Keep | Join | Each | Await | Pend | Settle
+    Admit
+    | Outdated
+    | Spare
+    | Begin
+    | Call
+    | Calls
+    | Rest
+    | Rests
+    | Encode
+    | Encrypt
+    | Keep
+    | Join
+    | Joins
+    | Each
+    | Await
+    | Awaits
+    | Pend
+    | Settle
 )
 Step: TypeAlias = SharedStep | LogStep | LocalStep
 Flow: TypeAlias = Generator[Step, Any, Any]

@@ -45,6 +45,7 @@ from cachesync.core.steps import (
     ReadBans,
     ReadLog,
     Release,
+    Replies,
     Reply,
     Scan,
     Scanned,
@@ -55,6 +56,7 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Together,
     Torn,
     Woken,
 )
@@ -195,6 +197,8 @@ class MemoryShared:
                 return Done(done=True)
             case Collect(question):
                 return Testimony(tuple(self._answers.pop(question.id, [])))
+            case Together(steps):
+                return Replies(tuple(self._perform(one) for one in steps))
 
     def _now(self) -> int:
         return int(self.clock() * 1000)

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
@@ -23,10 +23,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
-from cachesync.core.steps import Fetch, Fetched, Reply, SharedReply, SharedStep
+from cachesync.core.steps import Fetch, Fetched, Replies, Reply, SharedReply, SharedStep, Together
 from cachesync.core.tuples import make
 from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import BROKEN, PUSHES, TROUBLE, AsyncLine, Line, connect, failed, let_go, maker, refused
+from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, pack, reply_of
 
 MAX_CONNECTIONS: Final = 32
@@ -138,16 +139,23 @@ class ThreadRedis:
             return failed(step, error)
 
     def _trip(self, step: SharedStep) -> SharedReply:
+        if isinstance(step, Together):
+            trip = Trip(step.steps, self._names, self._bounds)
+            return Replies(tuple(trip.replies(self._say(trip.packed, trip.count, step.deadline))))
         packed, count = pack(step, self._names, self._bounds)
+        replies = self._say(packed, count, step.deadline)
+        refused(replies)
+        return reply_of(step, replies, self._names)
+
+    def _say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
         while True:
-            line, fresh = self._take(step.deadline)
+            line, fresh = self._take(deadline)
             try:
-                replies = self._exchange(line, packed, count, step.deadline)
+                return self._exchange(line, packed, count, deadline)
             except BROKEN:
                 if fresh:
                     raise
                 continue  # it had been closed while it was idle; every step may be said twice
-            return reply_of(step, replies, self._names)
 
     def _take(self, deadline: float) -> tuple[Line, bool]:
         """A connection, and whether it is new. Waits until the deadline when all are under way."""
@@ -197,7 +205,6 @@ class ThreadRedis:
             self._give_up(line)  # replies may still be under way
             raise
         self._give_back(line)
-        refused(replies)
         return replies
 
     def close(self) -> None:
@@ -230,13 +237,20 @@ class LoopRedis:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
-    def perform(self, step: SharedStep, /) -> asyncio.Future[Reply]:
+    def perform(self, step: SharedStep, /) -> Awaitable[Reply]:
+        if step.__class__ is Together:
+            return self._perform_all(cast("Together", step))
         future: asyncio.Future[Reply] = self.loop.create_future()
         self._waiting.append((step, future))
         if not self._scheduled and len(self._trips) + len(self._flights) < LOOP_CONNECTIONS:
             self._scheduled = True
             self.loop.call_soon(self._depart)
         return future
+
+    async def _perform_all(self, step: Together) -> Reply:
+        """Those of one tick travel in one trip anyway."""
+        replies: Any = await asyncio.gather(*map(self.perform, step.steps))
+        return Replies(tuple(replies))
 
     def _depart(self) -> None:
         self._scheduled = False
@@ -349,19 +363,11 @@ class LoopRedis:
 
         return self.loop.call_later(max(0.0, first - time.monotonic()), expire)
 
-    async def _trip(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
-        fetches = [(step, future) for step, future in batch if isinstance(step, Fetch) and not step.strict]
-        others = [(step, future) for step, future in batch if not (isinstance(step, Fetch) and not step.strict)]
-        fetch = Fetch(tuple(key for step, _ in fetches for key in step.keys)) if fetches else None
-        parts = [pack(step, self._names, self._bounds) for step in ([fetch] if fetch else []) + [step for step, _ in others]]
-        replies = await self._exchange(b"".join(packed for packed, _ in parts), sum(count for _, count in parts))
-        at = 0
-        if fetch:
-            at = parts.pop(0)[1]
-            self._answer_fetches(fetches, replies[:at])
-        for (step, future), (_, count) in zip(others, parts, strict=True):
-            self._answer(step, future, replies[at : at + count])
-            at += count
+    async def _trip(self, batch: _Batch) -> None:
+        trip = Trip([step for step, _ in batch], self._names, self._bounds)
+        for (_, future), reply in zip(batch, trip.replies(await self._exchange(trip.packed, trip.count)), strict=True):
+            if not future.done():
+                future.set_result(reply)
 
     def _answer_fetches(self, fetches: _Batch, replies: list[Any]) -> None:
         fetch = Fetch(tuple([key for step, _ in fetches for key in step[0]]))
@@ -378,15 +384,6 @@ class LoopRedis:
             if not future.done():
                 future.set_result(make(Fetched, (blobs[at:end], head, now)))
             at = end
-
-    def _answer(self, step: SharedStep, future: asyncio.Future[Reply], replies: list[Any]) -> None:
-        if future.done():
-            return
-        try:
-            refused(replies)
-            future.set_result(reply_of(step, replies, self._names))
-        except (ResponseError, WireError) as error:
-            future.set_result(failed(step, error))
 
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:
         while True:

@@ -48,6 +48,7 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Together,
 )
 from cachesync.layers import scripts
 from cachesync.layers.scripts import Script
@@ -133,6 +134,8 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
         case Collect(question):
             answers = names.audit(question.id)
             return [(b"LRANGE", answers, 0, -1), (b"UNLINK", answers)]
+        case Together(steps):  # without what a trip has in common: see redis_trip
+            return [command for one in steps for command in commands_of(one, names, bounds)]
 
 
 def confirm(names: Names) -> list[Command]:
@@ -230,6 +233,8 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
             return Fetched(tuple(blob or None for blob in replies[2:]), _head(replies[1]), _milliseconds(replies[0]))
         case Discard():
             return Discarded(sum(replies))
+        case Together():
+            raise WireError("the replies to several steps are taken apart by their trip")
 
 
 def beat_of(replies: Sequence[Any]) -> Beat:

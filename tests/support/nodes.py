@@ -44,7 +44,7 @@ from cachesync.coordination.site import Site
 from cachesync.core.entry import Entry
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings, RedisSettings, Settings
-from cachesync.core.steps import Beat, Failed, Hear, Heard, Reply, SharedStep
+from cachesync.core.steps import Beat, Failed, Hear, Heard, Reply, SharedStep, Together
 from cachesync.protocols import AsyncSharedLayer, Clock, Ear, Shared, SharedLayer
 
 LONG: Final = 20.0
@@ -164,6 +164,8 @@ class Origin:
     def __init__(self) -> None:
         self.version = 1
         self.computations = 0
+        self.batches: list[list[int]] = []
+        """What was asked of the functions of many arguments, call by call."""
         self._gates: list[Gate] = []
         self._failures: list[BaseException] = []
         self._lock = threading.Lock()
@@ -257,11 +259,12 @@ class HeldReply:
 
 
 class HoldingShared:
-    """A shared layer that notes each step it passes on, and holds back a reply where told."""
+    """A shared layer that notes each step it passes on, and holds back a reply where told. Steps that are asked together are one trip."""
 
     def __init__(self, inner: Shared) -> None:
         self.inner = inner
         self.steps: list[SharedStep] = []
+        self.trips = 0
         self._held: list[HeldReply] = []
         self._lock = threading.Lock()
 
@@ -283,10 +286,12 @@ class HoldingShared:
         return _AsyncHolding(self, self.inner.of_loop())
 
     def gate_of(self, step: SharedStep) -> Gate | None:
+        asked = step.steps if isinstance(step, Together) else (step,)
         with self._lock:
-            self.steps.append(step)
+            self.steps.extend(asked)
+            self.trips += 1
             for held in self._held:
-                if isinstance(step, held.kind):
+                if any(isinstance(one, held.kind) for one in asked):
                     self._held.remove(held)
                     return held.gate
         return None
@@ -557,3 +562,39 @@ class Node(Caller):
     def told(self, name: str) -> list[Event]:
         """The events of a name, so far."""
         return [event for event in list(self.events) if event.name == name]
+
+
+class BatchNode(Node):
+    """A node that has a function of many arguments, too: ``items(numbers)``, which shares its entries with ``item``.
+
+    One call of it is one computation of the origin, whatever it is asked for: `Origin.batches` says what.
+    """
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        origin = self.origin
+        cached_items = self.cache.cached_many("item:{number}", tags=["owner:{number}"], same_as=self.item)
+        self.items: Any
+
+        if self.colour == "def":
+
+            @cached_items
+            def items(numbers: list[int]) -> dict[int, int]:
+                origin.batches.append(numbers)
+                return dict.fromkeys(numbers, origin.read())
+
+            self.items = items
+        else:
+
+            @cached_items
+            async def aitems(numbers: list[int]) -> dict[int, int]:
+                origin.batches.append(numbers)
+                return dict.fromkeys(numbers, await origin.aread())
+
+            self.items = aitems
+
+    def read_many(self, *numbers: int) -> dict[int, int]:
+        return cast("dict[int, int]", self.do(self.items, list(numbers)))
+
+    def start_many(self, *numbers: int) -> Future[dict[int, int]]:
+        return self.start(self.items, list(numbers))

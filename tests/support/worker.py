@@ -32,7 +32,7 @@ from typing import Any, Self
 from cachesync import RedisShared, Stamp
 from cachesync.core import steps
 from cachesync.layers.redis_wire import Bounds
-from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, Node, Origin, until
+from support.nodes import COLOURS, LONG, BatchNode, Colour, Gate, HoldingShared, LoopThread, Origin, until
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -183,19 +183,19 @@ class Workshop:
         self._bounds = Bounds(durable=durable)
         self._options: dict[str, Any] = {"listen": True, **options}
         self._loop = loop
-        self._nodes: dict[tuple[str, Colour], Node] = {}
-        self._layers: dict[Node, HoldingShared] = {}
-        self._gates: dict[Node, Gate] = {}
-        self._replies: dict[Node, Gate] = {}
-        self._updates: dict[Node, ExitStack] = {}
-        self._setters: dict[Node, Any] = {}
+        self._nodes: dict[tuple[str, Colour], BatchNode] = {}
+        self._layers: dict[BatchNode, HoldingShared] = {}
+        self._gates: dict[BatchNode, Gate] = {}
+        self._replies: dict[BatchNode, Gate] = {}
+        self._updates: dict[BatchNode, ExitStack] = {}
+        self._setters: dict[BatchNode, Any] = {}
         self._lock = threading.Lock()
 
-    def node(self, namespace: str, colour: Colour) -> Node:
+    def node(self, namespace: str, colour: Colour) -> BatchNode:
         with self._lock:
             if (namespace, colour) not in self._nodes:
                 shared = HoldingShared(RedisShared(self._url, namespace=namespace, bounds=self._bounds))
-                node = Node(shared, Origin(), colour=colour, loop=self._loop, **self._options)
+                node = BatchNode(shared, Origin(), colour=colour, loop=self._loop, **self._options)
                 self._nodes[namespace, colour] = node
                 self._layers[node] = shared
             return self._nodes[namespace, colour]
@@ -204,7 +204,7 @@ class Workshop:
         for node in self._nodes.values():
             node.close()
 
-    def close(self, node: Node) -> None:
+    def close(self, node: BatchNode) -> None:
         with self._lock:
             for which, known in list(self._nodes.items()):
                 if known is node:
@@ -213,124 +213,133 @@ class Workshop:
 
     # --- the origin, and what is held open ----------------------------------------------------------------------------------------
 
-    def hold(self, node: Node) -> None:
+    def hold(self, node: BatchNode) -> None:
         """The next computation reads the origin and waits."""
         self._gates[node] = node.origin.hold()
 
-    def wait(self, node: Node) -> None:
+    def wait(self, node: BatchNode) -> None:
         """Until a computation waits."""
         self._gates[node].wait()
 
-    def open(self, node: Node) -> None:
+    def open(self, node: BatchNode) -> None:
         self._gates.pop(node).open()
 
-    def hold_reply(self, node: Node, kind: str) -> None:
+    def hold_reply(self, node: BatchNode, kind: str) -> None:
         """The next reply of Redis to a step of this kind is there, and is not delivered."""
         self._replies[node] = self._layers[node].hold(getattr(steps, kind))
 
-    def wait_reply(self, node: Node) -> None:
+    def wait_reply(self, node: BatchNode) -> None:
         self._replies[node].wait()
 
-    def open_reply(self, node: Node) -> None:
+    def open_reply(self, node: BatchNode) -> None:
         self._replies.pop(node).open()
 
-    def fail(self, node: Node) -> None:
+    def fail(self, node: BatchNode) -> None:
         node.origin.fail(LookupError("not today"))
 
-    def version(self, node: Node, version: int) -> None:
+    def version(self, node: BatchNode, version: int) -> None:
         """The origin, which all processes see alike, has changed."""
         node.origin.version = version
 
-    def computations(self, node: Node) -> int:
+    def computations(self, node: BatchNode) -> int:
         return node.origin.computations
 
     # --- asking -------------------------------------------------------------------------------------------------------------------
 
-    def read(self, node: Node, number: int) -> int:
+    def read(self, node: BatchNode, number: int) -> int:
         return node.read(number)
 
-    def page(self, node: Node, number: int) -> list[int]:
+    def page(self, node: BatchNode, number: int) -> list[int]:
         """What is made of an item."""
         value: list[int] = node.do(node.page, number)
         return value
 
-    def many(self, node: Node, first: int, last: int) -> list[int]:
+    def many(self, node: BatchNode, first: int, last: int) -> list[int]:
         """Items, read one after the other."""
         return [node.read(number) for number in range(first, last)]
 
-    def at_least(self, node: Node, stamp: str, number: int) -> int:
+    def batch(self, node: BatchNode, numbers: list[int]) -> list[int]:
+        """Items, asked for in one call of the function of many arguments."""
+        found = node.read_many(*numbers)
+        return [found[number] for number in numbers]
+
+    def batches(self, node: BatchNode) -> list[list[int]]:
+        """What that function was called with."""
+        return node.origin.batches
+
+    def at_least(self, node: BatchNode, stamp: str, number: int) -> int:
         value: int = node.do(node.item.at_least, Stamp.parse(stamp), number)
         return value
 
-    def refresh(self, node: Node, number: int) -> int:
+    def refresh(self, node: BatchNode, number: int) -> int:
         return node.start_refresh(number).result(LONG)
 
-    def valid(self, node: Node, number: int) -> int | None:
+    def valid(self, node: BatchNode, number: int) -> int | None:
         return node.valid(number)
 
-    def valid_at_least(self, node: Node, stamp: str, number: int) -> int | None:
+    def valid_at_least(self, node: BatchNode, stamp: str, number: int) -> int | None:
         value: int | None = node.get(f"item:{number}", at_least=Stamp.parse(stamp))
         return value
 
-    def peek(self, node: Node, number: int) -> tuple[int, bool, str] | None:
+    def peek(self, node: BatchNode, number: int) -> tuple[int, bool, str] | None:
         """Value, whether it is stale, and which layer has it."""
         entry = node.peek(f"item:{number}")
         return None if entry is None else (entry.value, entry.is_stale, entry.layer)
 
-    def local_hits(self, node: Node) -> int:
+    def local_hits(self, node: BatchNode) -> int:
         return node.cache.stats().total.local_hits
 
-    def joined(self, node: Node) -> int:
+    def joined(self, node: BatchNode) -> int:
         return node.cache.stats().total.joined
 
     # --- invalidating, setting ----------------------------------------------------------------------------------------------------
 
-    def invalidate(self, node: Node, kind: str, number: int, soft: bool = False) -> str:
+    def invalidate(self, node: BatchNode, kind: str, number: int, soft: bool = False) -> str:
         stamp = node.invalidate(kind, number, soft=soft)
         assert not stamp.pending
         return str(stamp)
 
-    def invalidate_away(self, node: Node, kind: str, number: int) -> None:
+    def invalidate_away(self, node: BatchNode, kind: str, number: int) -> None:
         """While Redis can not be told."""
         assert node.invalidate(kind, number).pending
 
-    def drop(self, node: Node, patterns: list[str], tags: list[str]) -> str:
+    def drop(self, node: BatchNode, patterns: list[str], tags: list[str]) -> str:
         return str(node.drop(*patterns, tags=tags))
 
-    def set(self, node: Node, value: int, number: int) -> str:
+    def set(self, node: BatchNode, value: int, number: int) -> str:
         return str(node.set(value, number))
 
-    def begin_update(self, node: Node, number: int) -> None:
+    def begin_update(self, node: BatchNode, number: int) -> None:
         stack = self._updates[node] = ExitStack()
         self._setters[node] = stack.enter_context(node.update(f"item:{number}"))
 
-    def end_update(self, node: Node, value: int) -> str:
+    def end_update(self, node: BatchNode, value: int) -> str:
         with self._updates.pop(node):
             return str(self._setters.pop(node)(value))
 
     # --- the log ------------------------------------------------------------------------------------------------------------------
 
-    def stamp(self, node: Node) -> str:
+    def stamp(self, node: BatchNode) -> str:
         return str(node.stamp())
 
-    def apply(self, node: Node, stamp: str) -> None:
+    def apply(self, node: BatchNode, stamp: str) -> None:
         """Wait until the log's reader has applied a position. It runs from the first question on."""
         if node.cache.stats().position is None:
             node.stamp()
         wanted = Stamp.parse(stamp)
         until(lambda: node.has_applied(wanted), f"applying {stamp}")
 
-    def log(self, node: Node) -> dict[str, Any]:
+    def log(self, node: BatchNode) -> dict[str, Any]:
         """How the process stands with the log."""
         log = node.cache.stats().log
         position = None if log.position is None else str(log.position)
         return {"position": position, "is_heard": log.is_heard, "queued": log.queued, "losses": log.losses, "lag": log.lag}
 
-    def told(self, node: Node, name: str) -> list[dict[str, str]]:
+    def told(self, node: BatchNode, name: str) -> list[dict[str, str]]:
         """The events of a name, so far."""
         return [{field: str(value) for field, value in event.fields.items()} for event in node.told(name)]
 
-    def steps(self, node: Node, kind: str) -> int:
+    def steps(self, node: BatchNode, kind: str) -> int:
         """How often Redis was asked a step of this kind."""
         return self._layers[node].count(getattr(steps, kind))
 

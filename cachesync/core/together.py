@@ -1,0 +1,122 @@
+"""Together: several flows side by side, so that what they ask at the same time is asked at once.
+
+A batch is the flows of its keys, each as it would be alone. Here is only when they wait for each other: whoever has to ask the shared
+layer waits until all have come so far, then one trip asks for all; whoever has to compute waits for the others that have to, then one
+call computes for all. So a rule about one key is written once, and holds in a batch.
+
+Nobody waits for a lease, or for another caller, while a lease of this batch is held that is not being computed under: what was granted
+is computed, stored and given back first. So two batches that overlap in opposite order can not wait for each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, Final, get_args
+
+from cachesync.core.steps import (
+    Await,
+    Awaits,
+    Call,
+    Calls,
+    Confirm,
+    Failed,
+    Flow,
+    Join,
+    Joins,
+    ReadBans,
+    ReadLog,
+    SharedStep,
+    Snapshot,
+    Step,
+    Store,
+    Together,
+)
+
+MAX_BYTES_OF_A_TRIP: Final = 4 * 1024 * 1024
+"""Values that are stored in one trip. One that is larger travels alone."""
+
+_SHARED: Final = frozenset(get_args(SharedStep)) - {Together}
+_ORDER: Final = (_SHARED, frozenset({Call}), frozenset({Join}), frozenset({Await}))
+"""What is asked first where flows have come to different points. Waiting is last: see above."""
+_GROUPED: Final = frozenset().union(*_ORDER)
+_COMMON: Final = frozenset({Confirm, ReadLog, ReadBans, Snapshot})
+"""Questions about the log, which concern no key: equal ones are asked once."""
+
+_Asked = dict[int, Any]
+
+
+def together(flows: Sequence[Flow]) -> Generator[Step, Any, tuple[Any, ...]]:
+    """Run flows side by side. Returns their results, in their order."""
+    results: dict[int, Any] = {}
+    asked: _Asked = {}
+    try:
+        for i, flow in enumerate(flows):
+            yield from _advance(flow, None, i, asked, results)
+        while asked:
+            chosen = _next(asked)
+            for i, reply in zip(chosen, (yield from _ask([asked[i] for i in chosen])), strict=True):
+                del asked[i]
+                yield from _advance(flows[i], reply, i, asked, results)
+    finally:
+        for flow in flows:
+            flow.close()
+    return tuple(results[i] for i in range(len(flows)))
+
+
+def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, Any]) -> Generator[Step, Any, None]:
+    """Go on with one flow, up to a step that is asked for several at once, or to its end."""
+    while True:
+        try:
+            step = flow.send(reply)
+        except StopIteration as stop:
+            results[i] = stop.value
+            return
+        if step.__class__ in _GROUPED:
+            asked[i] = step
+            return
+        reply = yield step
+
+
+def _next(asked: _Asked) -> list[int]:
+    """Which flows go on next: those with the most urgent kind of question, as far as their values fit into one trip."""
+    for kinds in _ORDER:
+        chosen = [i for i, step in asked.items() if step.__class__ in kinds]
+        if chosen:
+            return _fitting(chosen, asked)
+    raise AssertionError("every step that is kept has a place in the order")
+
+
+def _fitting(chosen: list[int], asked: _Asked) -> list[int]:
+    size = 0
+    for count, i in enumerate(chosen):
+        step = asked[i]
+        size += len(step.blob) if isinstance(step, Store) else 0
+        if size > MAX_BYTES_OF_A_TRIP and count:
+            return chosen[:count]
+    return chosen
+
+
+def _ask(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
+    """Ask several at once. A single one is asked as it is."""
+    kind = steps[0].__class__
+    if kind in _SHARED:
+        return (yield from _ask_shared(steps))
+    if len(steps) == 1:
+        return ((yield steps[0]),)
+    group: Any = {Call: Calls, Join: Joins, Await: Awaits}[kind]
+    replies: Sequence[Any] = yield group(tuple(steps))
+    return replies
+
+
+def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
+    places = {(step if step.__class__ in _COMMON else i): i for i, step in enumerate(steps)}
+    different = tuple(steps[i] for i in places.values())
+    replies: Any
+    if len(different) == 1:
+        replies = ((yield different[0]),)
+    else:
+        deadline = max(step.deadline for step in different)
+        replies = yield Together(different, deadline)
+        replies = (replies,) * len(different) if isinstance(replies, Failed) else replies.replies
+    answers = dict(zip(places, replies, strict=True))
+    return [answers[step if step.__class__ in _COMMON else i] for i, step in enumerate(steps)]
