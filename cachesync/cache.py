@@ -206,7 +206,7 @@ class Cache:
         """
         tags, ignore = _texts(key, "tags", tags), _texts(key, "ignore", ignore)
         how = self.cached(key, tags=tags, ignore=ignore, tags_from=tags_from, ttl=ttl, codec=codec, same_as=same_as)
-        if not isinstance(page, int) or isinstance(page, bool) or not 1 <= page <= MOST:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if type(page) is not int or not 1 <= page <= MOST:
             raise KeyTemplateError(f"{key!r}: page is a whole number from 1 to {MOST:,}, not {page!r}")
         return DecorateMany(how, page)
 
@@ -217,8 +217,7 @@ class Cache:
             return kind(self.decorate(cast("Any", function).__func__, how))
         blueprint = plan(function, how.key, tags=how.tags, ignore=how.ignore)
         site = self._site(blueprint, how, blueprint.call, lambda: how.codec or codec_for(return_annotation(function)))
-        if self._engine.shared is not None:
-            self._check_codec(site, function)
+        self._check_codec(site, function)
         return self._enter(site, dress(site, blueprint, self._operations))
 
     def decorate_many(self, function: Any, how: Decorate, page: int) -> Any:
@@ -267,8 +266,10 @@ class Cache:
     def _check_codec(self, site: Site, function: Callable[..., Any], batch: Batch | None = None) -> None:
         """Find out at decoration whether results can be stored. A name that is defined further down is looked for again later."""
         try:
-            _ = batch and batch.answers
-            _ = self._engine.shared and site.codec
+            if batch is not None:
+                _ = batch.answers
+            if self._engine.shared is not None:
+                _ = site.codec
         except CodecError:
             hint = getattr(inspect.unwrap(function), "__annotations__", {}).get("return")
             if not isinstance(hint, str):
@@ -560,9 +561,7 @@ class DecorateMany:
     @overload
     def __call__(self, function: Callable[P, _NobodyReturnsThis], /) -> CachedMany[P, Any]: ...
     @overload
-    def __call__(  # type: ignore[overload-overlap]
-        self, function: Callable[P, Coroutine[Any, Any, M]], /
-    ) -> AsyncCachedMany[P, M]: ...
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, M]], /) -> AsyncCachedMany[P, M]: ...
     @overload
     def __call__(self, function: Callable[P, M], /) -> CachedMany[P, M]: ...
     def __call__(self, function: Callable[..., Any], /) -> Any:

@@ -239,7 +239,7 @@ class LoopRedis:
 
     def perform(self, step: SharedStep, /) -> Awaitable[Reply]:
         if step.__class__ is Together:
-            return self._perform_all(cast("Together", step))
+            return self._perform_all(step)
         future: asyncio.Future[Reply] = self.loop.create_future()
         self._waiting.append((step, future))
         if not self._scheduled and len(self._trips) + len(self._flights) < LOOP_CONNECTIONS:

@@ -25,7 +25,7 @@ class Trip:
 
     def __init__(self, steps: Sequence[SharedStep], names: Names, bounds: Bounds) -> None:
         self._steps, self._names = steps, names
-        keys = tuple([key for step in steps if step.__class__ is Fetch and not cast("Fetch", step).strict for key in step[0]])
+        keys = tuple([key for step in steps if isinstance(step, Fetch) and not step.strict for key in step.keys])
         is_fetching = any(_is_plain_fetch(step) for step in steps)
         self._fetch = Fetch(keys) if is_fetching else None
         commands: list[Command] = []

@@ -89,6 +89,45 @@ def plain() -> int:
     return 1
 
 
+# Functions of many arguments.
+@cache.cached_many("many:{code}")
+def stores(codes: list[str]) -> dict[str, int]:
+    return dict.fromkeys(codes, 1)
+
+
+@cache.cached_many("amany:{code}")
+async def astores(codes: list[str]) -> list[int]:
+    return [1 for _ in codes]
+
+
+def one_value(codes: list[str]) -> int:
+    return 1
+
+
+async def one_value_later(codes: list[str]) -> int:
+    return 1
+
+
+def names(keys: list[str]) -> list[str]:
+    return keys
+
+
+stores("JKT")  # E
+stores([1])  # E
+stores()  # E
+stores.invalidate("JKT")  # E
+stores.keys()  # E
+stores.many([("JKT",)])  # E
+wrong_stores: dict[str, str] = stores(["JKT"])  # E
+wrong_astores: list[int] = astores(["JKT"])  # E
+cache.cached_many("x:{code}")(one_value)  # E
+cache.cached_many("x:{code}")(one_value_later)  # E
+cache.cached_many("x:{code}", page="7")(names)  # E
+cache.get_many(7)  # E
+cache.get_or_compute_many(["x"], names)  # E
+cache.get_or_compute_many(["x"])  # E
+
+
 # Methods.
 repo.find("1")  # E
 repo.find()  # E

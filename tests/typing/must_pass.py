@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_type
 from uuid import UUID
@@ -11,8 +11,10 @@ from uuid import UUID
 from cachesync import (
     MISSING,
     AsyncCachedFunction,
+    AsyncCachedMany,
     Cache,
     CachedFunction,
+    CachedMany,
     Entry,
     Event,
     MemoryShared,
@@ -220,6 +222,84 @@ class SpecialRepo(Repo):
 assert_type(SpecialRepo("x").find(1), Store)
 assert_type(SpecialRepo.find.key(SpecialRepo("x"), 1), str)
 
+
+# --- functions of many arguments ------------------------------------------------------------------------------------------------
+
+
+@cache.cached_many("many:{code}", page=100)
+def stores(codes: Sequence[str]) -> dict[str, Store]:
+    return {code: Store(code, "Jakarta") for code in codes}
+
+
+assert_type(stores(["JKT"]), dict[str, Store])
+assert_type(stores(codes=("JKT",)), dict[str, Store])
+assert_type(stores.invalidate(["JKT"]), Stamp)
+assert_type(stores.refresh(["JKT"]), dict[str, Store])
+assert_type(stores.at_least(cache.stamp(), ["JKT"]), dict[str, Store])
+assert_type(stores.keys(["JKT"]), list[str])
+assert_type(stores.__wrapped__(["JKT"]), dict[str, Store])
+many_as_before: Callable[[Sequence[str]], dict[str, Store]] = stores
+as_a_type: CachedMany[[Sequence[str]], dict[str, Store]] = stores
+
+
+@cache.cached_many("visits:{lang}:{number}", tags=["visits:{number}"], ignore=["trace"], tags_from=lambda result: [str(result)])
+def visits(lang: str, numbers: Iterable[int], *, trace: object = None) -> list[int]:
+    return list(numbers)
+
+
+assert_type(visits("id", {1, 2}, trace=cache), list[int])
+
+
+@cache.cached_many("variadic_many:{code}")
+def variadic_many(*codes: str) -> Mapping[str, int | None]:
+    return dict.fromkeys(codes, 1)
+
+
+assert_type(variadic_many("JKT", "BDG"), Mapping[str, int | None])
+
+
+@cache.cached_many("astores:{code}", same_as=store)
+async def astores(codes: Collection[str]) -> dict[str, Store]:
+    return stores(list(codes))
+
+
+class Repos:
+    @cache.cached_many("repos:{number}", ignore=["self"])
+    def find(self, numbers: list[int]) -> dict[int, str]:
+        return dict.fromkeys(numbers, "x")
+
+    @cache.cached_many("arepos:{number}", ignore=["self"])
+    async def afind(self, numbers: list[int]) -> dict[int, str]:
+        return dict.fromkeys(numbers, "x")
+
+
+assert_type(Repos().find([1]), dict[int, str])
+assert_type(Repos.find.invalidate(Repos(), [1]), Stamp)
+amany: AsyncCachedMany[[Collection[str]], dict[str, Store]] = astores
+
+
+async def awaited_many() -> None:
+    assert_type(await astores(["JKT"]), dict[str, Store])
+    assert_type(await astores.invalidate(["JKT"]), Stamp)
+    assert_type(await astores.refresh(["JKT"]), dict[str, Store])
+    assert_type(await Repos().afind([1]), dict[int, str])
+    both = await asyncio.gather(astores(["JKT"]), maybe_later(1))
+    assert_type(both, tuple[dict[str, Store], int])
+    assert_type(await cache.aget_many(["stores:x"]), dict[str, Any])
+    assert_type(await cache.aget_or_compute_many(["stores:x"], lengths_later), dict[str, int | None])
+
+
+def lengths(keys: list[str]) -> dict[str, int]:
+    return {key: len(key) for key in keys}
+
+
+async def lengths_later(keys: list[str]) -> dict[str, int]:
+    return lengths(keys)
+
+
+assert_type(cache.get_many({"stores:x"}, at_least=cache.stamp()), dict[str, Any])
+assert_type(cache.get_or_compute_many(["stores:x"], lengths), dict[str, int | None])
+assert_type(cache.get_or_compute_many(["stores:x"], lambda keys: dict.fromkeys(keys, 1)), dict[str, int | None])
 
 # --- functions about cached functions -----------------------------------------------------------------------------------------
 
