@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import pytest
 
@@ -94,7 +94,7 @@ def other(shared: HoldingShared, node: BatchNode, colour: Colour, loop: LoopThre
 
 
 def caller_of(colour: Colour, loop: LoopThread, *, shared: MemoryShared | None = None, **options: Any) -> Caller:
-    policy = Policy(name="all", match="*", **{"ttl": "1h", **options})
+    policy = Policy(name="all", match="*", ttl="1h", **options)
     return Caller(Cache(policies=[policy], shared=shared, listen=False), colour, loop)
 
 
@@ -338,7 +338,7 @@ def test_a_dict_with_other_items_is_a_clear_error(colour: Colour, loop: LoopThre
     caller = caller_of(colour, loop, shared=MemoryShared())
 
     def texts(numbers: list[int]) -> dict[int, str]:
-        return answer  # type: ignore[no-any-return]
+        return cast("dict[int, str]", answer)
 
     cached = cached_many(caller, "text:{number}", texts)
     with pytest.raises(BatchError) as caught:
@@ -362,7 +362,7 @@ def test_a_list_of_another_length_is_a_clear_error(colour: Colour, loop: LoopThr
     caller = caller_of(colour, loop, shared=MemoryShared())
 
     def texts(numbers: list[int]) -> list[str]:
-        return answer  # type: ignore[no-any-return]
+        return cast("list[str]", answer)
 
     cached = cached_many(caller, "text:{number}", texts)
     with pytest.raises(BatchError) as caught:
@@ -406,8 +406,11 @@ def a_text(codes: str) -> dict[str, int]:
     raise AssertionError
 
 
-def no_annotation(codes: list[str]):  # type: ignore[no-untyped-def]
+def no_annotation(codes: list[str]) -> Any:
     raise AssertionError
+
+
+del no_annotation.__annotations__["return"]
 
 
 def one_value(codes: list[str]) -> int:
@@ -746,7 +749,7 @@ class Pair:
         self.events: list[Event] = []
         shared = MemoryShared(self.clock.monotonic)
         settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=10_000.0))
-        policy = Policy(name="all", match="*", **{"ttl": TTL, **options})
+        policy = Policy(name="all", match="*", ttl=TTL, **options)
         self.callers = [
             Caller(
                 Cache(settings, policies=[policy], shared=shared, clock=self.clock, listen=False, on_event=self.events.append), colour, loop
@@ -894,14 +897,14 @@ def test_what_a_batch_reads_all_its_items_are_made_of(colour: Colour, loop: Loop
 
         def plain(numbers: list[int]) -> dict[int, int]:
             asked.append(numbers)
-            return dict.fromkeys(numbers, rate())
+            return dict.fromkeys(numbers, cast("int", rate()))
 
         prices = caller.cache.cached_many("price:{number}")(plain)
     else:
 
         async def waiting(numbers: list[int]) -> dict[int, int]:
             asked.append(numbers)
-            return dict.fromkeys(numbers, await rate())
+            return dict.fromkeys(numbers, cast("int", await rate()))
 
         prices = caller.cache.cached_many("price:{number}")(waiting)
 
@@ -1036,20 +1039,36 @@ def test_keys_that_are_missing_are_computed_in_one_call(node: BatchNode, other: 
     assert asked == [["page:x", "item:y"], ["item:none"]]
     with pytest.raises(TypeError, match="compute is a function"):
         compute(node, ["item:10"], 7)
+
+    def unfit(keys: list[str]) -> dict[str, int]:
+        return {"item:12": 1}
+
+    problem: tuple[type[Exception], str] = (BatchError, "a result for 'item:12', which it was not asked for")
     if node.colour == "async def":
-        with pytest.raises(TypeError, match="a plain function is for get_or_compute_many"):
-            compute(node, ["item:10", "item:11"], lambda keys: dict.fromkeys(keys, 1))
-    else:
-        with pytest.raises(BatchError, match="a result for 'item:12', which it was not asked for"):
-            compute(node, ["item:10", "item:11"], lambda keys: {"item:12": 1})
+        problem = (TypeError, "a plain function is for get_or_compute_many")
+    with pytest.raises(problem[0], match=problem[1]):
+        compute(node, ["item:10", "item:11"], unfit)
 
 
 # --- real servers -------------------------------------------------------------------------------------------------------------------
 
 
-def counted(server: Server) -> dict[str, int]:
-    told: dict[str, Any] = server.client().info("commandstats")
-    return {name.removeprefix("cmdstat_"): row["calls"] for name, row in told.items()}
+def test_a_batch_of_a_hundred_with_fifty_misses_is_105_commands(fresh_server: Server, namespace: str, loop: LoopThread) -> None:
+    """In three trips: clock, head and one ``MGET``; clock, head and 50 leases; 50 fills."""
+    client = fresh_server.client()
+    for colour in COLOURS:
+        shared = RedisShared(fresh_server.url, namespace=namespace + colour[:1])
+        node, reader = (BatchNode(shared, Origin(), colour=colour, loop=loop) for _ in range(2))
+        node.read_many(*range(50))
+        reader.cache.stamp()
+        client.config_resetstat()
+        reader.read_many(*range(100))
+        told: dict[str, Any] = client.info("commandstats")
+        sent = {name: told[f"cmdstat_{name}"]["calls"] for name in ("time", "hmget", "mget", "evalsha")}
+        assert sent == {"time": 2, "hmget": 2, "mget": 1, "evalsha": 100}
+        assert sum(sent.values()) == 105
+        node.close()
+        reader.close()
 
 
 def test_a_batch_takes_three_trips_however_many_items(every_server: Server, namespace: str, colour: Colour, loop: LoopThread) -> None:

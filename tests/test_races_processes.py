@@ -291,3 +291,70 @@ def test_a_living_holder_keeps_its_lease_for_as_long_as_it_computes(server: Serv
         assert reading.result(LONG) == 1
         assert holder.do("valid", namespace, colour, 1) == 1
         assert client.exists(lease) == 0
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_batches_of_two_processes_that_overlap_in_opposite_order(
+    server: Server, workers: tuple[Worker, Worker], namespace: str, killed: bool
+) -> None:
+    """Both computations are held open at once: each process computes its own items in one call, and waits for the other's with empty
+    hands. Where the holder is killed, who waits computes what is left, and nothing else.
+    """
+    a = workers[0]
+    for own, colour in each_colour(namespace):
+        with Worker(server.url, lease=FAIR_LEASE if killed else LONG_LEASE) as b:
+            for worker in (a, b):
+                worker.do("hold", own, colour)
+            ours = a.order("batch", own, colour, [1, 2, 3])
+            a.do("wait", own, colour)
+            theirs = b.order("batch", own, colour, [4, 3, 2, 1])
+            b.do("wait", own, colour)
+            assert a.do("batches", own, colour) == [[1, 2, 3]]
+            assert b.do("batches", own, colour) == [[4]]
+            back = a.order("batch", own, colour, [5, 4, 1])
+            until(lambda own=own, colour=colour: a.do("batches", own, colour) == [[1, 2, 3], [5]], "the call for what nobody computes")
+            a.do("open", own, colour)
+            assert ours.result(LONG) == [1, 1, 1]
+            if killed:
+                b.kill()
+                assert back.result(LONG) == [1, 1, 1]
+                assert a.do("batches", own, colour) == [[1, 2, 3], [5], [4]]
+                continue
+            assert not back.done()
+            b.do("open", own, colour)
+            assert theirs.result(LONG) == [1, 1, 1, 1]
+            assert back.result(LONG) == [1, 1, 1]
+            assert b.do("batches", own, colour) == [[4]]
+            assert a.do("batches", own, colour) == [[1, 2, 3], [5]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_invalidation_by_another_process_during_a_batch_concerns_what_it_matches(
+    workers: tuple[Worker, Worker], namespace: str, kind: str
+) -> None:
+    """That item is stored nowhere; the others of the same call are."""
+    a, b = workers
+    for own, colour in each_colour(namespace):
+        b.do("hold", own, colour)
+        reading = b.order("batch", own, colour, [1, 2])
+        b.do("wait", own, colour)
+        change(2, own, colour, a, b)
+        stamp = a.do("invalidate", own, colour, kind, 1)
+        b.do("open", own, colour)
+        assert reading.result(LONG) == [1, 1]
+        b.do("apply", own, colour, stamp)
+        other = 2 if kind in {"prefix", "tag of the policy", "everything"} else 1
+        assert a.do("batch", own, colour, [2, 1]) == [other, 2]
+        assert b.do("batch", own, colour, [1, 2]) == [2, other]
+
+
+def test_many_callers_of_two_processes_compute_each_item_once(workers: tuple[Worker, Worker], namespace: str) -> None:
+    """Batches that overlap in every way, all at once: each item is in exactly one call."""
+    a, b = workers
+    for own, colour in each_colour(namespace):
+        numbers = list(range(20))
+        asked = [numbers[at:] + numbers[:at] for at in range(0, 20, 4)] + [numbers[at : at + 5][::-1] for at in range(0, 16, 3)]
+        reading = [worker.order("batch", own, colour, batch) for batch in asked for worker in (a, b)]
+        assert [one.result(LONG) for one in reading] == [[1] * len(batch) for batch in asked for _ in (a, b)]
+        called = [number for worker in (a, b) for batch in worker.do("batches", own, colour) for number in batch]
+        assert sorted(called) == numbers

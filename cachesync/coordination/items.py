@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, MutableSequence, MutableSet, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal, Union, cast
 
 from cachesync.coordination.wrapper import Blueprint, annotations_of, compile_binding, name_of, plan, signature_of
 from cachesync.errors import BatchError, KeyArgumentError, KeyTemplateError
@@ -167,7 +167,7 @@ def by_item(answer: Any, items: Sequence[Any], name: str) -> Sequence[Any]:
     """
     if not isinstance(answer, Mapping):
         raise BatchError(f"{name}: it returned {_article(answer)}, where a dict of items to results was expected")
-    found: Mapping[Any, Any] = answer
+    found = cast("Mapping[Any, Any]", answer)
     asked = set(items)
     unasked = [key for key in found if key not in asked]
     if unasked:
@@ -179,7 +179,7 @@ def by_place(answer: Any, items: Sequence[Any], name: str) -> Sequence[Any]:
     """The results of a list, one for each of ``items``. Raises ``BatchError`` for another number of them."""
     if not isinstance(answer, Sequence) or isinstance(answer, _TEXTS):
         raise BatchError(f"{name}: it returned {_article(answer)}, where a list with a result for each item was expected")
-    found: Sequence[Any] = answer
+    found = cast("Sequence[Any]", answer)
     if len(found) != len(items):
         results = "1 result" if len(found) == 1 else f"{len(found)} results"
         raise BatchError(
@@ -303,7 +303,7 @@ def _stand_in(
         has_default = has_default or one.default is not EMPTY
         changed.append(one)
     stand_in.__signature__ = signature.replace(parameters=changed)
-    return stand_in  # type: ignore[no-any-return]  # a function of ours, whatever it carries
+    return cast("Callable[..., Any]", stand_in)
 
 
 def _answers_of(annotation: Any, name: str) -> Answers:

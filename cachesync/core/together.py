@@ -35,10 +35,10 @@ from cachesync.core.steps import (
 MAX_BYTES_OF_A_TRIP: Final = 4 * 1024 * 1024
 """Values that are stored in one trip. One that is larger travels alone."""
 
-_SHARED: Final = frozenset(get_args(SharedStep)) - {Together}
-_ORDER: Final = (_SHARED, frozenset({Call}), frozenset({Join}), frozenset({Await}))
+_SHARED: Final[frozenset[type]] = frozenset(get_args(SharedStep)) - {Together}
+_ORDER: Final[tuple[frozenset[type], ...]] = (_SHARED, frozenset({Call}), frozenset({Join}), frozenset({Await}))
 """What is asked first where flows have come to different points. Waiting is last: see above."""
-_GROUPED: Final = frozenset().union(*_ORDER)
+_GROUPED: Final[frozenset[type]] = frozenset[type]().union(*_ORDER)
 _COMMON: Final = frozenset({Confirm, ReadLog, ReadBans, Snapshot})
 """Questions about the log, which concern no key: equal ones are asked once."""
 
@@ -80,7 +80,7 @@ def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, A
 def _next(asked: _Asked) -> list[int]:
     """Which flows go on next: those with the most urgent kind of question, as far as their values fit into one trip."""
     for kinds in _ORDER:
-        chosen = [i for i, step in asked.items() if step.__class__ in kinds]
+        chosen = sorted(i for i, step in asked.items() if step.__class__ in kinds)
         if chosen:
             return _fitting(chosen, asked)
     raise AssertionError("every step that is kept has a place in the order")

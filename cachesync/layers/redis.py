@@ -238,7 +238,7 @@ class LoopRedis:
         self._alarm_at = 0.0
 
     def perform(self, step: SharedStep, /) -> Awaitable[Reply]:
-        if step.__class__ is Together:
+        if isinstance(step, Together):
             return self._perform_all(step)
         future: asyncio.Future[Reply] = self.loop.create_future()
         self._waiting.append((step, future))

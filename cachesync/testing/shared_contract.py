@@ -20,6 +20,7 @@ from cachesync.core.records import EVERYTHING, GLOB, KEY, PREFIX, SOFT, TAG, VAL
 from cachesync.core.stamps import NOWHERE, Lineage, Stamp
 from cachesync.core.steps import (
     NEVER,
+    NO_DEADLINE,
     RESTING,
     Announce,
     Announced,
@@ -46,6 +47,7 @@ from cachesync.core.steps import (
     ReadBans,
     ReadLog,
     Release,
+    Replies,
     Reply,
     Scan,
     Scanned,
@@ -55,6 +57,7 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Together,
     Torn,
     Woken,
 )
@@ -544,6 +547,39 @@ class SharedLayerContract:
                 assert talk.ask(Release(f"key:{at}", "mine", rest=rest, milliseconds=60_000), Done).done
                 assert self.lease(talk, f"key:{at}", "other").holder == rest, why
                 assert self.lease(talk, f"key:{at}", "other", over=rest).granted, why
+
+    # --- several steps at once ----------------------------------------------------------------------------------------------------
+
+    def test_several_steps_are_answered_each_for_itself(self) -> None:
+        """In their order; one that is not done says nothing about the others, and odd or equal keys are no trouble."""
+        with self.opened() as talk:
+            head = talk.ask(Snapshot(), Joined).head
+            blob = self.make_blob(head)
+            assert self.store(talk, "there", blob)
+            assert self.lease(talk, "held", "other").granted
+            asked: tuple[SharedStep, ...] = (
+                Lease("a", "mine", NOWHERE, 60_000, None),
+                Fetch(("there", "a")),
+                Lease("held", "mine", NOWHERE, 60_000, None),
+                Release("nobody's", "mine"),
+                Lease("there", "mine", NOWHERE, 60_000, None),
+                Fetch(("a", "there")),
+                Confirm(),
+                Lease("b", "mine", NOWHERE, 60_000, None),
+            )
+            replies = talk.ask(Together(asked, NO_DEADLINE), Replies).replies
+            a, first, held, released, there, second, beat, b = replies
+            assert isinstance(a, Leased) and isinstance(b, Leased)
+            assert (a.granted, b.granted, a.head, b.head) == (True, True, head, head)
+            assert isinstance(held, Leased) and isinstance(there, Leased)
+            assert (held.granted, held.blob, there.granted, there.blob) == (False, None, False, blob)
+            assert isinstance(first, Fetched) and isinstance(second, Fetched)
+            assert (first.blobs, second.blobs) == ((blob, None), (None, blob))
+            assert (first.head, released, isinstance(beat, Beat)) == (head, Done(done=False), True)
+            stored = talk.ask(Together((Store("a", "mine", blob, 60_000), Store("c", "mine", blob, 60_000))), Replies).replies
+            assert stored == (Done(done=True), Done(done=False))
+            assert talk.ask(Fetch(("a", "c")), Fetched).blobs == (blob, None)
+            assert talk.ask(Together(()), Replies).replies == ()
 
     # --- fills --------------------------------------------------------------------------------------------------------------------
 
