@@ -15,7 +15,7 @@ from benchmarks.scale import Costs
 from benchmarks.table import about_the_machine, budgets, lines
 
 NAMES: Final = (
-    *("local_hit", "redis_hit", "memory", "hit_ratio"),
+    *("local_hit", "redis_hit", "batch", "memory", "hit_ratio"),
     *("coordinated_hit", "propagation", "issuing", "invalidation", "delivery", "recovery", "stampede", "silence", "flat", "scale"),
 )
 LONG: Final = ("memory", "hit_ratio")

@@ -174,7 +174,7 @@ def _coordination(results: Results) -> Iterator[Budget]:
 
 def lines(results: Results) -> Iterator[str]:
     """The table, line by line."""
-    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit")):
+    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit"), ("batch", "Batch of 100")):
         if benchmark in results:
             yield from _rows(title, results[benchmark])
     if "local_hit" in results:

@@ -53,6 +53,17 @@ def test_every_row_of_a_redis_hit_is_measured_beside_its_peers() -> None:
         assert all(figure["best"] >= figure["median"] > 0 for figure in figures.values())
 
 
+def test_every_row_of_a_batch_is_measured_beside_its_peers() -> None:
+    """All items there, and half of them missing, in both colours."""
+    from benchmarks import batch
+
+    result = batch.run(quick=True)
+    assert set(result["rows"]) == {f"{colour}, {case}" for colour in ("def", "async def") for case in batch.CASES}
+    for figures in result["rows"].values():
+        assert {"cachesync", "cachesync, f.many"} <= set(figures), result["missing"]
+        assert all(figure["best"] >= figure["median"] > 0 for figure in figures.values())
+
+
 def test_a_peer_that_is_missing_or_fails_is_a_line_and_the_others_go_on() -> None:
     """Nothing is left out silently."""
 
