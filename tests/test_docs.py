@@ -60,6 +60,7 @@ from cachesync.core.steps import (
     SharedStep,
     Snapshot,
     Store,
+    Together,
 )
 from cachesync.core.steps import (
     Testify as Answer,  # pytest takes a name that begins with Test for a test
@@ -426,6 +427,7 @@ def test_the_reference_shows_every_command_that_redis_is_asked() -> None:
         Inquire(question),
         Answer(question, "o", 1),
         Collect(question),
+        Together((Fetch(("k",)), Extend("k", "t", 1))),
     ]
     assert {type(step) for step in steps} == set(get_args(SharedStep))
     asked = [command for step in steps for command in commands_of_step(step, names, Bounds(durable=1))]

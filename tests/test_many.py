@@ -502,7 +502,8 @@ def test_a_result_type_may_be_defined_further_down(loop: LoopThread) -> None:
     def stores(codes: list[str]) -> dict[str, Later]:  # type: ignore[name-defined]  # noqa: F821 - it comes later
         return {code: Later(code, "x") for code in codes}  # type: ignore[name-defined]  # noqa: F821
 
-    cached: Any = cache.cached_many("stores:{code}")(cast("Any", stores))
+    decorate: Any = cache.cached_many("stores:{code}")
+    cached: Callable[[list[str]], dict[str, Shop]] = decorate(stores)
     globals()["Later"] = Shop
     try:
         assert cached(["JKT"]) == {"JKT": Shop("JKT", "x")}
@@ -1094,8 +1095,10 @@ def test_a_batch_takes_three_trips_however_many_items(every_server: Server, name
         reader.close()
 
 
-def test_one_refused_item_costs_that_item_alone(server: Server, namespace: str, colour: Colour, loop: LoopThread) -> None:
-    """A name that is taken by something else, in the middle of a batch: the others are stored."""
+def test_a_name_that_is_taken_by_something_else_costs_no_other_item_anything(
+    server: Server, namespace: str, colour: Colour, loop: LoopThread
+) -> None:
+    """The lease of an item in the middle of a batch is no lease: it is taken all the same, and all of them are stored."""
     shared = RedisShared(server.url, namespace=namespace)
     node = BatchNode(shared, Origin(), colour=colour, loop=loop)
     node.stamp()

@@ -23,6 +23,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from cachesync import Cache, Event, LocalMemory, PickleCodec, Policy, RedisShared, Settings
 from cachesync.core import steps
@@ -65,6 +66,7 @@ from cachesync.core.steps import (
     Store,
 )
 from cachesync.layers.memory import MemoryShared
+from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, commands_of, pack, pack_all, reply_of
 from cachesync.protocols import Codec, Shared
 from cachesync.testing import FakeClock, SharedLayerContract, run_together
@@ -1110,3 +1112,29 @@ def test_bans_are_read_with_their_mode_and_floors() -> None:
     assert reply_of(ReadBans(0, 6), [found, floors, MARKED], WIRE_NAMES) == bans
     for lost in ([], [b"e0000000000000000"], [b"another program's"]):
         assert reply_of(ReadBans(0, 6), [found, floors, lost], WIRE_NAMES) == bans._replace(epoch=None), "bans were lost meanwhile"
+
+
+def test_a_step_that_is_refused_in_a_trip_has_failed_alone() -> None:
+    """As has one whose reply can not be read. What is common to several is asked once, and refused for all who need it."""
+    steps: list[SharedStep] = [
+        Fetch(("a", "b")),
+        Lease("a", "t", NOWHERE, 1000, None),
+        Store("b", "t", b"x", 1000),
+        Fetch(("c",)),
+        Release("c", "t"),
+    ]
+    trip = Trip(steps, Names.of("ns"), Bounds())
+    clock, head, blobs = [b"1", b"0"], [b"00112233445566ff", b"5"], [b"A", None, b"C"]
+    assert trip.count == 6
+    replies = trip.replies([clock, head, blobs, ResponseError("OOM"), 1, "a surprise"])
+    at = Stamp("00112233445566ff", 5)
+    assert [reply for reply in replies if not isinstance(reply, Failed)] == [
+        Fetched((b"A", None), at, 1000),
+        Done(done=True),
+        Fetched((b"C",), at, 1000),
+    ]
+    assert [type(reply) for reply in replies] == [Fetched, Failed, Done, Fetched, Failed]
+    replies = trip.replies([clock, head, ResponseError("NOPERM"), [1, None, None], 1, 0])
+    assert [type(reply) for reply in replies] == [Failed, Leased, Done, Failed, Done]
+    replies = trip.replies([ResponseError("NOPERM"), head, blobs, [1, None, None], 1, 0])
+    assert [type(reply) for reply in replies] == [Failed, Failed, Done, Failed, Done]

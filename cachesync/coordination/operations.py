@@ -19,7 +19,7 @@ from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.site import Address, Site
-from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
+from cachesync.coordination.worlds import raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
