@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -23,6 +24,7 @@ from cachesync import (
     RedisShared,
     RestingError,
     Settings,
+    Stamp,
 )
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings
@@ -39,6 +41,7 @@ from support.nodes import (
     HoldingShared,
     LoopThread,
     Origin,
+    engine_of,
     read_log,
     until,
     use,
@@ -602,7 +605,6 @@ def test_batches_that_overlap_in_opposite_order_compute_each_item_once(node: Bat
     other = node.start_many(4, 3, 2, 1)
     second.wait()
     third = node.start_many(1, 4)
-    until(lambda: node.cache.stats().total.joined >= 0)
     first.open()
     second.open()
     assert one.result(LONG) == {1: 1, 2: 1, 3: 1}
@@ -712,30 +714,30 @@ def test_a_cancelled_batch_takes_nothing_from_those_who_wait(shared: HoldingShar
 
 
 def test_a_batch_that_nobody_waits_for_is_cancelled_and_gives_its_leases_back(shared: HoldingShared, loop: LoopThread) -> None:
-    ended = threading.Event()
-    caller = Caller(Cache(policies=[Policy(name="all", match="*", ttl="1h")], shared=shared, listen=False), "async def", loop)
-    began = threading.Event()
+    """Another process computes at once, though the leases would have lived for long."""
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, lease=600.0))
+    policy = Policy(name="all", match="*", ttl="1h")
+    callers = [Caller(Cache(settings, policies=[policy], shared=shared, listen=False), "async def", loop) for _ in range(2)]
+    began, ended = threading.Event(), threading.Event()
 
-    async def squares(numbers: list[int]) -> dict[int, int]:
-        import asyncio
-
+    async def endless(numbers: list[int]) -> dict[int, int]:
         began.set()
         try:
-            await asyncio.sleep(LONG)
-        except asyncio.CancelledError:
+            await asyncio.sleep(10 * LONG)
+        finally:
             ended.set()
-            raise
         return {}
 
-    cached = caller.cache.cached_many("square:{number}")(squares)
-    batch = caller.start(cached, [1, 2])
+    async def squares(numbers: list[int]) -> dict[int, int]:
+        return {number: number * number for number in numbers}
+
+    batch = callers[0].start(callers[0].cache.cached_many("square:{number}")(endless), [1, 2])
     assert began.wait(LONG)
     batch.cancel()
     assert ended.wait(LONG)
-    other = BatchNode(shared, Origin(), colour="async def", loop=loop)
-    until(lambda: not caller.cache._operations.engine.leases)  # pyright: ignore[reportPrivateUsage]
-    caller.close()
-    other.close()
+    assert callers[1].do(callers[1].cache.cached_many("square:{number}")(squares), [1, 2]) == {1: 1, 2: 4}
+    for caller in callers:
+        caller.close()
 
 
 # --- lifetimes, spares, patience ----------------------------------------------------------------------------------------------------
@@ -950,8 +952,9 @@ def test_a_layer_that_fails_between_reading_and_leasing_costs_one_failure(colour
     memory = MemoryShared()
     shared = HoldingShared(memory)
     policy = Policy(name="all", match="*", ttl="1h")
-    settings = Settings(coordination=CoordinationSettings(budget=LONG))
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=1000.0))
     caller = Caller(Cache(settings, policies=[policy], shared=shared, listen=False, on_event=events.append), colour, loop)
+    caller.stamp()
 
     def squares(numbers: list[int]) -> dict[int, int]:
         return {number: number * number for number in numbers}
@@ -964,8 +967,8 @@ def test_a_layer_that_fails_between_reading_and_leasing_costs_one_failure(colour
         gate.open()
         assert reading.result(LONG) == {1: 1, 2: 4, 3: 9}
     assert [event.name for event in events if event.name == "layer_failed"] == ["layer_failed"]
-    assert caller.cache._operations.engine.failures_in_row <= 1  # pyright: ignore[reportPrivateUsage]
-    assert caller.cache._operations.engine.leases == {}  # pyright: ignore[reportPrivateUsage]
+    engine = engine_of(caller.cache)
+    assert (engine.failures_in_row, engine.leases) == (1, {})
 
 
 def test_a_cache_that_is_off_calls_once_with_everything(colour: Colour, loop: LoopThread) -> None:
@@ -999,6 +1002,7 @@ def test_several_keys_are_looked_up_in_one_trip(node: BatchNode, other: BatchNod
     stamp = other.invalidate("key as text", 1)
     assert node.do(get_many, ["item:1", "item:2"]) == {"item:1": 1, "item:2": 1}, "it has not heard"
     assert node.do(get_many, ["item:1", "item:2"], at_least=stamp) == {"item:2": 1}
+    assert node.do(get_many, ["item:2"], at_least=Stamp("0" * 16, 1)) == {}, "what can not be confirmed counts as missing"
     for wrong in ("item:1", 7, ["item:*"], [7]):
         with pytest.raises(KeyArgumentError):
             node.do(get_many, wrong)

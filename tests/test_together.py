@@ -177,11 +177,13 @@ def test_a_flow_that_is_given_up_closes_all_of_its_flows() -> None:
         finally:
             closed.append(n)
 
-    flow = together([closing(1, lease(1)), closing(2, lease(2), lease(2))])
+    flows = [closing(1, lease(1)), closing(2, lease(2), lease(2))]
+    flow = together(flows)
     flow.send(None)
     flow.close()
     assert closed == [1, 2]
-    flow = together([closing(1, lease(1)), closing(2, lease(2), lease(2))])
+    others = [closing(1, lease(1)), closing(2, lease(2), lease(2))]
+    flow = together(others)
     flow.send(None)
     with pytest.raises(LookupError):
         flow.send(Replies((DONE, DONE)))
