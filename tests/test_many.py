@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from cachesync import (
 )
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Fetch, Lease, Store
+from cachesync.core.steps import Await, Awaits, Fetch, Hear, Heard, Lease, Step, Store, Waited
 from cachesync.testing import FakeClock
 from support.nodes import (
     COLOURS,
@@ -42,6 +42,7 @@ from support.nodes import (
     LoopThread,
     Origin,
     engine_of,
+    operations_of,
     read_log,
     until,
     use,
@@ -664,6 +665,46 @@ def test_a_lost_lease_of_one_item_is_computed_by_who_waits_for_it(node: BatchNod
     assert one.result(LONG) == {1: 1, 2: 1}
     assert two.result(LONG) == {1: 2, 2: 1}
     assert other.origin.batches == [[1]]
+
+
+class QuietEar:
+    """Hears nothing: who waits is woken by the test."""
+
+    def perform(self, step: Hear, /) -> Heard:
+        return Heard(())
+
+    def watch(self, key: str) -> None: ...
+
+    def unwatch(self, key: str) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_of_several_leases_only_that_is_asked_for_again_which_has_ended(node: BatchNode) -> None:
+    """Or those that were waited for long enough, in case nothing is heard."""
+    operations = operations_of(node.cache)
+    waiters = operations.engine.waiters
+    waiters.ear = QuietEar()
+
+    def flow(*awaits: Await) -> Generator[Step, Any, tuple[Waited | None, ...]]:
+        return (yield Awaits(awaits))
+
+    def wait(*awaits: Await) -> Future[tuple[Waited | None, ...]]:
+        if node.colour == "def":
+            return node.start(operations.run, flow(*awaits))
+        return node.loop.submit(operations.arun(flow(*awaits)))
+
+    long = [Await(f"item:{n}", f"token {n}", LONG) for n in range(3)]
+    waiting = wait(*long)
+    until(lambda: len(waiters) == 3)
+    waiters.wake("item:1")
+    assert [waited is not None for waited in waiting.result(LONG)] == [False, True, False]
+    waiting = wait(long[0], long[1]._replace(seconds=SOON), long[2])
+    assert [waited is not None for waited in waiting.result(LONG)] == [False, True, False]
+    waiters.wake()
+    assert [waited is not None for waited in wait(*long).result(LONG)] == [True, True, True]
 
 
 def test_a_function_may_ask_for_its_own_items(colour: Colour, loop: LoopThread) -> None:

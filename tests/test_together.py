@@ -135,6 +135,21 @@ def test_nobody_waits_while_anything_else_can_be_done() -> None:
     )
 
 
+def test_only_those_look_again_whose_lease_has_ended() -> None:
+    """The others go on waiting, also when they are one."""
+    waits = [Await(f"item:{n}", f"token {n}", 0.05) for n in (1, 2)]
+    play(
+        [asking(waits[0], lease(1)), asking(waits[1], lease(2))],
+        [
+            (Awaits((waits[0], waits[1])), (None, Waited(1.0))),
+            (lease(2), DONE),
+            (Awaits((waits[0],)), (None,)),
+            (Awaits((waits[0],)), (Waited(2.0),)),
+            (lease(1), DONE),
+        ],
+    )
+
+
 def test_what_takes_long_alone_is_behind_what_is_stored() -> None:
     """A lease that is given back is given back before anybody is joined."""
     join = [Join(ask, True, None) for ask in ASKS]

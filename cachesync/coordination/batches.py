@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Generator, Iterable, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight
@@ -22,7 +23,7 @@ from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, result_of, until_of
 from cachesync.core.flows import Result
-from cachesync.core.steps import Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
+from cachesync.core.steps import NO_DEADLINE, Await, Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
 from cachesync.core.together import together
 
 Outcome = Result | Overdue
@@ -140,6 +141,62 @@ def _called(engine: Engine, step: Calls, values: Sequence[Any], began: float, fo
     return tuple(engine.called(call.ask, value, began, found) for call, value in zip(step.calls, values, strict=True))
 
 
+E = TypeVar("E", threading.Event, LoopWaiter)
+
+
+class _Waiter(Generic[E]):
+    """Whoever waits for one lease of several: all of a batch are woken by one ``event``. ``since`` is when the wait began (seconds,
+    ``time.monotonic``), infinite while nobody waits.
+    """
+
+    __slots__ = ("event", "is_woken", "since")
+
+    def __init__(self, event: E) -> None:
+        self.event = event
+        self.is_woken = False
+        self.since = NO_DEADLINE
+
+    def set(self) -> None:
+        """Its lease has ended, or may have."""
+        self.is_woken = True
+        self.event.set()
+
+
+class _Waiting(Generic[E]):
+    """One wait for several leases. Only those look again whose own lease has ended, or who have waited for long: a thousand keys that
+    end one by one would be asked for half a million times otherwise.
+    """
+
+    def __init__(self, world: World, step: Awaits, make: Callable[[], E]) -> None:
+        self._world = world
+        self._awaits = step.awaits
+        waiters, made = world.engine.waiters, make()
+        self._waiters: list[_Waiter[E]] = [waiters.join(one.key, one.token, lambda: _Waiter(made)) for one in step.awaits]
+        self.event = self._waiters[0].event  # all of a batch have come so far when the first of them waits
+        now = time.monotonic()
+        for waiter in self._waiters:
+            waiter.since = min(waiter.since, now)
+
+    def _is_due(self, waiter: _Waiter[E], one: Await, now: float) -> bool:
+        return waiter.is_woken or now >= waiter.since + self._world.patience(one)
+
+    def left(self) -> float:
+        """Seconds until the first has waited for long."""
+        due = min(waiter.since + self._world.patience(one) for waiter, one in zip(self._waiters, self._awaits, strict=True))
+        return max(0.0, due - time.monotonic())
+
+    def over(self) -> tuple[Waited | None, ...]:
+        """Who looks again."""
+        now = time.monotonic()
+        answers: list[Waited | None] = []
+        for waiter, one in zip(self._waiters, self._awaits, strict=True):
+            due = self._is_due(waiter, one, now)
+            if due:
+                waiter.is_woken, waiter.since = False, NO_DEADLINE
+            answers.append(self._world.waited(one) if due else None)
+        return tuple(answers)
+
+
 class ThreadBatches(ThreadWorld):
     """The world of a thread."""
 
@@ -219,14 +276,11 @@ class ThreadBatches(ThreadWorld):
             place.flight.thread = None
         threading.Thread(target=context.run, args=(self._lead_all, led), name="cachesync-compute", daemon=True).start()
 
-    def awaits(self, step: Awaits) -> tuple[Waited, ...]:
-        first, waiters = step.awaits[0], self.engine.waiters
-        event = waiters.join(first.key, first.token, threading.Event)
-        for one in step.awaits[1:]:
-            waiters.join(one.key, one.token, lambda: event)
-        event.wait(min(map(self.patience, step.awaits)))
-        event.clear()
-        return tuple(map(self.waited, step.awaits))
+    def awaits(self, step: Awaits) -> tuple[Waited | None, ...]:
+        waiting = _Waiting(self, step, threading.Event)
+        waiting.event.wait(waiting.left())
+        waiting.event.clear()
+        return waiting.over()
 
 
 class LoopBatches(LoopWorld):
@@ -294,10 +348,7 @@ class LoopBatches(LoopWorld):
             for place in led:
                 self.land(place.flight, Failed(error))
 
-    async def awaits(self, step: Awaits) -> tuple[Waited, ...]:
-        first, waiters = step.awaits[0], self.engine.waiters
-        waiter = waiters.join(first.key, first.token, LoopWaiter)
-        for one in step.awaits[1:]:
-            waiters.join(one.key, one.token, lambda: waiter)
-        await waiter.wait(min(map(self.patience, step.awaits)))
-        return tuple(map(self.waited, step.awaits))
+    async def awaits(self, step: Awaits) -> tuple[Waited | None, ...]:
+        waiting = _Waiting(self, step, LoopWaiter)
+        await waiting.event.wait(waiting.left())
+        return waiting.over()

@@ -580,7 +580,7 @@ class Joins(NamedTuple):
 
 
 class Awaits(NamedTuple):
-    """Wait until the first of several leases ends. Answered by a tuple of `Waited`, in their order."""
+    """Wait until the first of several leases ends. Answered by a tuple of `Waited`, in their order: ``None`` for what goes on waiting."""
 
     awaits: tuple[Await, ...]
 

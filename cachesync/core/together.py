@@ -55,6 +55,8 @@ def together(flows: Sequence[Flow]) -> Generator[Step, Any, tuple[Any, ...]]:
         while asked:
             chosen = _next(asked)
             for i, reply in zip(chosen, (yield from _ask([asked[i] for i in chosen])), strict=True):
+                if reply is None:  # its lease has not ended
+                    continue
                 del asked[i]
                 yield from _advance(flows[i], reply, i, asked, results)
     finally:
@@ -97,11 +99,11 @@ def _fitting(chosen: list[int], asked: _Asked) -> list[int]:
 
 
 def _ask(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
-    """Ask several at once. A single one is asked as it is."""
+    """Ask several at once. A single one is asked as it is, but for a wait: it may be what is left of several."""
     kind = steps[0].__class__
     if kind in _SHARED:
         return (yield from _ask_shared(steps))
-    if len(steps) == 1:
+    if len(steps) == 1 and kind is not Await:
         return ((yield steps[0]),)
     group: Any = {Call: Calls, Join: Joins, Await: Awaits}[kind]
     replies: Sequence[Any] = yield group(tuple(steps))
