@@ -26,7 +26,9 @@ from cachesync import (
     Settings,
     Stamp,
 )
+from cachesync.coordination import batches
 from cachesync.coordination.events import Event
+from cachesync.coordination.flights import Flight
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Await, Awaits, Fetch, Hear, Heard, Lease, Step, Store, Waited
 from cachesync.testing import FakeClock
@@ -38,6 +40,7 @@ from support.nodes import (
     BatchNode,
     Caller,
     Colour,
+    Gate,
     HoldingShared,
     LoopThread,
     Origin,
@@ -779,6 +782,64 @@ def test_a_batch_that_nobody_waits_for_is_cancelled_and_gives_its_leases_back(sh
     assert callers[1].do(callers[1].cache.cached_many("square:{number}")(squares), [1, 2]) == {1: 1, 2: 4}
     for caller in callers:
         caller.close()
+
+
+class Interrupted(BaseException):
+    """Comes from a signal handler, at any moment."""
+
+
+@pytest.mark.parametrize("place", ["claiming", "leading", "computing", "waiting"])
+def test_a_batch_that_is_interrupted_leaves_nothing_behind(place: str, shared: HoldingShared, loop: LoopThread, monkeypatch: Any) -> None:
+    """Ctrl-C: no flight that nobody leads, no lease that keeps others waiting. Whoever asks next computes."""
+    node = BatchNode(shared, Origin(), colour="def", loop=loop, lease=600.0)
+    engine = engine_of(node.cache)
+    reading: Future[int] | None = None
+    gate: Gate | None = None
+    if place == "claiming":
+        join, joined = engine.flights.join, list[Flight]()
+
+        def interrupted_join(mine: Flight, now: float) -> Flight:
+            joined.append(join(mine, now))
+            if len(joined) == 2:
+                raise Interrupted
+            return joined[-1]
+
+        monkeypatch.setattr(engine.flights, "join", interrupted_join)
+    elif place == "leading":
+        monkeypatch.setattr(engine, "flight", raising(engine.flight, after=2))
+    elif place == "computing":
+        node.origin.fail(Interrupted())
+    else:
+        gate = node.origin.hold()
+        reading = node.start_read(3)
+        gate.wait()
+        monkeypatch.setattr(batches, "result_of", raising(batches.result_of, after=2))
+    with pytest.raises(Interrupted):
+        node.items([1, 2, 3])
+    monkeypatch.undo()
+    if gate is not None and reading is not None:
+        assert len(engine.flights) == 1, "the other caller's"
+        gate.open()
+        assert reading.result(LONG) == 1
+    assert len(engine.flights) == 0
+    other = BatchNode(shared, Origin(), colour="def", loop=loop)
+    assert other.read_many(1, 2, 3) == {1: 1, 2: 1, 3: 1}
+    assert node.read_many(1, 2, 3) == {1: 1, 2: 1, 3: 1}
+    node.close()
+    other.close()
+
+
+def raising(function: Callable[..., Any], *, after: int) -> Callable[..., Any]:
+    """The function, which is interrupted when it is called once more than so often."""
+    calls: list[object] = []
+
+    def called(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > after:
+            raise Interrupted
+        return function(*args)
+
+    return called
 
 
 # --- lifetimes, spares, patience ----------------------------------------------------------------------------------------------------
