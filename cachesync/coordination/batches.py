@@ -152,7 +152,7 @@ class _Waiter(Generic[E]):
     __slots__ = ("event", "is_woken", "since")
 
     def __init__(self, event: E) -> None:
-        self.event = event
+        self.event: E = event
         self.is_woken = False
         self.since = NO_DEADLINE
 
@@ -172,7 +172,7 @@ class _Waiting(Generic[E]):
         self._awaits = step.awaits
         waiters, made = world.engine.waiters, make()
         self._waiters: list[_Waiter[E]] = [waiters.join(one.key, one.token, lambda: _Waiter(made)) for one in step.awaits]
-        self.event = self._waiters[0].event  # all of a batch have come so far when the first of them waits
+        self.event: E = self._waiters[0].event  # all of a batch have come so far when the first of them waits
         now = time.monotonic()
         for waiter in self._waiters:
             waiter.since = min(waiter.since, now)
