@@ -16,7 +16,7 @@ from cachesync.coordination.items import Items, check_items, items_of
 from cachesync.coordination.operations import Operations, Wanted, value_of
 from cachesync.coordination.site import Site
 from cachesync.core.records import KEY, Targets
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import Stamp, check_stamp
 from cachesync.core.steps import Flow
 from cachesync.core.together import together
 from cachesync.decorator import AsyncMethod
@@ -211,6 +211,7 @@ class _Face(_Both):
         return self._result(question, operations.run(self._obtaining(question, stamp, operations.refresher.start)))
 
     def at_least(self, stamp: Stamp, /, *args: Any, **kwargs: Any) -> Any:
+        check_stamp(stamp)
         return self.call(stamp, args, kwargs)
 
     def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:
@@ -233,6 +234,7 @@ class _AsyncFace(_Both):
         return self._result(question, await operations.arun(self._obtaining(question, stamp, operations.refresher.start_task)))
 
     async def at_least(self, stamp: Stamp, /, *args: Any, **kwargs: Any) -> Any:
+        check_stamp(stamp)
         return await self.call(stamp, args, kwargs)
 
     async def invalidate(self, /, *args: Any, **kwargs: Any) -> Stamp:

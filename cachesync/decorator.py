@@ -6,7 +6,7 @@ carries the methods of a face; the faces stand at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from cachesync.coordination.operations import Operations, Wanted, value_of
@@ -172,9 +172,6 @@ class _Both:
         rows = [self._bind(*call) for call in calls]
         return [Wanted(self._site, self._site.address(values), values) for values in rows]
 
-    def _values(self, wanted: Sequence[Wanted], answers: Mapping[str, Any]) -> list[Any]:
-        return [self._value(answers[one.address.key]) for one in wanted]
-
     def _value(self, result: Any) -> Any:
         return value_of(self._site.policy, result)
 
@@ -216,7 +213,7 @@ class _Face(_Both):
     def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
         wanted, operations = self._want_all(calls), self._operations
         refresh = _one_by_one(operations.refresher.start)
-        return self._values(wanted, operations.run(operations.obtaining_many(wanted, refresh)))
+        return [self._value(result) for result in operations.run(operations.obtaining_each(wanted, refresh))]
 
 
 class _AsyncFace(_Both):
@@ -247,7 +244,7 @@ class _AsyncFace(_Both):
     async def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[Any]:
         wanted, operations = self._want_all(calls), self._operations
         refresh = _one_by_one(operations.refresher.start_task)
-        return self._values(wanted, await operations.arun(operations.obtaining_many(wanted, refresh)))
+        return [self._value(result) for result in await operations.arun(operations.obtaining_each(wanted, refresh))]
 
 
 def _one_by_one(start: Callable[[Ask], None]) -> Callable[[list[Ask]], None]:

@@ -26,7 +26,7 @@ from cachesync import (
     Settings,
     Stamp,
 )
-from cachesync.coordination import batches
+from cachesync.coordination import batches, worlds
 from cachesync.coordination.events import Event
 from cachesync.coordination.flights import Flight
 from cachesync.core.settings import CoordinationSettings
@@ -580,6 +580,8 @@ def test_a_batch_is_not_older_than_the_stamp_that_is_asked_for(node: BatchNode, 
     assert node.do(node.items.at_least, stamp, [1, 2]) == {1: 2, 2: 1}
     assert [step.keys for step in shared.steps if isinstance(step, Fetch)] == [("item:1", "item:2")]
     assert node.origin.batches[-1] == [1]
+    with pytest.raises(KeyArgumentError, match="at_least is a Stamp"):
+        node.do(node.items.at_least, None, [1])
 
 
 # --- waiting for others -----------------------------------------------------------------------------------------------------------
@@ -692,7 +694,8 @@ def test_of_several_leases_only_that_is_asked_for_again_which_has_ended(node: Ba
     waiters.ear = QuietEar()
 
     def flow(*awaits: Await) -> Generator[Step, Any, tuple[Waited | None, ...]]:
-        return (yield Awaits(awaits))
+        waited: tuple[Waited | None, ...] = yield Awaits(awaits)
+        return waited
 
     def wait(*awaits: Await) -> Future[tuple[Waited | None, ...]]:
         if node.colour == "def":
@@ -813,7 +816,7 @@ def test_a_batch_that_is_interrupted_leaves_nothing_behind(place: str, shared: H
         gate = node.origin.hold()
         reading = node.start_read(3)
         gate.wait()
-        monkeypatch.setattr(batches, "result_of", raising(batches.result_of, after=2))
+        monkeypatch.setattr(batches, "result_of", raising(worlds.result_of, after=2))
     with pytest.raises(Interrupted):
         node.items([1, 2, 3])
     monkeypatch.undo()

@@ -20,7 +20,7 @@ from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
-from cachesync.coordination.waiters import LoopWaiter
+from cachesync.coordination.waiters import LoopWaiter, Waiter
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, result_of, until_of
 from cachesync.core.flows import Result
 from cachesync.core.steps import NO_DEADLINE, Await, Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
@@ -141,7 +141,7 @@ def _called(engine: Engine, step: Calls, values: Sequence[Any], began: float, fo
     return tuple(engine.called(call.ask, value, began, found) for call, value in zip(step.calls, values, strict=True))
 
 
-E = TypeVar("E", threading.Event, LoopWaiter)
+E = TypeVar("E", bound=Waiter)
 
 
 class _Waiter(Generic[E]):

@@ -167,7 +167,7 @@ def by_item(answer: Any, items: Sequence[Any], name: str) -> Sequence[Any]:
     """
     if not isinstance(answer, Mapping):
         raise BatchError(f"{name}: it returned {_article(answer)}, where a dict of items to results was expected")
-    found: Mapping[Any, Any] = answer
+    found: Mapping[Any, Any] = answer  # pyright: ignore[reportUnknownVariableType] - whatever it holds
     asked = set(items)
     unasked = [key for key in found if key not in asked]
     if unasked:
@@ -179,7 +179,7 @@ def by_place(answer: Any, items: Sequence[Any], name: str) -> Sequence[Any]:
     """The results of a list, one for each of ``items``. Raises ``BatchError`` for another number of them."""
     if not isinstance(answer, Sequence) or isinstance(answer, _TEXTS):
         raise BatchError(f"{name}: it returned {_article(answer)}, where a list with a result for each item was expected")
-    found: Sequence[Any] = answer
+    found: Sequence[Any] = answer  # pyright: ignore[reportUnknownVariableType] - whatever it holds
     if len(found) != len(items):
         results = "1 result" if len(found) == 1 else f"{len(found)} results"
         raise BatchError(

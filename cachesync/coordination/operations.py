@@ -178,8 +178,22 @@ class Operations:
 
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
         """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
+        check_stamp(least)
         result: Result = self._used(ask, (yield from self.confirming(ask, self._least_of(least))))
         return result
+
+    def obtaining_each(self, wanted: Sequence[Wanted], refresh: Callable[[list[Ask]], None]) -> Generator[Step, Any, list[Result]]:
+        """The answers to several questions, each computed by itself, in their order; up to the first failure."""
+        if not self.engine.settings.enabled:
+            computed: tuple[Result, ...] = yield Each(tuple(calling(self.engine.ask(*one)) for one in wanted))
+            return list(computed)
+        answers = yield from self.obtaining_many(wanted, refresh)
+        results: list[Result] = []
+        for one in wanted:
+            results.append(answers[one.address.key])
+            if isinstance(results[-1], Failed):
+                break
+        return results
 
     def obtaining_many(
         self,
@@ -218,9 +232,7 @@ class Operations:
     def _obtaining_page(self, asks: Sequence[Ask], least: Stamp | None, at_once: bool) -> Generator[Step, Any, list[Result]]:
         engine = self.engine
         if not engine.settings.enabled:
-            flows = [calling(ask) for ask in asks]
-            computed: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(tuple(flows)))
-            return list(computed)
+            return list((yield from together([calling(ask) for ask in asks])))
         answers: dict[str, Result] = {}
         missing = self._missing(asks, least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
