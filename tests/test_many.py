@@ -584,6 +584,43 @@ def test_a_batch_is_not_older_than_the_stamp_that_is_asked_for(node: BatchNode, 
         node.do(node.items.at_least, None, [1])
 
 
+def test_a_strict_policy_confirms_a_batch_in_one_trip(colour: Colour, loop: LoopThread) -> None:
+    """Where that can not be done, one call computes everything, and nothing is stored."""
+    memory = MemoryShared()
+    shared = HoldingShared(memory)
+    policies = [Policy(name="strict", match="*", ttl="1h", consistency="strict")]
+    callers = [Caller(Cache(policies=policies, shared=shared, listen=False), colour, loop) for _ in range(2)]
+    asked: list[list[int]] = []
+
+    def squares(numbers: list[int]) -> dict[int, int]:
+        asked.append(numbers)
+        return {number: number * number for number in numbers}
+
+    one, other = (cached_many(caller, "square:{number}", squares) for caller in callers)
+    expected = {1: 1, 2: 4}
+    assert callers[0].do(one, [1, 2]) == expected
+    callers[1].drop("square:1")
+    shared.steps.clear()
+    assert callers[0].do(one, [1, 2]) == expected
+    assert [step.strict for step in shared.steps if isinstance(step, Fetch)] == [True]
+    assert asked == [[1, 2], [1]]
+    callers[1].drop("*")
+    with memory.outage():
+        assert callers[0].do(one, [1, 2]) == expected
+    assert asked[2:] == [[1, 2]]
+    assert callers[1].do(other, [1, 2]) == expected
+    assert asked[3:] == [[1, 2]], "nothing had been stored"
+
+
+def test_a_batch_inside_of_an_update_does_not_wait_for_what_is_replaced(node: BatchNode) -> None:
+    """The block computes that item itself, and what it sets is stored."""
+    with node.update("item:1") as put:
+        if node.colour == "def":
+            assert node.items([1, 2]) == {1: 1, 2: 1}
+        put(5)
+    assert node.read_many(1, 2) == {1: 5, 2: 1}
+
+
 # --- waiting for others -----------------------------------------------------------------------------------------------------------
 
 
