@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
 import pytest
 from cachetools import LRUCache
 
-from cachesync import Cache, CachetoolsMemory, Event, MemoryShared, Policy, Settings
+from cachesync import Cache, CachetoolsMemory, Event, MemoryShared, Policy, RedisShared, Settings
 from cachesync.core.records import TAG, Record, Targets
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import NOWHERE, Stamp
@@ -42,6 +42,7 @@ from cachesync.protocols import Shared
 from cachesync.testing import ChaosLayer, FakeClock, Listening, SharedLayerContract
 from cachesync.testing.chaos import TO_STEPS, Fault
 from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, read_log, until
+from support.servers import Server
 
 POLICIES = [Policy(name="items", match="item:*", ttl="1h", tags=["items"])]
 
@@ -86,6 +87,31 @@ class TestCalm(SharedLayerContract):
 
 class TestCalmAsync(TestCalm):
     colour = "async def"
+
+
+class TestCalmRedis(SharedLayerContract):
+    """Around a server in another process, too: steps that are asked at once may travel together."""
+
+    colour = "async def"
+    server: Server
+    namespace: str
+
+    @pytest.fixture(autouse=True)
+    def _connect(self, server: Server, namespace: str) -> None:
+        self.server, self.namespace = server, namespace
+
+    def make_shared(self) -> Shared:
+        return ChaosLayer(RedisShared(self.server.url, namespace=self.namespace))
+
+    def lose_everything(self, shared: Shared) -> None:
+        client = self.server.client()
+        for name in cast("Iterator[bytes]", client.scan_iter(match=f"*{self.namespace}*", count=1_000)):
+            client.delete(name)
+
+    @contextmanager
+    def cut_off(self, shared: Shared) -> Generator[None, None, None]:
+        self.server.client().client_kill_filter(_type="pubsub")
+        yield
 
 
 # --- what happens to a step -------------------------------------------------------------------------------------------------------
@@ -296,6 +322,12 @@ def test_rates_that_make_no_sense_are_refused(how: dict[str, Any], says: str) ->
     """At once, with what was expected."""
     with pytest.raises(ValueError, match=says):
         ChaosLayer(MemoryShared(), **how)
+
+
+def test_redis_lives_in_real_time() -> None:
+    """A clock that is moved by hand would let its steps seem late, or never."""
+    with pytest.raises(ValueError, match=r"goes with MemoryShared\(clock\.monotonic\)"):
+        ChaosLayer(RedisShared("redis://localhost:1/0", namespace="ns"), clock=FakeClock())
 
 
 def test_a_fault_that_can_not_happen_is_refused() -> None:

@@ -18,6 +18,7 @@ from cachesync.core.records import Record
 from cachesync.core.steps import NO_DEADLINE, Beat, Failed, Hear, Heard, Reply, SharedStep, Torn, Woken
 from cachesync.errors import LayerError
 from cachesync.layers.forks import lock_across_forks
+from cachesync.layers.redis import RedisShared
 from cachesync.protocols import AsyncSharedLayer, Clock, Ear, Shared, SharedLayer
 from cachesync.testing.fake_clock import FakeClock
 
@@ -100,7 +101,7 @@ class ChaosLayer:
     out, one is drawn, and ``repr()`` shows it. ``seconds`` are the shortest and the longest delay. ``clock`` is the cache's: on a
     `FakeClock` nobody waits, but the clock is advanced. Ears always live in real time.
 
-    Raises ``ValueError`` for a rate that is none, or a kind to which the fault can not happen.
+    Raises ``ValueError`` for a rate that is none, a kind to which the fault can not happen, or a `FakeClock` with Redis.
     """
 
     def __init__(
@@ -132,6 +133,8 @@ class ChaosLayer:
         self._rates = _read(self._given)
         if not 0 <= seconds[0] <= seconds[1]:
             raise ValueError(f"seconds are the shortest and the longest delay, not {seconds}")
+        if isinstance(clock, FakeClock) and isinstance(inner, RedisShared):
+            raise ValueError("clock: Redis lives in real time; a clock that is moved by hand goes with MemoryShared(clock.monotonic)")
         self._seconds = seconds
         self._clock = clock
         self._lock = lock_across_forks()

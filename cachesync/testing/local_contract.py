@@ -7,7 +7,8 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from cachesync.core.entry import SIZE_UNIT, Held
+from cachesync.core.entry import SIZE_UNIT, Dependency, Held
+from cachesync.core.records import TAG
 from cachesync.core.stamps import Stamp
 from cachesync.protocols import LocalLayer, Shelf
 from cachesync.testing.together import run_together
@@ -102,10 +103,14 @@ class LocalLayerContract:
         self.read(shelf, "key")
         newer = self.make_held("new", size=2)
         newer.checked = 7
+        newer.deadline, newer.stale, newer.spare = 1e12, 2e12, 3e12
+        newer.dependencies = (Dependency(TAG, "t"),)
         assert shelf.put("key", newer) is first
         found = self.read(shelf, "key")
         assert found is first
         assert (first.value, first.checked, first.size) == ("new", 7, 2)
+        assert (first.deadline, first.stale, first.spare) == (1e12, 2e12, 3e12)
+        assert first.dependencies == (Dependency(TAG, "t"),)
         assert first.hits == 2
         assert shelf.hits == 2
         assert len(shelf) == 1
