@@ -252,8 +252,10 @@ def test_a_value_with_a_hundred_thousand_tags_depends_on_anything(server: Server
         computed.append(number)
         return number
 
-    tags = [f"tag:{number}" for number in range(KEYS)]
-    item, seen = (caller.cached("item:{number}", tags_from=lambda _: tags)(body) for caller in (a, b))
+    def tags_of(_: int) -> list[str]:
+        return [f"tag:{number}" for number in range(KEYS)]
+
+    item, seen = (caller.cached("item:{number}", tags_from=tags_of)(body) for caller in (a, b))
     assert a.do(item, 1) == b.do(seen, 1) == a.do(item, 1) == 1
     assert computed == [1]
     for pattern, tag in (("", f"tag:{KEYS // 2}"), ("other:1", "")):
