@@ -312,7 +312,7 @@ def test_batches_of_two_processes_that_overlap_in_opposite_order(
             assert a.do("batches", own, colour) == [[1, 2, 3]]
             assert b.do("batches", own, colour) == [[4]]
             back = a.order("batch", own, colour, [5, 4, 1])
-            until(lambda own=own, colour=colour: a.do("batches", own, colour) == [[1, 2, 3], [5]], "the call for what nobody computes")
+            until(lambda: a.do("batches", own, colour) == [[1, 2, 3], [5]], "the call for what nobody computes")  # noqa: B023 - called here
             a.do("open", own, colour)
             assert ours.result(LONG) == [1, 1, 1]
             if killed:
