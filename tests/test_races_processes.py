@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -293,6 +294,10 @@ def test_a_living_holder_keeps_its_lease_for_as_long_as_it_computes(server: Serv
         assert client.exists(lease) == 0
 
 
+def _has_asked_for(worker: Worker, own: str, colour: Colour, batches: list[list[int]]) -> bool:
+    return bool(worker.do("batches", own, colour) == batches)
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_batches_of_two_processes_that_overlap_in_opposite_order(
     server: Server, workers: tuple[Worker, Worker], namespace: str, killed: bool
@@ -312,7 +317,7 @@ def test_batches_of_two_processes_that_overlap_in_opposite_order(
             assert a.do("batches", own, colour) == [[1, 2, 3]]
             assert b.do("batches", own, colour) == [[4]]
             back = a.order("batch", own, colour, [5, 4, 1])
-            until(lambda: a.do("batches", own, colour) == [[1, 2, 3], [5]], "the call for what nobody computes")  # noqa: B023 - called here
+            until(partial(_has_asked_for, a, own, colour, [[1, 2, 3], [5]]), "the call for what nobody computes")
             a.do("open", own, colour)
             assert ours.result(LONG) == [1, 1, 1]
             if killed:
