@@ -130,21 +130,12 @@ class ChaosLayer:
             "duplicate": duplicate,
             "reorder": reorder,
         }
-        self._rates = _read(self._given)
+        rates = _read(self._given)
         if not 0 <= seconds[0] <= seconds[1]:
             raise ValueError(f"seconds are the shortest and the longest delay, not {seconds}")
         if isinstance(clock, FakeClock) and isinstance(inner, RedisShared):
             raise ValueError("clock: Redis lives in real time; a clock that is moved by hand goes with MemoryShared(clock.monotonic)")
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = lock_across_forks()
-        self._draws: dict[type, random.Random] = {}
-        self._met: Counter[type] = Counter()
-        self._planned: dict[tuple[type, int], tuple[Fault, float | None]] = {}
-        self._is_calm = False
-        self._injected: deque[Injected] = deque(maxlen=REMEMBERED)
-        self.counts: Counter[str] = Counter()
-        """How often what happened, as ``"lose Store"``."""
+        self._dice = _Dice(self.seed, rates, seconds, clock)
 
     # --- what a test asks ---------------------------------------------------------------------------------------------------------
 
@@ -156,23 +147,26 @@ class ChaosLayer:
         _check(fault, kind)
         if nth < 1:
             raise ValueError(f"nth counts from 1, the next one; it is not {nth}")
-        with self._lock:
-            self._planned[kind, self._met[kind] + nth] = fault, seconds
+        self._dice.plan(fault, kind, nth, seconds)
 
     @contextmanager
     def calm(self) -> Generator[None, None, None]:
         """Nothing happens inside the ``with`` block, and nothing is counted."""
-        before, self._is_calm = self._is_calm, True
+        before, self._dice.is_calm = self._dice.is_calm, True
         try:
             yield
         finally:
-            self._is_calm = before
+            self._dice.is_calm = before
 
     @property
     def injected(self) -> tuple[Injected, ...]:
         """The faults that happened, in their order: the last 10,000 of them."""
-        with self._lock:
-            return tuple(self._injected)
+        return self._dice.told()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often what happened, as ``"lose Store"``."""
+        return self._dice.counts
 
     def __repr__(self) -> str:
         rates = (f"{fault}={_shown(rate)}" for fault, rate in self._given.items() if rate)
@@ -184,15 +178,15 @@ class ChaosLayer:
     @property
     def sync(self) -> SharedLayer:
         """The layer for threads."""
-        return _Threads(self, self.inner.sync)
+        return _Threads(self._dice, self.inner.sync)
 
     def of_loop(self) -> AsyncSharedLayer:
         """The layer for the event loop that is running."""
-        return _Loop(self, self.inner.of_loop())
+        return _Loop(self._dice, self.inner.of_loop())
 
     def ear(self) -> Ear:
         """An ear that hears too little, too much, too late, or nothing."""
-        return _ChaosEar(self, self.inner.ear())
+        return _ChaosEar(self._dice, self.inner.ear())
 
     def close(self) -> None:
         """End what threads have opened."""
@@ -206,18 +200,42 @@ class ChaosLayer:
         """In a forked child the same goes on, with counts of its own."""
         self.inner.after_fork()
 
-    # --- what happens -------------------------------------------------------------------------------------------------------------
+
+class _Dice:
+    """What happens to whom. ``is_calm``: nothing does."""
+
+    def __init__(
+        self, seed: int, rates: Mapping[type, tuple[tuple[Fault, float], ...]], seconds: tuple[float, float], clock: Clock | None
+    ) -> None:
+        self._seed, self._rates, self._seconds, self._clock = seed, rates, seconds, clock
+        self._lock = lock_across_forks()
+        self._draws: dict[type, random.Random] = {}
+        self._met: Counter[type] = Counter()
+        self._planned: dict[tuple[type, int], tuple[Fault, float | None]] = {}
+        self._injected: deque[Injected] = deque(maxlen=REMEMBERED)
+        self.counts: Counter[str] = Counter()
+        self.is_calm = False
+
+    def plan(self, fault: Fault, kind: type, nth: int, seconds: float | None) -> None:
+        """Let a fault happen to the ``nth`` of a kind from now on."""
+        with self._lock:
+            self._planned[kind, self._met[kind] + nth] = fault, seconds
+
+    def told(self) -> tuple[Injected, ...]:
+        """What has happened."""
+        with self._lock:
+            return tuple(self._injected)
 
     def fate(self, kind: type, about: str, most: float = NO_DEADLINE) -> _Fate | None:
         """What happens to the next one of a kind, noted; ``None`` for nothing. ``most`` is how many seconds it may take."""
         with self._lock:
-            if self._is_calm:
+            if self.is_calm:
                 return None
             self._met[kind] += 1
             nth = self._met[kind]
             draw = self._draws.get(kind)
             if draw is None:
-                draw = self._draws[kind] = random.Random(f"{self.seed} {kind.__name__}")
+                draw = self._draws[kind] = random.Random(f"{self._seed} {kind.__name__}")
             roll, share, is_there = draw.random(), draw.random(), draw.random() < 0.5
             planned = self._planned.pop((kind, nth), None)
             fault, seconds = planned or (self._drawn(kind, roll), None)
@@ -281,46 +299,46 @@ class ChaosLayer:
 
 
 class _Threads:
-    def __init__(self, chaos: ChaosLayer, layer: SharedLayer) -> None:
-        self._chaos = chaos
+    def __init__(self, dice: _Dice, layer: SharedLayer) -> None:
+        self._dice = dice
         self._layer = layer
 
     def perform(self, step: SharedStep, /) -> Reply:
-        return run(self._chaos.play(step), self._do)
+        return run(self._dice.play(step), self._do)
 
     def _do(self, wanted: SharedStep | _Wait) -> Reply | None:
         if not isinstance(wanted, _Wait):
             return self._layer.perform(wanted)
-        if not self._chaos.passes_at_once(wanted):
+        if not self._dice.passes_at_once(wanted):
             time.sleep(wanted.seconds)
         return None
 
 
 class _Loop:
-    def __init__(self, chaos: ChaosLayer, layer: AsyncSharedLayer) -> None:
-        self._chaos = chaos
+    def __init__(self, dice: _Dice, layer: AsyncSharedLayer) -> None:
+        self._dice = dice
         self._layer = layer
 
     def perform(self, step: SharedStep, /) -> Coroutine[Any, Any, Reply]:
-        return arun(self._chaos.play(step), {}, self._do)
+        return arun(self._dice.play(step), {}, self._do)
 
     async def _do(self, wanted: SharedStep | _Wait) -> Reply | None:
         if not isinstance(wanted, _Wait):
             return await self._layer.perform(wanted)
-        if not self._chaos.passes_at_once(wanted):
+        if not self._dice.passes_at_once(wanted):
             await asyncio.sleep(wanted.seconds)
         return None
 
 
 class _ChaosEar:
-    def __init__(self, chaos: ChaosLayer, ear: Ear) -> None:
-        self._chaos = chaos
+    def __init__(self, dice: _Dice, ear: Ear) -> None:
+        self._dice = dice
         self._ear = ear
         self._held_back: list[Item] = []
         self._woken = threading.Event()
 
     def perform(self, step: Hear, /) -> Heard | Failed:
-        fate = self._chaos.fate(Hear, "", step.patience)
+        fate = self._dice.fate(Hear, "", step.patience)
         if fate is not None and fate.seconds:
             self._woken.wait(fate.seconds)
         match fate and fate.fault:
@@ -344,7 +362,7 @@ class _ChaosEar:
         """What is heard of them now. What is held back comes behind the next one, or when nothing comes."""
         found: list[Item] = []
         for item in items:
-            fate = self._chaos.fate(item.__class__, _about(item))
+            fate = self._dice.fate(item.__class__, _about(item))
             fault = fate and fate.fault
             if fault == "reorder":
                 self._held_back.append(item)
