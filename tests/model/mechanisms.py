@@ -177,7 +177,7 @@ SEIZED: Final = Mechanism(
     edited(
         MemoryShared,
         "_perform",
-        "self._leases[key] = (Holder(token, stamp), now + milliseconds)\n            if unlink:",
+        "self._take(key, Holder(token, stamp), now, milliseconds)\n            if unlink:",
         "self._leases.setdefault(key, (Holder(token, stamp), now + milliseconds))\n            if unlink:",
     ),
 )
