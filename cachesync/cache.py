@@ -111,7 +111,7 @@ class Cache:
         if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
             raise PolicyError(f"settings: {settings!r} is none; a policy file is read by Cache.from_file(path)")
         if isinstance(shared, str):
-            raise PolicyError(f"shared: {shared!r} is no layer; a url is given as redis={shared!r}")
+            raise PolicyError("shared: a text is no layer; a url is given as redis=...")  # it may hold a password
         settings = settings or Settings()
         if policies is not None:
             settings = replace(settings, policies=Policies(policies))

@@ -130,6 +130,7 @@ class Outcome:
     stamp: str | None = None
     reason: str = ""
     is_unconfirmed: bool = False
+    is_unpublished: bool = False
     is_interrupted: bool = False
     is_lost: bool = False
 
@@ -142,6 +143,8 @@ class Outcome:
                 self.stamp = str(event.fields["stamp"])
             case "not_durable":
                 self.is_unconfirmed = True
+            case "not_published":
+                self.is_unpublished = True
             case "invalidation_lost":
                 self.is_lost = True
             case _:
@@ -163,6 +166,8 @@ def invalidate(settings: Settings, named: Named, manner: Manner, *, out: TextIO,
         errors.write("cachesync invalidate: standard input named nothing, so nothing is invalidated\n")
     if outcome.is_unconfirmed:
         errors.write("cachesync invalidate: no replica has confirmed it in time (durable = true)\n")
+    if outcome.is_unpublished:
+        errors.write("cachesync invalidate: this user may not publish it: it is in the log, and processes notice it within max_lag\n")
     if not is_done:
         errors.write(f"cachesync invalidate: {_why(settings, named, manner, outcome)}\n")
     return OK if is_done else INTERRUPTED if outcome.is_interrupted else NO

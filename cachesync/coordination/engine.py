@@ -655,6 +655,8 @@ class Engine:
             stamp = reply.last
             if reply.replicas == 0:
                 self.events.send("not_durable", stamp=str(stamp), **written(ticket.targets))
+            if reply.unsaid:
+                self.events.send("not_published", stamp=str(stamp), **written(ticket.targets))
         elif ticket.last is not None:
             stamp = ticket.last
         else:

@@ -27,6 +27,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "log_rejoined": (logging.INFO, "the log could not be continued; in another epoch local copies were dropped. stamp, reason"),
     "possible_loss": (logging.ERROR, "a server that took over lacks invalidations; they are announced again. stamp, lost"),
     "not_durable": (logging.WARNING, "no replica has confirmed an invalidation in time (durable = true). patterns, tags, stamp"),
+    "not_published": (
+        logging.WARNING,
+        "an invalidation is in the log, and may not be published: it is seen late. patterns, tags, stamp",
+    ),
     "violation": (logging.ERROR, "a process would serve what was invalidated: a bug, or a wrong set-up. patterns, tags, stamp, served"),
     "spare_served": (logging.WARNING, "an old value stands in for a computation that fails or takes too long. key, policy, age, error"),
     "left_alone": (logging.WARNING, "a computation failed and is left alone for a while (errors). key, policy, seconds, error"),

@@ -124,7 +124,8 @@ class LogReader:
         """Take in what was heard."""
         engine = self._engine
         if isinstance(reply, Failed):
-            if self._is_deaf:  # a connection that was found closed, as idle ones are, is opened again before it counts as trouble
+            # A connection that was found closed, as idle ones are, is opened again before it counts as trouble.
+            if self._is_deaf or getattr(reply.error, "is_refusal", False):
                 engine.failed(turn.step, reply)
         elif self._is_deaf:
             engine.breaker.end_rest()

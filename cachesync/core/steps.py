@@ -169,11 +169,13 @@ class Announce(NamedTuple):
 class Announced(NamedTuple):
     """The position of the last record; the records of one call have consecutive numbers, unless they were announced again.
 
-    ``replicas`` have confirmed them (``None``: nobody waited for that).
+    ``replicas`` have confirmed them (``None``: nobody waited for that). ``unsaid`` of them could not be published: they are in the log,
+    and are found there.
     """
 
     last: Stamp
     replicas: int | None = None
+    unsaid: int = 0
 
 
 class ReadLog(NamedTuple):

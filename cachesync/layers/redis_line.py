@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import threading
 import time
@@ -50,17 +51,34 @@ _OPTIONS: Final[dict[str, Any]] = {
 
 def maker(pool: Any, url: str, protocol: int = PROTOCOL) -> Callable[[], Any]:
     """What makes a connection to ``url``. redis-py's pool reads the url; the connections are kept by the classes below."""
+    make, options = reader(pool, url, protocol)
+    return lambda: make(**options)
+
+
+def reader(pool: Any, url: str, protocol: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class of connection that a url asks for, and its options. Raises ``PolicyError``."""
     try:
         read = pool.from_url(url)
         options: dict[str, Any] = read.connection_kwargs | _OPTIONS | {"protocol": protocol}
         if "path" not in options:
             options["socket_keepalive"] = True
+        if url.startswith("rediss"):  # redis-py before 6 looks at no name unless told
+            options.setdefault("ssl_check_hostname", options.get("ssl_cert_reqs") != "none")
         read.connection_class(**options)  # a connection object connects later: this finds options that do not exist
     except (ValueError, TypeError, RedisError) as error:
         # What they say may quote the url, and the url may hold a password.
         hint = "it has an option that redis-py does not know" if isinstance(error, TypeError) else "percent-encode what is special in it"
+        if "ssl_cert_reqs" in url and isinstance(error, RedisError):
+            hint = 'write "ssl_cert_reqs=required"'
         raise PolicyError(f"redis.url: it can not be read as redis://user:password@host:port/db or unix://path; {hint}") from None
-    return lambda: read.connection_class(**options)
+    for name in _FILES:
+        if name in options and not os.access(options[name], os.R_OK):
+            raise PolicyError(f"redis.url: {name}: {str(options[name])!r} is not there, or can not be read")
+    return read.connection_class, options
+
+
+_FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+"""Options that name a file: a wrong one is found at start, not when the first connection is opened."""
 
 
 def refused(replies: Sequence[Any]) -> None:
@@ -97,7 +115,15 @@ def _lacks_script(replies: Sequence[Any]) -> bool:
 
 def parser() -> Any:
     """A parser of replies. An error reply is a value: what belongs to the other commands of a trip has to be read all the same."""
-    return hiredis.Reader(protocolError=WireError, replyError=ResponseError, notEnoughData=MORE)
+    return hiredis.Reader(protocolError=WireError, replyError=_refusal, notEnoughData=MORE)
+
+
+def _refusal(text: str) -> ResponseError:
+    """What a command was refused with, without the user's name, which stands in the url."""
+    return ResponseError(_USER.sub("this user has", text))
+
+
+_USER: Final = re.compile(r"\b[Uu]ser \S+ has\b")
 
 
 MORE: Final = object()
@@ -303,6 +329,9 @@ class AsyncLine(asyncio.Protocol):
 
     async def close(self) -> None:
         self._arrive = None
+        transport = getattr(self, "_transport", None)
+        if transport is not None and transport.get_extra_info("sslcontext") is not None:
+            transport.abort()  # to say goodbye over TLS takes turns of the loop, which may be ending
         with suppress(*TROUBLE):
             await self._connection.disconnect(nowait=True)
 
@@ -317,6 +346,9 @@ class AsyncLine(asyncio.Protocol):
         transport = self._transport
         sock = transport.get_extra_info("socket")
         with suppress(OSError, AttributeError):  # another kind of loop may have other names for these
-            transport._closing, transport._sock = True, None
+            inner = transport
+            if transport.get_extra_info("sslcontext") is not None:
+                transport._closed, inner = True, transport._ssl_protocol._transport
+            inner._closing, inner._sock = True, None
             sock._sock.close()  # asyncio's view of a socket can not close it
         self._connection._reader = self._connection._writer = None  # last: the writer warns of a transport that is not closing

@@ -213,9 +213,9 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
             answers = (answer.decode("ascii").split(" ") for answer in replies[0])
             return Testimony(tuple((origin, int(number)) for origin, number in answers))
         case Announce(_, _, _, unlink):
-            epoch, number = replies[len(unlink)]
+            epoch, number, unsaid = replies[len(unlink)]
             waited = replies[len(unlink) + 1 :]
-            return Announced(_stamp(epoch, number), waited[0] if waited else None)
+            return Announced(_stamp(epoch, number), waited[0] if waited else None, int(unsaid))
         case ReadLog(after):
             return _log(after, replies[1], replies[0])
         case Confirm():

@@ -27,11 +27,15 @@ class Script:
         return cls(encoded, digest, cls.of(text) if flags else None)
 
 
-# What could not be published is read in the stream, so it is no failure of what was written.
+# What could not be published is read in the stream, so it is no failure of what was written; whoever announces is told.
 # Sharded channels where the server has them (Redis 7), because a channel of a cluster is heard by one shard only that way.
 _PUBLISH: Final = """
+local unsaid = 0
 local function publish(channel, message)
-  redis.pcall((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', channel, message)
+  local said = redis.pcall((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', channel, message)
+  if type(said) == 'table' and said.err then
+    unsaid = unsaid + 1
+  end
 end
 """
 
@@ -172,7 +176,8 @@ end
 
 # KEYS: meta, log, bans, what was announced again. ARGV: a new epoch, the log's length, how long it remembers (ms), the bound on bans,
 # the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
-# texts as a JSON array, origin. Returns {epoch, number of the last record}.
+# texts as a JSON array, origin. Returns {epoch, number of the last record,
+# how many could not be published}.
 # A full server still takes it (Redis 7): it goes on answering hits, so it has to hear what is out of date.
 # What is kept is bounded after every 64th number or text, not after each: that is most of the script's time.
 # Soft bans stand among the others with a capital letter for their kind. A ban that is dropped raises the floor of its kind.
@@ -245,7 +250,7 @@ for at = 8, #ARGV, 5 do
   end
 end
 if said < 64 and first > 0 and math.floor(first / 64) == math.floor(tonumber(number) / 64) then
-  return {epoch, number}
+  return {epoch, number, unsaid}
 end
 local floor_of = {k = 'fk', t = 'ft', p = 'f', g = 'f', K = 'fs', T = 'fs', P = 'fs', G = 'fs'}
 local excess = redis.call('ZCARD', bans) - 1 - tonumber(ARGV[4])
@@ -291,7 +296,7 @@ if oldest and (at_of(oldest) or 0) < now - tonumber(ARGV[3]) then
   end
   redis.call('XTRIM', log, 'MINID', young)
 end
-return {epoch, number}
+return {epoch, number, unsaid}
 """,
     flags="allow-oom",
 )

@@ -154,7 +154,7 @@ class Proxy:
         """One connection, from accepting it to the end of either side."""
         sides: list[asyncio.StreamWriter] = []
         try:
-            reader, writer = await asyncio.open_connection(sock=client)
+            reader, writer = await self._welcome(client)
             sides.append(writer)
             await self._requests_pass.wait()
             up_reader, up_writer = await asyncio.open_connection(*self._target)
@@ -179,6 +179,10 @@ class Proxy:
                         held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
                 side.transport.abort()
             await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
+
+    async def _welcome(self, client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """What is read from a client that has connected, and written to it."""
+        return await asyncio.open_connection(sock=client)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         """Carry pieces one way, as long as the gate is open."""
