@@ -39,16 +39,30 @@ local function publish(channel, message)
 end
 """
 
+# What has another type is none of ours, and counts as nothing. Any other refusal is raised: a user without the right to read would
+# otherwise be told that there is nothing.
+_READ: Final = """
+local function read(...)
+  local found = redis.pcall(...)
+  if type(found) == 'table' and found.err and not string.find(found.err, 'WRONGTYPE', 1, true) then
+    return redis.call(...)
+  end
+  return found
+end
+"""
+
 # A lease holds its token, a space, and the position at which it was asked for.
 # KEYS: entry, lease. ARGV: token, position, milliseconds, "" or "1" + the identity of an entry that was refused, "" or a lease to take
 # over. Returns {granted, entry, lease}: an entry that is not the refused one, or a lease, or who holds it.
 # A repeated question with the same token is granted again: the first answer may have been lost on its way.
-LEASE: Final = Script.of("""
-local entry = redis.pcall('GET', KEYS[1])
+LEASE: Final = Script.of(
+    _READ
+    + """
+local entry = read('GET', KEYS[1])
 if type(entry) == 'string' and (ARGV[4] == '' or string.sub(entry, 1, 88) ~= string.sub(ARGV[4], 2)) then
   return {0, entry, false}
 end
-local held = redis.pcall('GET', KEYS[2])
+local held = read('GET', KEYS[2])
 if type(held) == 'table' then
   redis.call('UNLINK', KEYS[2])
   held = false
@@ -58,7 +72,8 @@ if not held or held == ARGV[5] or string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .
   return {1, false, false}
 end
 return {0, false, held}
-""")
+"""
+)
 
 # KEYS: entry, lease. ARGV: token, position, milliseconds, "1" to unlink the entry. Returns 1.
 SEIZE: Final = Script.of("""
@@ -69,10 +84,13 @@ end
 return 1
 """)
 
-_IS_OWN: Final = """
-local held = redis.pcall('GET', KEYS[1])
+_IS_OWN: Final = (
+    _READ
+    + """
+local held = read('GET', KEYS[1])
 local own = type(held) == 'string' and string.sub(held, 1, #ARGV[1] + 1) == ARGV[1] .. ' '
 """
+)
 
 # KEYS: lease. ARGV: token, milliseconds. Returns 1 while the lease is the token's own.
 EXTEND: Final = Script.of(
@@ -114,7 +132,7 @@ if not own then
   return 0
 end
 redis.call('UNLINK', KEYS[1])
-local there = redis.pcall('GETRANGE', KEYS[2], 0, 23)
+local there = read('GETRANGE', KEYS[2], 0, 23)
 local stored = 0
 if not (type(there) == 'string' and #there == 24 and string.sub(there, 1, 2) == 'cS'
   and string.sub(there, 9, 16) == string.sub(ARGV[3], 9, 16)
@@ -132,7 +150,9 @@ return stored
 # marks of time, and the longest life of an entry. The bans carry the epoch as a member of infinite score: where it is missing, bans
 # were lost, and everything stamped below the head is dead.
 # KEYS: meta, log, bans. ARGV: a new epoch. Only the master may do it; any other server says so.
-_BEGIN: Final = """
+_BEGIN: Final = (
+    _READ
+    + """
 local meta, log, bans = KEYS[1], KEYS[2], KEYS[3]
 local info = redis.call('INFO', 'replication')
 if not string.find(info, 'role:master', 1, true) then
@@ -148,14 +168,14 @@ local function begin()
   redis.call('HSET', meta, 'e', epoch, 'n', number, 'c', nonce, 'r', this_server(), 'x', '[]')
   redis.call('ZADD', bans, '+inf', 'e' .. epoch)
 end
-local found = redis.pcall('HMGET', meta, 'e', 'n', 'c', 'r')
+local found = read('HMGET', meta, 'e', 'n', 'c', 'r')
 if not found.err then
   epoch, number, nonce = found[1], found[2], found[3] or ''
 end
 if not epoch or not tonumber(number) then
   begin()
 else
-  local marked = redis.pcall('ZSCORE', bans, 'e' .. epoch)
+  local marked = read('ZSCORE', bans, 'e' .. epoch)
   if type(marked) ~= 'string' then
     redis.call('UNLINK', bans)
     redis.call('HSET', meta, 'f', number, 'fs', number)
@@ -164,7 +184,7 @@ else
     local cuts = cjson.decode(redis.call('HGET', meta, 'x') or '[]')
     table.insert(cuts, 1, {epoch, tonumber(number)})
     cuts[17] = nil
-    redis.pcall('ZREM', bans, 'e' .. epoch)
+    redis.call('ZREM', bans, 'e' .. epoch)
     epoch = ARGV[1]
     redis.call('HSET', meta, 'e', epoch, 'r', this_server(), 'x', cjson.encode(cuts))
     redis.call('ZADD', bans, '+inf', 'e' .. epoch)
@@ -173,6 +193,7 @@ else
   end
 end
 """
+)
 
 # KEYS: meta, log, bans, what was announced again. ARGV: a new epoch, the log's length, how long it remembers (ms), the bound on bans,
 # the longest life of an entry (ms), the channel, "1" for records that are announced again, then for each record: nonce, mode, kind,
@@ -311,21 +332,21 @@ return {epoch, number, last[1] or '', last[2] or '[]'}
 )
 
 # KEYS: an entry. ARGV: its identity, the first 88 bytes. Returns 1 if it was deleted: another one may have come meanwhile.
-DISCARD: Final = Script.of("""
-if redis.pcall('GETRANGE', KEYS[1], 0, 87) == ARGV[1] then
+DISCARD: Final = Script.of(
+    _READ
+    + """
+if read('GETRANGE', KEYS[1], 0, 87) == ARGV[1] then
   return redis.call('UNLINK', KEYS[1])
 end
 return 0
-""")
-
-# KEYS: meta, for the slot. ARGV: channel, message.
-PUBLISH: Final = Script.of(
-    _PUBLISH
-    + """
-publish(ARGV[1], ARGV[2])
-return 1
 """
 )
+
+# KEYS: meta, for the slot. ARGV: channel, message.
+PUBLISH: Final = Script.of("""
+redis.call((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH', ARGV[1], ARGV[2])
+return 1
+""")
 
 ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD, PUBLISH)
 
