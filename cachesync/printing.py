@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Iterable
 from typing import Final, TextIO
-from urllib.parse import urlsplit
 
+from cachesync.core.redis_url import address_of_url
 from cachesync.core.settings import Settings
 
 COLOURS: Final = {"good": "32", "bad": "31", "name": "36", "head": "1", "dim": "2", "note": "33"}
@@ -32,11 +32,7 @@ def quoted(text: str, most: int = 200) -> str:
 
 def address_of(settings: Settings) -> str | None:
     """Where Redis is, without user, password and options."""
-    if settings.redis is None:
-        return None
-    parts = urlsplit(settings.redis.url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
-    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return None if settings.redis is None else address_of_url(settings.redis.url)
 
 
 def counted(number: int, one: str, many: str) -> str:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, Protocol, TextIO
 
-import redis
-
 from cachesync.coordination.masking import Masking
 from cachesync.core.names import Names
 from cachesync.core.policies import Policies
@@ -26,7 +24,7 @@ from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn
 from cachesync.errors import LayerError
 from cachesync.layers.redis import RedisShared
-from cachesync.layers.redis_line import TROUBLE, Line, connect, failed, maker, refused
+from cachesync.layers.redis_line import TROUBLE, Line, failed, refused
 from cachesync.layers.redis_wire import Command, WireError, pack_all
 from cachesync.printing import address_of, counted, paint, quoted
 from cachesync.protocols import Ear
@@ -174,10 +172,10 @@ class Page:
 class Stream:
     """A connection to the log as it lies in Redis. It reads what is there, whatever comes before it. Raises ``LayerError``."""
 
-    def __init__(self, names: Names, make_connection: Callable[[], Any]) -> None:
+    def __init__(self, names: Names, connect: Callable[[float], Line]) -> None:
         self._names = names
         try:
-            self._line: Line = connect(make_connection, time.monotonic() + PATIENCE)
+            self._line = connect(time.monotonic() + PATIENCE)
         except TROUBLE as error:
             raise _trouble(error) from error
 
@@ -348,10 +346,9 @@ def tail(settings: Settings, *, last: int, start: Stamp | None, follow: bool, as
     """Show the last records, or those from ``start`` on, and with ``follow`` what comes, for ever. Returns the exit code."""
     assert settings.redis is not None
     shared = RedisShared(settings.redis.url, namespace=settings.namespace)
-    make_connection = maker(redis.ConnectionPool, settings.redis.url)
     masking = Masking(settings.policies)
     printer: Printer = JsonLines(out, masking) if as_json else Lines(out, errors, masking)
-    shown = Tail(lambda: Stream(shared.names, make_connection), printer, last=last, start=start)
+    shown = Tail(lambda: Stream(shared.names, shared.line), printer, last=last, start=start)
     where = address_of(settings)
     if follow:
         with closing(shared.ear()) as ear:

@@ -33,7 +33,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def tls(server: Server, authority: Authority) -> Iterator[TlsProxy]:
     """TLS in front of the server, for ``localhost``."""
-    with TlsProxy(server, authority.certificate("localhost", "127.0.0.1")) as proxy:
+    with TlsProxy(server.port, authority.certificate("localhost", "127.0.0.1")) as proxy:
         yield proxy
 
 
@@ -194,7 +194,7 @@ def test_a_server_is_believed_whose_certificate_an_authority_has_signed_for_its_
     [told, *_] = asked(tls_url.replace(str(authority.path), str(stranger.path)), colour)
     assert told.name == "layer_failed"
     assert "certificate verify failed" in told.fields["error"]
-    with TlsProxy(server, authority.certificate("redis.example")) as other:
+    with TlsProxy(server.port, authority.certificate("redis.example")) as other:
         url = f"rediss://localhost:{other.port}/0?ssl_ca_certs={authority.path}"
         [told, *_] = asked(url, colour)
         assert told.name == "layer_failed"
@@ -207,7 +207,7 @@ def test_a_server_is_believed_whose_certificate_an_authority_has_signed_for_its_
 def test_a_client_shows_its_certificate_where_it_is_given_one(server: Server, authority: Authority, colour: Colour) -> None:
     """By ``ssl_certfile`` and ``ssl_keyfile``, which may be one file."""
     mine = authority.certificate("me", client=True)
-    with TlsProxy(server, authority.certificate("localhost"), clients=authority) as strict:
+    with TlsProxy(server.port, authority.certificate("localhost"), clients=authority) as strict:
         url = f"rediss://localhost:{strict.port}/0?ssl_ca_certs={authority.path}"
         assert asked(f"{url}&ssl_certfile={mine}&ssl_keyfile={mine}", colour) == []
         assert "layer_failed" in [event.name for event in asked(url, colour)]

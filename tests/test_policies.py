@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from cachesync.core.patterns import DIGITS, HOLE, Pattern, intersects
 from cachesync.core.policies import MOST_TIES, Policies, ties
 from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.redis_url import address_of_url, read_sentinel_url
 from cachesync.core.rules import dotted
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings
@@ -384,6 +386,11 @@ def test_settings_name_everything_without_effect() -> None:
     [
         *("redis://localhost", "redis://localhost:6379/0", "rediss://user:p%23s@host:1/15", "unix:///run/redis.sock"),
         *("unix://u:p@/a?db=1", "redis://[::1]:6379", "redis://h/0?socket_timeout=1"),
+        *(
+            "redis+sentinel://h/shop",
+            "redis+sentinel://u:p%2F@h:1,h2:2,[::1]:3/shop/2?sentinel_password=x",
+            "rediss+sentinel://h,h2/shop/0",
+        ),
     ],
 )
 def test_a_redis_url_is_kept_and_not_shown(url: str) -> None:
@@ -393,7 +400,18 @@ def test_a_redis_url_is_kept_and_not_shown(url: str) -> None:
     assert url not in repr(Settings(redis=found))
 
 
-@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"])
+def test_a_url_of_sentinels_says_whom_to_ask_for_what() -> None:
+    """User and password belong to the server, unless they are those of the sentinels; a port may be left out."""
+    url = "rediss+sentinel://u:p%2Fw@a:1,[::1]:2,b/my%20shop/3?ssl_ca_certs=/ca&sentinel_username=s&sentinel_password=t%26"
+    found = read_sentinel_url(url)
+    assert (found.sentinels, found.service) == ((("a", 1), ("::1", 2), ("b", 26379)), "my shop")
+    assert found.master == "rediss://u:p%2Fw@master/3?ssl_ca_certs=%2Fca"
+    assert found.sentinel == "rediss://sentinel?ssl_ca_certs=%2Fca&username=s&password=t%26"
+    assert not re.search("p%2Fw|t%26", repr(found))
+    assert address_of_url(url) == "rediss+sentinel://a:1,[::1]:2,b/my%20shop/3"
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
 def test_clusters_arrive_in_a_later_version(scheme: str) -> None:
     """They are known, so the message does not call them a mistake."""
     assert "arrives in a later version" in problems(lambda: RedisSettings(f"{scheme}://host"))[0]
@@ -403,6 +421,8 @@ BROKEN = [
     *("redis://:{}", "redis://u:{}@h:0", "redis://u:{}@h:99999", "redis://u:{}@h:x", "redis://u:{}@h/db", "redis://u:{}@h#", "{}"),
     *("redis://u:{}/x@h", "redis://u:{}?@h", "redis://u:{}@@h", "http://u:{}@h", "redis:/u:{}@h", "redis://u:{} @h", "unix://:{}@"),
     *("redis+cluster://u:{}@h", "redis://[{}", "REDIS://u:{}@h", "{}://h", "redis://u:{}\n@h"),
+    *("redis+sentinel://u:{}@h", "redis+sentinel://u:{}@h/", "redis+sentinel://u:{}/x@h/shop", "redis+sentinel://u:{}@h:0/shop"),
+    *("redis+sentinel://u:{}@h,/shop", "redis+sentinel://u:{}@/shop", "redis+sentinel://u:{}@h/shop/db", "redis+sentinel://u:{}@@h/shop"),
 ]
 
 

@@ -17,8 +17,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, cast
 
-import redis
-import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
@@ -26,7 +24,8 @@ from cachesync.core.names import Names
 from cachesync.core.steps import Fetch, Fetched, Replies, Reply, SharedReply, SharedStep, Together
 from cachesync.core.tuples import make
 from cachesync.layers.redis_ear import RedisEar
-from cachesync.layers.redis_line import BROKEN, PUSHES, TROUBLE, AsyncLine, Line, connect, failed, let_go, maker, refused
+from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, connect, failed, let_go, refused
+from cachesync.layers.redis_routes import Route, route_to
 from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, pack, reply_of
 
@@ -36,22 +35,27 @@ LOOP_CONNECTIONS: Final = 4
 """Connections of one event loop. Few are enough, because one trip carries whatever was asked meanwhile."""
 
 
+DEPOSED: Final = "READONLY another server is the master now"
+
+
 class RedisShared:
     """One Redis or Valkey server, shared by all processes of a namespace.
 
-    ``url`` is ``redis://``, ``rediss://`` or ``unix://``. Connections are opened when they are first needed: a server that can not be
-    reached is no error here, but a reply to the first step. Raises ``PolicyError`` for a url that can not be read.
+    ``url`` is ``redis://``, ``rediss://`` or ``unix://``, or ``redis+sentinel://`` with the sentinels that know the master. Connections are
+    opened when they are first needed: a server that can not be reached is no error here, but a reply to the first step. Raises
+    ``PolicyError`` for a url that can not be read.
     """
 
     def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         self.names = Names.of(namespace)
         self.bounds = bounds
         self._opened: weakref.WeakSet[Any] = weakref.WeakSet()  # redis-py's connections, in both colours
-        self._make_connection = self._noting(maker(redis.ConnectionPool, url))
-        self._make_async = self._noting(maker(redis.asyncio.ConnectionPool, url))
-        self._make_ear = self._noting(maker(redis.ConnectionPool, url, PUSHES))
+        self._route = route_to(url)
+        self._make_connection = self._noting(self._route.connection)
+        self._make_async = self._noting(self._route.aconnection)
+        self._make_ear = self._noting(self._route.ear)
         self._lock = threading.Lock()
-        self.sync = ThreadRedis(self.names, self._make_connection, max_connections, bounds)
+        self.sync = ThreadRedis(self.names, self._make_connection, max_connections, bounds, self._route)
         self._loops: dict[asyncio.AbstractEventLoop, LoopRedis] = {}  # those of closed loops go when another loop comes
         self._latest: LoopRedis | None = None
 
@@ -73,11 +77,15 @@ class RedisShared:
             with self._lock:
                 for other in [loop for loop in self._loops if loop.is_closed()]:
                     self._loops.pop(other).abandon()
-                layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop, self.bounds))
+                layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop, self.bounds, self._route))
         return layer
 
     def ear(self) -> RedisEar:
-        return RedisEar(self.names, partial(connect, self._make_ear))
+        return RedisEar(self.names, partial(connect, self._make_ear), self._route)
+
+    def line(self, deadline: float) -> Line:
+        """A connection of its own, for whoever reads what lies there. Raises ``OSError`` and redis-py's errors."""
+        return connect(self._make_connection, deadline)
 
     def close(self) -> None:
         self.sync.close()
@@ -103,6 +111,7 @@ class RedisShared:
         self._opened.clear()
         _left_behind.extend(self._loops.values())
         self._lock = threading.Lock()
+        self._route.after_fork()
         self.sync = self.sync.reborn()
         self._loops, self._latest = {}, None
 
@@ -114,9 +123,10 @@ _left_behind: Final[list[LoopRedis]] = []
 class ThreadRedis:
     """The shared layer for ``def``: one connection for each step under way, handed out to threads."""
 
-    def __init__(self, names: Names, make_connection: Callable[[], Any], max_connections: int, bounds: Bounds) -> None:
+    def __init__(self, names: Names, make_connection: Callable[[], Any], max_connections: int, bounds: Bounds, route: Route) -> None:
         self._names = names
         self._bounds = bounds
+        self._route = route
         self._make_connection = make_connection
         self._idle: deque[Line] = deque()  # used from one end: the connection used last is the likeliest alive
         self._max_connections = max_connections
@@ -128,7 +138,7 @@ class ThreadRedis:
 
     def reborn(self) -> ThreadRedis:
         """The same without any connection, closed if it was closed."""
-        other = ThreadRedis(self._names, self._make_connection, self._max_connections, self._bounds)
+        other = ThreadRedis(self._names, self._make_connection, self._max_connections, self._bounds, self._route)
         other._closed = self._closed
         return other
 
@@ -151,6 +161,9 @@ class ThreadRedis:
         while True:
             line, fresh = self._take(deadline)
             try:
+                if not fresh and self._route.is_over(line.address):
+                    self._give_up(line)
+                    continue
                 return self._exchange(line, packed, count, deadline)
             except BROKEN:
                 if fresh:
@@ -201,6 +214,8 @@ class ThreadRedis:
     def _exchange(self, line: Line, packed: bytes, count: int, deadline: float) -> list[Any]:
         try:
             replies = line.say(packed, count, deadline)
+            if self._route.is_over(line.address, replies):
+                raise RedisConnectionError(DEPOSED)
         except BaseException:
             self._give_up(line)  # replies may still be under way
             raise
@@ -223,9 +238,12 @@ class LoopRedis:
     not queues longer.
     """
 
-    def __init__(self, names: Names, make_connection: Callable[[], Any], loop: asyncio.AbstractEventLoop, bounds: Bounds) -> None:
+    def __init__(
+        self, names: Names, make_connection: Callable[[], Any], loop: asyncio.AbstractEventLoop, bounds: Bounds, route: Route
+    ) -> None:
         self._names = names
         self._bounds = bounds
+        self._route = route
         self._make_connection = make_connection
         self.loop = loop
         self._idle: list[AsyncLine] = []
@@ -261,7 +279,7 @@ class LoopRedis:
 
     def _fly(self, batch: _Batch) -> bool:
         """Read without a task, on a connection that is open. False where that can not be done."""
-        while self._idle and not self._idle[-1].is_open:
+        while self._idle and (not self._idle[-1].is_open or self._route.is_over(self._idle[-1].address)):
             self._idle.pop().drop()
         if not self._idle:
             return False
@@ -282,6 +300,8 @@ class LoopRedis:
 
     def _landed(self, line: AsyncLine, outcome: list[Any] | Exception) -> None:
         batch = self._flights.pop(line)
+        if self._route.is_over(line.address, () if isinstance(outcome, Exception) else outcome):
+            outcome = RedisConnectionError(DEPOSED)
         if not isinstance(outcome, Exception):
             self._idle.append(line)
             self._answer_fetches(batch, outcome)
@@ -389,11 +409,16 @@ class LoopRedis:
         while True:
             fresh = not self._idle
             line = AsyncLine(self._make_connection()) if fresh else self._idle.pop()
+            if not fresh and self._route.is_over(line.address):
+                line.drop()
+                continue
             try:
                 if fresh:
                     await self._end_with_loop()
                     await line.open()
                 replies = await line.say(packed, count)
+                if self._route.is_over(line.address, replies):
+                    raise RedisConnectionError(DEPOSED)
             except BaseException as error:
                 await line.close()  # replies may still be under way
                 if isinstance(error, BROKEN) and not fresh:

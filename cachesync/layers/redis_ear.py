@@ -25,6 +25,7 @@ from cachesync.core.records import Record, RecordError, from_message
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
 from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
+from cachesync.layers.redis_routes import Route
 from cachesync.layers.redis_wire import Command, WireError, beat_of, confirm, pack_all
 
 Item = Record | Torn | Beat | Woken | Question
@@ -36,12 +37,15 @@ _UNSUBSCRIBED: Final = frozenset({b"sunsubscribe", b"unsubscribe"})
 class RedisEar:
     """Hears one namespace. `perform` is called by one thread; ``watch``, ``unwatch``, ``wake`` and ``close`` by any.
 
-    ``connect`` opens a connection before a deadline (seconds, monotonic clock).
+    ``connect`` opens a connection before a deadline (seconds, monotonic clock). Where the ``route`` leads elsewhere, or whoever answers is
+    not the master, the connection ends.
     """
 
-    def __init__(self, names: Names, connect: Callable[[float], Line]) -> None:
+    def __init__(self, names: Names, connect: Callable[[float], Line], route: Route | None = None) -> None:
         self._names = names
         self._connect = connect
+        self._route = route
+        self._is_deposed = False
         self._question = pack_all(confirm(names))
         self._line: Line | None = None
         self._parser = parser()
@@ -103,6 +107,7 @@ class RedisEar:
         deadline = time.monotonic() + step.patience
         line = self._line = self._connect(deadline)
         self._parser, self._answers = parser(), []
+        self._is_deposed = False
         self._asked.clear()
         self._orders.clear()
         self._is_sharded = True
@@ -140,6 +145,11 @@ class RedisEar:
 
     def _hear(self, step: Hear) -> Heard:
         line = self._line or self._open(step)
+        if self._route is not None:
+            if self._is_deposed or self._route.is_over(line.address):
+                raise RedisConnectionError("another server is the master now")
+            if step.beat:
+                self._route.look()
         until = time.monotonic() + step.seconds
         if step.beat:
             self._asked.append(time.monotonic())
@@ -197,7 +207,9 @@ class RedisEar:
                     raise reply
                 self._answers.append(reply)
                 if len(self._answers) == 2:
-                    items.append(beat_of(self._answers)._replace(asked=self._asked.popleft()))
+                    beat = beat_of(self._answers)
+                    self._is_deposed = not beat.is_master
+                    items.append(beat._replace(asked=self._asked.popleft()))
                     self._answers = []
         return items
 

@@ -29,6 +29,8 @@ from cachesync.errors import LayerError, PolicyError
 from cachesync.layers import scripts
 from cachesync.layers.redis_wire import WireError, pack_all
 
+Address = tuple[str, int]
+"""Host and port that a connection leads to."""
 PROTOCOL: Final = 2
 """RESP version, pinned: clients differ in their default, and a push that nobody reads is an invalidation that nobody hears."""
 PUSHES: Final = 3
@@ -196,10 +198,11 @@ class Line:
     One write and mostly one read make a trip; redis-py's own reading costs as much again for each reply.
     """
 
-    __slots__ = ("_connection", "_gets", "_is_old", "_reader", "sock")
+    __slots__ = ("_connection", "_gets", "_is_old", "_reader", "address", "sock")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.address: Address = (getattr(connection, "host", ""), getattr(connection, "port", 0))
         connection.retry = Retry(NoBackoff(), 0)
         self._is_old = False
         self.sock: socket.socket = connection._sock
@@ -249,10 +252,11 @@ class Line:
 class AsyncLine(asyncio.Protocol):
     """As `Line`, for an event loop. It listens to the transport itself: a stream would cost two more turns of the loop for each trip."""
 
-    __slots__ = ("_arrive", "_connection", "_count", "_gets", "_is_old", "_old", "_reader", "_replies", "_transport")
+    __slots__ = ("_arrive", "_connection", "_count", "_gets", "_is_old", "_old", "_reader", "_replies", "_transport", "address")
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.address: Address = ("", 0)  # known when it is open
         connection.retry = AsyncRetry(NoBackoff(), 0)
         self._is_old = False
         self._reader = parser()
@@ -263,6 +267,7 @@ class AsyncLine(asyncio.Protocol):
 
     async def open(self) -> None:
         await self._connection.connect()
+        self.address = (getattr(self._connection, "host", ""), getattr(self._connection, "port", 0))
         self._transport: Any = self._connection._writer.transport
         self._old: Any = self._transport.get_protocol()
         self._transport.set_protocol(self)

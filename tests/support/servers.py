@@ -206,15 +206,19 @@ class Server:
 
     # -- inside
 
+    def arguments(self, port: int) -> list[str]:
+        """What the binary is told."""
+        told = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        told += ["--daemonize", "no", "--dir", str(self.folder), "--logfile", str(self.log)]
+        if self.socket_path:
+            told += ["--unixsocket", str(self.socket_path), "--unixsocketperm", "700"]
+        if self.flavour in FLAVOURS:
+            told += FLAVOURS[self.flavour].options
+        return told + list(self._options)
+
     def _started_on(self, port: int) -> bool:
         """Whether the server came up on ``port``: False means that the port was taken."""
-        command = [str(binary_of(self.flavour)), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        command += ["--daemonize", "no", "--dir", str(self.folder), "--logfile", str(self.log)]
-        if self.socket_path:
-            command += ["--unixsocket", str(self.socket_path), "--unixsocketperm", "700"]
-        if self.flavour in FLAVOURS:
-            command += FLAVOURS[self.flavour].options
-        command += self._options
+        command = [str(binary_of(self.flavour)), *self.arguments(port)]
         written = len(self.log_text())
         # A session of its own, so that Ctrl-C reaches the tests and not the server that they are about to ask.
         self._process = subprocess.Popen(

@@ -3,7 +3,7 @@
 ::
 
     authority = Authority(tmp_path)
-    with TlsProxy(server, authority.certificate("localhost", "127.0.0.1")) as proxy:
+    with TlsProxy(server.port, authority.certificate("localhost", "127.0.0.1")) as proxy:
         url = f"rediss://localhost:{proxy.port}/0?ssl_ca_certs={authority.path}"
 """
 
@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from support.proxy import Proxy
-from support.servers import Server
 
 A_DAY: Final = datetime.timedelta(days=1)
 
@@ -83,13 +82,13 @@ class Authority:
 class TlsProxy(Proxy):
     """A proxy that speaks TLS to whoever connects, and plain to the server. With ``clients``, they have to show a certificate of it."""
 
-    def __init__(self, server: Server, certificate: Path, *, clients: Authority | None = None) -> None:
+    def __init__(self, port: int, certificate: Path, *, clients: Authority | None = None) -> None:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(certificate)
         if clients is not None:
             self._context.verify_mode = ssl.CERT_REQUIRED
             self._context.load_verify_locations(clients.path)
-        super().__init__("127.0.0.1", server.port)
+        super().__init__("127.0.0.1", port)
 
     async def _welcome(self, client: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader = asyncio.StreamReader()
