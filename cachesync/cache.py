@@ -47,6 +47,7 @@ from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, Pol
 from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
+from cachesync.layers.redis_cluster import ClusterShared, redis_layer
 from cachesync.layers.redis_wire import Bounds
 from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared
 
@@ -128,8 +129,8 @@ class Cache:
         if on_event is not None:
             self._events.add(on_event)
         if shared is None and settings.redis is not None and settings.enabled:
-            shared = RedisShared(settings.redis.url, namespace=settings.namespace, bounds=_bounds(settings))
-        if clock is not None and isinstance(shared, RedisShared):
+            shared = redis_layer(settings.redis.url, namespace=settings.namespace, bounds=_bounds(settings))
+        if clock is not None and isinstance(shared, RedisShared | ClusterShared):
             raise PolicyError("clock: Redis is waited for by the system's clock; beside another give shared=MemoryShared(clock.monotonic)")
         bounds = settings.local
         ticking = clock or SystemClock()

@@ -23,7 +23,7 @@ from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn
 from cachesync.errors import LayerError
-from cachesync.layers.redis import RedisShared
+from cachesync.layers.redis_cluster import redis_layer
 from cachesync.layers.redis_line import TROUBLE, Line, failed, refused
 from cachesync.layers.redis_wire import Command, WireError, pack_all
 from cachesync.printing import address_of, counted, paint, quoted
@@ -345,7 +345,7 @@ class Tail:
 def tail(settings: Settings, *, last: int, start: Stamp | None, follow: bool, as_json: bool, out: TextIO, errors: TextIO) -> int:
     """Show the last records, or those from ``start`` on, and with ``follow`` what comes, for ever. Returns the exit code."""
     assert settings.redis is not None
-    shared = RedisShared(settings.redis.url, namespace=settings.namespace)
+    shared = redis_layer(settings.redis.url, namespace=settings.namespace)
     masking = Masking(settings.policies)
     printer: Printer = JsonLines(out, masking) if as_json else Lines(out, errors, masking)
     shown = Tail(lambda: Stream(shared.names, shared.line), printer, last=last, start=start)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cachesync.core.patterns import DIGITS, HOLE, Pattern, intersects
 from cachesync.core.policies import MOST_TIES, Policies, ties
 from cachesync.core.policy import HttpPolicy, Policy
-from cachesync.core.redis_url import address_of_url, read_sentinel_url
+from cachesync.core.redis_url import address_of_url, read_cluster_url, read_sentinel_url
 from cachesync.core.rules import dotted
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings
@@ -411,16 +411,19 @@ def test_a_url_of_sentinels_says_whom_to_ask_for_what() -> None:
     assert address_of_url(url) == "rediss+sentinel://a:1,[::1]:2,b/my%20shop/3"
 
 
-@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
-def test_clusters_arrive_in_a_later_version(scheme: str) -> None:
-    """They are known, so the message does not call them a mistake."""
-    assert "arrives in a later version" in problems(lambda: RedisSettings(f"{scheme}://host"))[0]
+def test_a_url_of_a_cluster_names_nodes() -> None:
+    """Some of them; a port may be left out. There is no database but 0."""
+    found = read_cluster_url("rediss+cluster://u:p%2Fw@a:1,[::1]:2,b?ssl_ca_certs=/ca")
+    assert found.nodes == (("a", 1), ("::1", 2), ("b", 6379))
+    assert found.node == f"rediss://u:p%2Fw@{found.place}/0?ssl_ca_certs=/ca"
+    assert "p%2Fw" not in repr(found)
+    assert problems(lambda: RedisSettings("redis+cluster://h/3"))[0].startswith('redis.url: "redis+cluster://..." does not name nodes')
 
 
 BROKEN = [
     *("redis://:{}", "redis://u:{}@h:0", "redis://u:{}@h:99999", "redis://u:{}@h:x", "redis://u:{}@h/db", "redis://u:{}@h#", "{}"),
     *("redis://u:{}/x@h", "redis://u:{}?@h", "redis://u:{}@@h", "http://u:{}@h", "redis:/u:{}@h", "redis://u:{} @h", "unix://:{}@"),
-    *("redis+cluster://u:{}@h", "redis://[{}", "REDIS://u:{}@h", "{}://h", "redis://u:{}\n@h"),
+    *("redis+cluster://u:{}@h/1", "redis+cluster://u:{}@h:x", "redis://[{}", "REDIS://u:{}@h", "{}://h", "redis://u:{}\n@h"),
     *("redis+sentinel://u:{}@h", "redis+sentinel://u:{}@h/", "redis+sentinel://u:{}/x@h/shop", "redis+sentinel://u:{}@h:0/shop"),
     *("redis+sentinel://u:{}@h,/shop", "redis+sentinel://u:{}@/shop", "redis+sentinel://u:{}@h/shop/db", "redis+sentinel://u:{}@@h/shop"),
 ]

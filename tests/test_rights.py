@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -49,32 +48,23 @@ from cachesync.core.steps import (
 from cachesync.errors import LayerError
 from cachesync.layers.redis_wire import Bounds
 from support.nodes import COLOURS, LONG, Callers, Colour, LoopThread
+from support.rights import CLUSTER, NEW, OLD, listed
 from support.servers import Server
 
-REFERENCE: Final = Path(__file__).parents[1] / "docs/reference/redis.md"
 PATIENCE: Final = 5.0
-OLD: Final = "everything, before Redis 7"
-NEW: Final = "everything, from Redis 7 on"
-
-
-def listed() -> dict[str, list[str]]:
-    """The table of the reference: what for, and the commands."""
-    rights = REFERENCE.read_text(encoding="utf-8").partition("## Rights")[2].partition("\n- ")[0]
-    rows = re.findall(r"^\| ([^|]+) \| (`[^|]+) \|$", rights, re.MULTILINE)
-    return {what: [command.lower().replace(" ", "|") for command in re.findall(r"`([^`]+)`", commands)] for what, commands in rows}
 
 
 def commands_of(server: Server) -> list[str]:
     """What a user of this server needs for all there is."""
-    left_out = NEW if is_old(server) else OLD
-    return [command for what, commands in listed().items() if what != left_out for command in commands]
+    left_out = (NEW if is_old(server) else OLD, CLUSTER)
+    return [command for what, commands in listed().items() if what not in left_out for command in commands]
 
 
 def is_old(server: Server) -> bool:
     return str(server.client().info("server")["redis_version"]).startswith("6.")
 
 
-COMMANDS: Final = sorted({command for commands in listed().values() for command in commands})
+COMMANDS: Final = sorted({command for what, commands in listed().items() if what != CLUSTER for command in commands})
 
 
 def url_of(server: Server, user: str) -> str:

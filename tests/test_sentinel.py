@@ -19,6 +19,7 @@ import hiredis
 import pytest
 
 from cachesync import Cache, Event, Policy, PolicyError, RedisShared, Settings
+from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.steps import Confirm, Failed, Fetch, Fetched, Hear, Heard
@@ -28,7 +29,7 @@ from cachesync.protocols import Shared
 from cachesync.testing import SharedLayerContract, run_together
 from support.nodes import COLOURS, LONG, Callers, Colour, LoopThread, engine_of, until
 from support.proxy import Proxy
-from support.sentinels import SERVICE, Watched
+from support.sentinels import NEVER_DOWN, SERVICE, Watched
 from support.servers import Server
 from support.tls import Authority, TlsProxy
 from support.worker import Worker, change, each_colour, follows, is_told
@@ -37,10 +38,16 @@ MAX_LAG = 2.0
 OPTIONS: dict[str, Any] = {"max_lag": MAX_LAG, "budget": 5.0}
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no outage."""
+    monkeypatch.setattr(redis_routes, "SENTINEL_PATIENCE", 3.0)
+
+
 @pytest.fixture(scope="module")
 def lasting() -> Iterator[Watched]:
     """For tests that change nothing."""
-    with Watched() as own:
+    with Watched(down_after=NEVER_DOWN) as own:
         yield own
 
 
@@ -164,12 +171,14 @@ def test_a_master_that_slept_through_its_own_fall_is_not_spoken_to(watched: Watc
                 follows(worker, own, colour, after=at[own])
             change(2, own, colour, a, b)
             b.do("apply", own, colour, a.do("invalidate", own, colour, "tag of the policy", 1))
+        for sentinel in watched.sentinels:
+            sentinel.freeze()  # or they would tell it, in eight seconds
         old.thaw()
         assert old.client().info("replication")["role"] == "master"
         for own, colour in each_colour(namespace):
             assert b.do("valid", own, colour, 1) is None, "its connections to the old one are idle, and open"
             assert (b.do("read", own, colour, 1), a.do("read", own, colour, 1)) == (2, 2)
-        assert old.client().info("replication")["role"] == "master", "it has not been told yet, or this proves nothing"
+        assert old.client().info("replication")["role"] == "master", "nobody has told it"
 
 
 def test_a_failover_that_somebody_orders_costs_no_copy(watched: Watched, namespace: str) -> None:
@@ -422,7 +431,7 @@ def test_an_ear_leaves_a_server_that_follows_another_one(namespace: str) -> None
 def test_users_and_passwords_go_where_they_belong(namespace: str, loop: LoopThread, caplog: pytest.LogCaptureFixture) -> None:
     """That of the url to the master, those of the options to the sentinels; none is shown."""
     caplog.set_level(logging.DEBUG, "cachesync")
-    with Watched(1) as watched:
+    with Watched(1, down_after=NEVER_DOWN) as watched:
         master: Any = watched.master.client()
         watching: Any = watched.sentinels[0].client()
         master.execute_command("ACL", "SETUSER", "carlotta", "on", ">geheim/1", "~*", "&*", "+@all")
@@ -492,3 +501,18 @@ def test_a_service_in_the_url_is_not_a_matter_of_taste() -> None:
         with pytest.raises(PolicyError) as told:
             RedisShared(url, namespace="x")
         assert "geheim" not in "".join(traceback.format_exception(told.value))
+
+
+def test_the_commands_find_their_way(
+    lasting: Watched, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``invalidate``, ``sweep`` and ``tail``."""
+    file = tmp_path / "cachesync.toml"
+    file.write_text(f'namespace = "{namespace}"\n[redis]\n[policy.all]\nmatch = "*"\nttl = "1h"\n')
+    monkeypatch.setenv("CACHESYNC_REDIS_URL", lasting.url)
+    monkeypatch.setenv("CACHESYNC_FILE", str(file))
+    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["tail", "--no-follow"]):
+        code = main(command)
+        told = capsys.readouterr()
+        assert (code, told.err) == (0, ""), command
+    assert "k:*" in told.out

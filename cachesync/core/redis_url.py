@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 _SCHEMES: Final = ("redis", "rediss", "unix")
 _SENTINEL_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
-_LATER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
+_CLUSTER_SCHEMES: Final = ("redis+cluster", "rediss+cluster")
+CLUSTER_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 _SENTINEL: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]:,/@]+)(?::([0-9]{1,5}))?")
 
@@ -30,14 +31,14 @@ def read_redis_url(value: object) -> str:
     scheme, mark, _ = value.partition("://") if isinstance(value, str) else ("", "", "")
     if not isinstance(value, str) or not mark or not re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme):
         raise ValueError(f"this is not a Redis URL; {hint}")
-    if scheme in _LATER_SCHEMES:
-        raise ValueError(f'"{scheme}://..." arrives in a later version; in this one, {hint}')
-    if scheme not in _SCHEMES + _SENTINEL_SCHEMES:
+    if scheme not in _SCHEMES + _SENTINEL_SCHEMES + _CLUSTER_SCHEMES:
         raise ValueError(f'"{scheme}://..." is not a Redis URL; {hint}')
     if not value.isprintable() or " " in value or "#" in value:
         raise ValueError(f'"{scheme}://..." is not a Redis URL: a space or "#" in it must be written "%20" or "%23"')
     if scheme in _SENTINEL_SCHEMES:
         read_sentinel_url(value)
+    elif scheme in _CLUSTER_SCHEMES:
+        read_cluster_url(value)
     elif not _is_address(scheme, value):
         raise ValueError(
             f'"{scheme}://..." is not a Redis URL: its host, port or database is wrong, or a "/", "?" or "@" in its password'
@@ -82,6 +83,38 @@ def read_sentinel_url(url: str) -> SentinelUrl:
         f"{plain}://{user}{at}master/{database}?{urlencode(common)}",
         f"{plain}://sentinel?{urlencode(asking)}",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """What a ``redis+cluster://`` URL says. ``node`` is the URL of a node, with ``place`` for its host and port."""
+
+    nodes: tuple[tuple[str, int], ...]
+    place: str
+    node: str = field(repr=False)
+
+
+def is_cluster_url(url: str) -> bool:
+    """Whether the URL names nodes of a cluster."""
+    return url.partition("://")[0] in _CLUSTER_SCHEMES
+
+
+def read_cluster_url(url: str) -> ClusterUrl:
+    """Read ``redis+cluster://user:password@host:port,host:port?options``. Raises ``ValueError``."""
+    scheme, _, rest = url.partition("://")
+    address, _, query = rest.partition("?")
+    authority, _, database = address.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    found = [_SENTINEL.fullmatch(host) for host in hosts.split(",")]
+    nodes = tuple((one[1].strip("[]"), int(one[2] or CLUSTER_PORT)) for one in found if one is not None)
+    right = all(0 < port < 65_536 for _, port in nodes) and len(nodes) == len(found)
+    if not right or "@" in user or database not in ("", "0"):
+        raise ValueError(
+            f'"{scheme}://..." does not name nodes of a cluster, which has no database but 0; write one such as'
+            f' "{scheme}://host1:6379,host2:6379", with "/", "?" and "@" in a password as "%2F", "%3F" and "%40"'
+        )
+    place = "node.invalid:1"
+    return ClusterUrl(nodes, place, f"{scheme.partition('+')[0]}://{user}{at}{place}/0?{query}")
 
 
 def address_of_url(url: str) -> str:

@@ -47,7 +47,7 @@ class RedisSettings(Section):
     rules: ClassVar[Mapping[str, Rule]] = {
         "url": Rule(
             read_redis_url,
-            {"type": "string", "pattern": r"^(rediss?(\+sentinel)?|unix)://", "examples": ["redis://localhost:6379/0"]},
+            {"type": "string", "pattern": r"^(rediss?(\+sentinel|\+cluster)?|unix)://", "examples": ["redis://localhost:6379/0"]},
             "CACHESYNC_REDIS_URL wins.",
         )
     }

@@ -151,13 +151,13 @@ class ThreadRedis:
     def _trip(self, step: SharedStep) -> SharedReply:
         if isinstance(step, Together):
             trip = Trip(step.steps, self._names, self._bounds)
-            return Replies(tuple(trip.replies(self._say(trip.packed, trip.count, step.deadline))))
-        packed, count = pack(step, self._names, self._bounds)
-        replies = self._say(packed, count, step.deadline)
+            return Replies(tuple(trip.replies(self.exchange(trip.packed, trip.count, step.deadline))))
+        replies = self.exchange(*pack(step, self._names, self._bounds), step.deadline)
         refused(replies)
         return reply_of(step, replies, self._names)
 
-    def _say(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+    def exchange(self, packed: bytes, count: int, deadline: float) -> list[Any]:
+        """One trip. What Redis refused is a value."""
         while True:
             line, fresh = self._take(deadline)
             try:
@@ -254,6 +254,7 @@ class LoopRedis:
         self._flights: dict[AsyncLine, _Batch] = {}  # trips without a task: reads on a connection that is open
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._free: asyncio.Semaphore | None = None
 
     def perform(self, step: SharedStep, /) -> Awaitable[Reply]:
         if isinstance(step, Together):
@@ -404,6 +405,13 @@ class LoopRedis:
             if not future.done():
                 future.set_result(make(Fetched, (blobs[at:end], head, now)))
             at = end
+
+    async def exchange(self, packed: bytes, count: int) -> list[Any]:
+        """One trip, for whoever has chosen the commands. What Redis refused is a value."""
+        if self._free is None:
+            self._free = asyncio.Semaphore(LOOP_CONNECTIONS)
+        async with self._free:
+            return await self._exchange(packed, count)
 
     async def _exchange(self, packed: bytes, count: int) -> list[Any]:
         while True:

@@ -25,7 +25,7 @@ from cachesync.core.records import Record, RecordError, from_message
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
 from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
-from cachesync.layers.redis_routes import Route
+from cachesync.layers.redis_routes import Guide
 from cachesync.layers.redis_wire import Command, WireError, beat_of, confirm, pack_all
 
 Item = Record | Torn | Beat | Woken | Question
@@ -37,11 +37,11 @@ _UNSUBSCRIBED: Final = frozenset({b"sunsubscribe", b"unsubscribe"})
 class RedisEar:
     """Hears one namespace. `perform` is called by one thread; ``watch``, ``unwatch``, ``wake`` and ``close`` by any.
 
-    ``connect`` opens a connection before a deadline (seconds, monotonic clock). Where the ``route`` leads elsewhere, or whoever answers is
-    not the master, the connection ends.
+    ``connect`` opens a connection before a deadline (seconds, monotonic clock). Where the ``route`` leads elsewhere the connection
+    ends, and also where it would lead elsewhere because whoever answers is not the master.
     """
 
-    def __init__(self, names: Names, connect: Callable[[float], Line], route: Route | None = None) -> None:
+    def __init__(self, names: Names, connect: Callable[[float], Line], route: Guide | None = None) -> None:
         self._names = names
         self._connect = connect
         self._route = route
@@ -128,7 +128,14 @@ class RedisEar:
         return line
 
     def _subscribe(self, line: Line, channel: bytes) -> None:
-        self._send(line, (b"SSUBSCRIBE" if self._is_sharded else b"SUBSCRIBE", channel))
+        self._send(line, (self._verb(b"SUBSCRIBE", channel), channel))
+
+    def _verb(self, name: bytes, channel: bytes) -> bytes:
+        return b"S" + name if self._is_sharded and self._is_of_shard(channel) else name
+
+    def _is_of_shard(self, channel: bytes) -> bool:
+        """Whether a channel is one of the server that is heard, where channels are of servers."""
+        return True
 
     def _send(self, line: Line, command: Command) -> None:
         line.sock.sendall(pack_all([command]))
@@ -146,7 +153,7 @@ class RedisEar:
     def _hear(self, step: Hear) -> Heard:
         line = self._line or self._open(step)
         if self._route is not None:
-            if self._is_deposed or self._route.is_over(line.address):
+            if (self._is_deposed and self._route.follows) or self._route.is_over(line.address):
                 raise RedisConnectionError("another server is the master now")
             if step.beat:
                 self._route.look()
@@ -159,8 +166,7 @@ class RedisEar:
         while True:
             while self._orders:
                 begin, channel = self._orders.popleft()
-                name = b"SUBSCRIBE" if begin else b"UNSUBSCRIBE"
-                self._send(line, (b"S" + name if self._is_sharded else name, channel))
+                self._send(line, (self._verb(b"SUBSCRIBE" if begin else b"UNSUBSCRIBE", channel), channel))
             items = self._items()
             now = time.monotonic()
             if items or (has_waited and now >= until):

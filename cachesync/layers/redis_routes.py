@@ -7,7 +7,6 @@ any connection of this process finds another one, those to the old one are of no
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -25,6 +24,7 @@ from redis.retry import Retry
 
 from cachesync.core.redis_url import SentinelUrl, is_sentinel_url, read_sentinel_url
 from cachesync.errors import PolicyError
+from cachesync.layers.one_question import OneQuestion
 from cachesync.layers.redis_line import PROTOCOL, PUSHES, TROUBLE, Address, connect, maker, reader
 from cachesync.layers.redis_wire import WireError, pack_all
 
@@ -35,8 +35,25 @@ LOOK_EVERY: Final = 2.0
 _DEMOTED: Final = ("READONLY", "MASTERDOWN")
 
 
-class Route(Protocol):
-    """Makes connections that are not open yet, for ``def``, ``async def`` and the ear, and says which ones are of no use any more."""
+class Guide(Protocol):
+    """Says which connections are of no use any more."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether a new connection leads elsewhere when there is another master."""
+        ...
+
+    def is_over(self, address: Address, replies: Sequence[Any] = ()) -> bool:
+        """Whether a connection that leads there is of no use any more, and neither is what it has replied."""
+        ...
+
+    def look(self) -> None:
+        """Find out in the background whether there is another master, if that is due."""
+        ...
+
+
+class Route(Guide, Protocol):
+    """Makes connections that are not open yet, for ``def``, ``async def`` and the ear."""
 
     def connection(self) -> Any:
         """Of redis-py, for threads."""
@@ -48,14 +65,6 @@ class Route(Protocol):
 
     def ear(self) -> Any:
         """Of redis-py, one that reads pushes."""
-        ...
-
-    def is_over(self, address: Address, replies: Sequence[Any] = ()) -> bool:
-        """Whether a connection that leads there is of no use any more, and neither is what it has replied."""
-        ...
-
-    def look(self) -> None:
-        """Find out in the background whether there is another master, if that is due."""
         ...
 
     def after_fork(self) -> None:
@@ -70,6 +79,10 @@ def route_to(url: str) -> Route:
 
 class DirectRoute:
     """To one server."""
+
+    @property
+    def follows(self) -> bool:
+        return False
 
     def __init__(self, url: str) -> None:
         self.connection = maker(redis.ConnectionPool, url)
@@ -89,6 +102,10 @@ class DirectRoute:
 class SentinelRoute:
     """To the master of a service, by the word of its sentinels. They are asked whenever a connection is opened, by one thread for all."""
 
+    @property
+    def follows(self) -> bool:
+        return True
+
     def __init__(self, url: str) -> None:
         try:
             read: SentinelUrl = read_sentinel_url(url)
@@ -99,9 +116,7 @@ class SentinelRoute:
         self._command = pack_all([(b"SENTINEL", b"MASTER", read.service)])
         make, options = reader(redis.ConnectionPool, read.sentinel, PROTOCOL)
         self._sentinels = [_Sentinel(host, port, make, options) for host, port in read.sentinels]  # who answered last comes first
-        self._asking: Future[Address] | None = None
-        self._asked = 0.0
-        self._lock = threading.Lock()
+        self._question = OneQuestion("cachesync-sentinels", self._ask)
         self.connection = self._maker(redis.ConnectionPool, read.master, PROTOCOL)
         self.aconnection = self._maker(redis.asyncio.ConnectionPool, read.master, PROTOCOL)
         self.ear = self._maker(redis.ConnectionPool, read.master, PUSHES)
@@ -123,30 +138,12 @@ class SentinelRoute:
         return is_demoted or (self.master is not None and address != self.master)
 
     def look(self) -> None:
-        if time.monotonic() - self._asked >= LOOK_EVERY:
+        if self._question.age >= LOOK_EVERY:
             self.find()
 
     def find(self) -> Future[Address]:
-        """Ask the sentinels: one question under way serves everybody who asks meanwhile."""
-        with self._lock:
-            asking = self._asking
-            if asking is None:
-                asking = self._asking = Future()
-                asking.set_running_or_notify_cancel()
-                self._asked = time.monotonic()
-                threading.Thread(target=self._find, args=(asking,), name="cachesync-sentinels", daemon=True).start()
-            return asking
-
-    def _find(self, asking: Future[Address]) -> None:
-        try:
-            address = self._ask()
-        except BaseException as error:  # handed to whoever waits
-            self._asking = None
-            asking.set_exception(error)
-        else:
-            self.master = address
-            self._asking = None
-            asking.set_result(address)
+        """Ask the sentinels."""
+        return self._question.asked()
 
     def _ask(self) -> Address:
         reasons: list[str] = []
@@ -158,12 +155,12 @@ class SentinelRoute:
                 continue
             self._sentinels.remove(sentinel)
             self._sentinels.insert(0, sentinel)
+            self.master = address
             return address
         raise RedisConnectionError(f"no sentinel leads to a master of {self.service!r}: {'; '.join(reasons)}")
 
     def after_fork(self) -> None:
-        self._lock = threading.Lock()
-        self._asking = None
+        self._question.after_fork()
 
 
 class _Sentinel:

@@ -21,8 +21,9 @@ from support.proxy import Proxy
 from support.servers import Server
 
 SERVICE: Final = "shop"
-DOWN_AFTER: Final = 500
-"""Milliseconds of silence after which a sentinel takes a server for dead."""
+DOWN_AFTER: Final = 2_000
+"""Milliseconds of silence after which a sentinel takes a server for dead. Where nothing is to fail over: `NEVER_DOWN`."""
+NEVER_DOWN: Final = 600_000
 OPTIONS: Final = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 QUORUM: Final = 2
 
@@ -30,12 +31,12 @@ QUORUM: Final = 2
 class Sentinel(Server):
     """One sentinel. ``watches`` is the port of the master that it is told of when it starts."""
 
-    def __init__(self, watches: int) -> None:
+    def __init__(self, watches: int, down_after: int = DOWN_AFTER) -> None:
         super().__init__()
         config = self.folder / "sentinel.conf"  # it writes down there what it learns
         lines = [
             f"sentinel monitor {SERVICE} 127.0.0.1 {watches} {QUORUM}",
-            f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}",
+            f"sentinel down-after-milliseconds {SERVICE} {down_after}",
             # Long, because after this time without trouble a sentinel has the replica follow the master's own address again.
             f"sentinel failover-timeout {SERVICE} 60000",
             f"sentinel parallel-syncs {SERVICE} 1",
@@ -56,12 +57,13 @@ class Sentinel(Server):
 class Watched:
     """The servers. ``replica`` is the one that is to take over; after `has_failed_over` it is the ``master``."""
 
-    def __init__(self, sentinels: int = 3) -> None:
+    def __init__(self, sentinels: int = 3, *, down_after: int = DOWN_AFTER) -> None:
         self.master = Server(options=OPTIONS)
         self.replica = Server(options=OPTIONS)
         self.sentinels: list[Sentinel] = []
         self.link: Proxy
         self._count = sentinels
+        self._down_after = down_after
         self._stack = contextlib.ExitStack()
 
     @property
@@ -94,7 +96,7 @@ class Watched:
         self.replica.client().replicaof("127.0.0.1", self.link.port)
         until(self.is_in_step, "replicating")
         for _ in range(self._count):
-            self.sentinels.append(self._stack.enter_context(Sentinel(self.master.port)))
+            self.sentinels.append(self._stack.enter_context(Sentinel(self.master.port, self._down_after)))
         until(self.is_ready, "the sentinels find each other and the replica")
         return self
 

@@ -156,7 +156,7 @@ class Server:
         if self.is_running:
             raise ServerError(f"{self.flavour} runs already")
         for _ in range(PORT_TRIES):
-            wanted = self.port or _free_port()
+            wanted = self.port or free_port()
             if self._started_on(wanted):
                 self.port = wanted
                 return self
@@ -301,7 +301,7 @@ class Servers:
         return [server.log for server in self] if keep_logs else []
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -29,8 +29,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from cachesync import RedisShared, Stamp
+from cachesync import Stamp
 from cachesync.core import steps
+from cachesync.layers.redis_cluster import redis_layer
 from cachesync.layers.redis_wire import Bounds
 from support.nodes import COLOURS, LONG, BatchNode, Colour, Gate, HoldingShared, LoopThread, Origin, until
 
@@ -194,7 +195,7 @@ class Workshop:
     def node(self, namespace: str, colour: Colour) -> BatchNode:
         with self._lock:
             if (namespace, colour) not in self._nodes:
-                shared = HoldingShared(RedisShared(self._url, namespace=namespace, bounds=self._bounds))
+                shared = HoldingShared(redis_layer(self._url, namespace=namespace, bounds=self._bounds))
                 node = BatchNode(shared, Origin(), colour=colour, loop=self._loop, **self._options)
                 self._nodes[namespace, colour] = node
                 self._layers[node] = shared

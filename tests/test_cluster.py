@@ -1,0 +1,513 @@
+"""Redis Cluster: one cache over several nodes, whose slots move and whose masters die."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+from redis.exceptions import ResponseError
+
+from cachesync import Cache, Event, Policy, PolicyError, Settings
+from cachesync.cli import main
+from cachesync.core.names import Names
+from cachesync.core.records import KEY, Targets
+from cachesync.core.redis_url import read_cluster_url
+from cachesync.core.settings import CoordinationSettings, RedisSettings
+from cachesync.core.stamps import NOWHERE
+from cachesync.core.steps import Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store
+from cachesync.layers import redis_cluster
+from cachesync.layers.redis_cluster import (
+    ClusterShared,
+    Slots,
+    _Stage,  # pyright: ignore[reportPrivateUsage] - replies by hand
+    stages_of,
+)
+from cachesync.layers.redis_wire import Bounds, Command
+from cachesync.protocols import Shared
+from cachesync.testing import SharedLayerContract
+from support.clusters import NEVER_DEAD, Cluster
+from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, until
+from support.rights import OLD, listed
+from support.servers import flavours
+from support.worker import Worker, change, each_colour, follows
+
+OPTIONS: dict[str, Any] = {"max_lag": 2.0, "budget": 5.0}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no outage."""
+    monkeypatch.setattr(redis_cluster, "NODE_PATIENCE", 5.0)
+
+
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[Cluster]:
+    """For tests that kill nothing. Slots may have moved."""
+    with Cluster(timeout=NEVER_DEAD) as own:
+        yield own
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """For this test alone."""
+    with Cluster() as own:
+        yield own
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    with LoopThread() as running:
+        yield running
+
+
+class TestCluster(SharedLayerContract):
+    """The contract of shared layers."""
+
+    @pytest.fixture(autouse=True)
+    def _connect(self, lasting: Cluster, namespace: str) -> None:
+        self.cluster, self.namespace = lasting, namespace
+
+    def make_shared(self) -> Shared:
+        return ClusterShared(self.cluster.url, namespace=self.namespace)
+
+    def lose_everything(self, shared: Shared) -> None:
+        for node in self.cluster.masters:
+            client: Any = node.client()
+            for name in client.keys(f"*{self.namespace}*"):
+                client.delete(name)
+
+    @contextmanager
+    def cut_off(self, shared: Shared) -> Generator[None, None, None]:
+        for node in self.cluster.masters:
+            client: Any = node.client()
+            client.client_kill_filter(_type="pubsub")
+        yield
+
+    def test_ends_of_odd_leases_are_heard(self) -> None:
+        """Whoever waits is told for which key. What several nodes say comes in no order."""
+        with self.opened() as talk, talk.listening() as heard:
+            for key in self.ODD_TEXTS:
+                heard.ear.watch(key)
+                assert self.lease(talk, key, "mine").granted
+            heard.until(lambda: sorted(heard.woken) == sorted(self.ODD_TEXTS))
+            for key in self.ODD_TEXTS:
+                assert talk.ask(Release(key, "mine"), Done).done
+            heard.until(lambda: sorted(heard.woken) == sorted(2 * self.ODD_TEXTS))
+
+    def test_what_is_watched_can_be_let_go(self) -> None:
+        """And others be watched. What another node has said before may come after that, and wakes somebody who looks in vain."""
+        with self.opened() as talk, talk.listening() as heard:
+            for number in range(3):
+                let_go, kept = f"a{number}", f"b{number}"
+                heard.items.clear()
+                heard.ear.watch(let_go)
+                heard.ear.watch(kept)
+                heard.until(lambda: {let_go, kept} <= set(heard.woken))  # noqa: B023 - it is called in this turn
+                heard.ear.unwatch(let_go)
+                for key in (let_go, kept):
+                    assert self.lease(talk, key, "mine").granted
+                    assert talk.ask(Release(key, "mine"), Done).done
+                heard.until(lambda: heard.woken.count(kept) == 2)  # noqa: B023
+                heard.beat()
+                assert heard.woken.count(let_go) == 1
+                heard.ear.unwatch(kept)
+
+
+class TestClusterAsync(TestCluster):
+    colour = "async def"
+
+
+def is_heard(caller: Caller) -> bool:
+    return caller.cache.stats().log.is_heard
+
+
+def performed(shared: ClusterShared, step: Any, colour: Colour) -> Any:
+    if colour == "def":
+        return shared.sync.perform(step)
+
+    async def ask() -> Any:
+        return await shared.of_loop().perform(step)
+
+    return asyncio.run(ask())
+
+
+def test_what_orders_a_step_is_kept() -> None:
+    """Unlinked first, appended second; the head is read before what is judged by it; the role with the head."""
+    names = Names.of("ns")
+    targets = (Targets(KEY, ("a", "b")),)
+
+    def said(step: Any) -> list[list[str]]:
+        return [[str(command[0], "ascii") for command in stage] for stage in stages_of(step, names, Bounds(durable=1))]  # type: ignore[arg-type]
+
+    assert said(Announce(targets, ("n",), "o", ("a", "b"))) == [["UNLINK", "UNLINK"], ["EVALSHA", "WAIT"]]
+    assert said(Fetch(("a", "b"))) == [["TIME", "HMGET"], ["GET", "GET"]]
+    assert said(Fetch(("a", "b"), strict=True)) == [["TIME", "HMGET", "ROLE"], ["GET", "GET"]]
+    assert said(Lease("a", "t", NOWHERE, 1, None)) == [["TIME", "HMGET"], ["EVALSHA"]]
+
+
+A, B = ("a", 1), ("b", 2)
+
+
+def slots_of(owners: dict[int, tuple[str, int]]) -> Slots:
+    """What a process knows, without a cluster. It learns in the background, where nobody is: that fails."""
+    slots = Slots(read_cluster_url("redis+cluster://127.0.0.1:1"))
+    for slot, owner in owners.items():
+        slots._owners[slot] = owner  # pyright: ignore[reportPrivateUsage]
+    return slots
+
+
+def test_what_is_said_again_takes_along_what_belongs_to_it() -> None:
+    """``WAIT`` confirms what was appended on its own connection, ``ROLE`` and ``TIME`` belong to the head: from another node they
+    mean nothing.
+    """
+    log = key_slot(b"{ns}:meta")
+    commands: list[Command] = [(b"EVALSHA", b"x", 1, b"{ns}:meta"), (b"WAIT", 1, 10)]
+    stage = _Stage(commands, slots_of({log: A}), log)
+    assert [(owner, count) for owner, _, count in stage.errands()] == [(A, 2)]
+    assert stage.take([[ResponseError(f"MOVED {log} b:2"), 1]]) == (False, 0.0)
+    assert stage.left == [0, 1]
+    assert [(owner, count) for owner, _, count in stage.errands()] == [(B, 2)]
+    stage.take([[ResponseError(f"ASK {log} a:1"), 1]])
+    assert [(owner, count) for owner, _, count in stage.errands()] == [(A, 4)], "and ASKING before each"
+    stage.take([[b"OK", b"appended", b"OK", 1]])
+    assert (stage.left, stage.replies) == ([], [b"appended", 1])
+
+
+def test_a_reply_of_a_node_that_has_lost_the_slot_meanwhile_is_not_believed() -> None:
+    """It may have slept, and woken up as a master."""
+    slots = slots_of({5: A})
+    key = next(b"k%d" % number for number in range(100_000) if key_slot(b"k%d" % number) == 5)
+    stage = _Stage([(b"GET", key)], slots, 7)
+    stage.errands()
+    slots._owners[5] = B  # pyright: ignore[reportPrivateUsage] - as by another thread
+    stage.take([[b"old"]])
+    assert [owner for owner, _, _ in stage.errands()] == [B]
+    stage.take([[b"new"]])
+    assert (stage.left, stage.replies) == ([], [b"new"])
+
+
+def test_two_nodes_that_name_each_other_are_not_asked_for_ever() -> None:
+    """In the end it is a refusal."""
+    slots = slots_of({5: A})
+    key = next(b"k%d" % number for number in range(100_000) if key_slot(b"k%d" % number) == 5)
+    stage = _Stage([(b"GET", key)], slots, 7)
+    tries = 0
+    while stage.left:
+        [(owner, _, _)] = stage.errands()
+        stage.take([[ResponseError("MOVED 5 b:2" if owner == A else "MOVED 5 a:1")]])
+        tries += 1
+    assert tries <= 10
+    assert isinstance(stage.replies[0], ResponseError)
+
+
+# --- slots that move --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_slot_that_has_moved_is_followed(lasting: Cluster, namespace: str, colour: Colour) -> None:
+    """MOVED says where it is now."""
+    shared = ClusterShared(lasting.url, namespace=namespace)
+    names = shared.names
+    performed(shared, Snapshot(), colour)
+    assert performed(shared, Lease("a", "me1", NOWHERE, 60_000, None), colour).granted
+    assert performed(shared, Store("a", "me1", b"cS" + bytes(86), 60_000), colour).done
+    slot = key_slot(names.entry("a"))
+    source = lasting.master_of(slot)
+    lasting.move(slot, next(node for node in lasting.masters if node is not source))
+    fetched = performed(shared, Fetch(("a", "b")), colour)
+    assert isinstance(fetched, Fetched)
+    assert [blob is not None for blob in fetched.blobs] == [True, False]
+    asyncio.run(shared.aclose())
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_slot_that_is_moving_is_asked_for_where_its_keys_are(lasting: Cluster, namespace: str, colour: Colour) -> None:
+    """ASK, for a key that is there already or nowhere. TRYAGAIN, where a lease is here and its entry is not, is a refusal in the end."""
+    shared = ClusterShared(lasting.url, namespace=namespace)
+    names = shared.names
+    performed(shared, Snapshot(), colour)
+    performed(shared, Lease("a", "me1", NOWHERE, 60_000, None), colour)
+    slot = key_slot(names.entry("a"))
+    source = lasting.master_of(slot)
+    target = next(node for node in lasting.masters if node is not source)
+    target.do("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+    source.do("CLUSTER", "SETSLOT", slot, "MIGRATING", target.id)
+    try:
+        assert performed(shared, Fetch(("a",)), colour).blobs == (None,)
+        refused = performed(shared, Store("a", "me1", b"cS" + bytes(86), 60_000), colour)
+        assert isinstance(refused, Failed)
+        assert "TRYAGAIN" in str(refused.error)
+        assert getattr(refused.error, "is_refusal", False), "the server answers, so the others need not be left alone"
+        source.do("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", names.lease("a").decode())
+    finally:
+        for node in (target, source, *(other for other in lasting.masters if other not in (source, target))):
+            node.do("CLUSTER", "SETSLOT", slot, "NODE", target.id)
+    assert performed(shared, Store("a", "me1", b"cS" + bytes(86), 60_000), colour).done
+    assert performed(shared, Fetch(("a",)), colour).blobs[0] is not None
+    asyncio.run(shared.aclose())
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_everything_is_swept_on_every_master(lasting: Cluster, namespace: str, colour: Colour, loop: LoopThread) -> None:
+    """Entries lie on all of them, and a cursor leads through all."""
+    callers = Callers(lasting.url, namespace, colour, loop)
+    a = callers.new()
+    for number in range(60):
+        a.get_or_compute(f"k{number}", lambda: 1)
+    assert all(node.do("KEYS", f"{namespace}:e:*") for node in lasting.masters)
+    a.drop("k*")
+    swept = a.do(a.cache.sweep if colour == "def" else a.cache.asweep)
+    assert (swept.deleted, swept.unjudged) == (60, 0)
+    callers.close()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_processes_are_one_cache_over_many_nodes(lasting: Cluster, namespace: str, colour: Colour, loop: LoopThread) -> None:
+    """Values are shared, invalidations of every kind are heard, and a strict read is confirmed."""
+    callers = Callers(lasting.url, namespace, colour, loop)
+    a, b = callers.new(), callers.new()
+    for number in range(20):
+        assert a.get_or_compute(f"k{number}", lambda: 1) == 1
+        assert b.get_or_compute(f"k{number}", lambda: 2) == 1
+    for what, value in (("k1", 3), ("k*", 4), ("*1", 5), ("*", 6)):
+        stamp = a.drop(what)
+        assert b.get_or_compute("k1", partial(int, value), at_least=stamp) == value
+        callers.apply(stamp)
+        assert a.get_or_compute("k1", lambda: 0) == value
+    a.put("k1", 7)
+    callers.apply(a.stamp())
+    assert b.get("k1") == 7
+    callers.close()
+
+
+@pytest.mark.parametrize("flavour", [name for name in flavours() if name not in ("valkey9", "extra")])
+def test_other_servers_make_such_a_cluster_too(flavour: str, namespace: str, loop: LoopThread) -> None:
+    """Redis 6.2 has no channels of shards: there all nodes are told of everything."""
+    with Cluster(1, flavour=flavour, timeout=NEVER_DEAD) as cluster:
+        for colour in COLOURS:
+            callers = Callers(cluster.url, f"{namespace}{colour[0]}", colour, loop)
+            a, b = callers.new(), callers.new()
+            assert a.get_or_compute("k", lambda: 1) == b.get_or_compute("k", lambda: 2) == 1
+            until(partial(is_heard, b), "hearing the log")
+            callers.apply(a.drop("k"))
+            assert b.get_or_compute("k", lambda: 3) == 3
+            callers.close()
+
+
+# --- under load, and with masters that die -----------------------------------------------------------------------------------------
+
+
+class Load:
+    """Three processes that change, invalidate and read one function's items, until told to stop. ``broken`` are the promises broken."""
+
+    def __init__(self, workers: list[Worker], own: str, colour: Colour) -> None:
+        self.a, self.b, self.c = workers
+        self.own = own
+        self.colour: Colour = colour
+        self.rounds = self.pending = 0
+        self.broken: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        own, colour = self.own, self.colour
+        version = 1
+        kinds: tuple[tuple[list[str], list[str]], ...] = (
+            (["item:{}"], []),
+            (["item:*"], []),
+            ([], ["owner:{}"]),
+            ([], ["items"]),
+            (["*"], []),
+        )
+        while not self._stop.is_set():
+            number = self.rounds % 12
+            version += 1
+            for worker in (self.a, self.b, self.c):
+                worker.do("version", own, colour, version)
+            patterns, tags = kinds[self.rounds % len(kinds)]
+            stamp = self.a.do("drop", own, colour, [text.format(number) for text in patterns], [text.format(number) for text in tags])
+            self.rounds += 1
+            if self.a.do("read", own, colour, number) < version:
+                self.broken.append(f"{stamp}: the process that invalidated served an older value")
+            if stamp.endswith("~"):
+                self.pending += 1
+                continue
+            if self.b.do("at_least", own, colour, stamp, number) < version:
+                self.broken.append(f"{stamp}: at_least was answered with an older value")
+            self.c.do("read", own, colour, number)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_nothing_stale_is_served_while_slots_move(cluster: Cluster, namespace: str) -> None:
+    """The slots of items, and that of the log, there and back, under load."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(cluster.url, **OPTIONS)) for _ in range(3)]
+        loads: list[Load] = []
+        slots: set[int] = set()
+        for own, colour in each_colour(namespace):
+            loads.append(stack.enter_context(Load(workers, own, colour)))
+            names = Names.of(own)
+            slots |= {key_slot(names.meta), *(key_slot(names.entry(f"item:{number}")) for number in range(12))}
+        until(lambda: all(load.rounds > 10 for load in loads), "the load begins")
+        for _ in range(2):
+            for slot in sorted(slots):
+                source = cluster.master_of(slot)
+                at = cluster.masters.index(source)
+                cluster.move(slot, cluster.masters[(at + 1) % 3], every=1)
+        before = [load.rounds for load in loads]
+        until(lambda: all(load.rounds > before[i] + 20 for i, load in enumerate(loads)), "the load goes on")
+    assert [load.broken for load in loads] == [[], []]
+
+
+@pytest.mark.parametrize("which", ["of the log", "of an entry"])
+def test_nothing_stale_is_served_when_a_master_dies_under_load(cluster: Cluster, namespace: str, which: str) -> None:
+    """Its replica takes over. What could not be announced meanwhile waits, and then everybody follows."""
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(cluster.url, **OPTIONS)) for _ in range(3)]
+        loads = [stack.enter_context(Load(workers, own, colour)) for own, colour in each_colour(namespace)]
+        names = Names.of(loads[0].own)
+        until(lambda: all(load.rounds > 10 for load in loads), "the load begins")
+        until(cluster.is_in_step, "replicating")
+        log = cluster.master_of(key_slot(names.meta))
+        victim = log if which == "of the log" else next(node for node in cluster.masters if node is not log)
+        cluster.fail_over(victim)
+        before = [load.rounds for load in loads]
+        until(lambda: all(load.rounds > before[i] + 20 for i, load in enumerate(loads)), "the load goes on")
+    assert [load.broken for load in loads] == [[], []]
+
+
+def test_an_announcement_waits_until_the_master_of_a_key_is_back(cluster: Cluster, namespace: str) -> None:
+    """It is unlinked there first, so it can not be in the log before; it holds in its process meanwhile."""
+    shared = ClusterShared(cluster.url, namespace=namespace)
+    names = shared.names
+    shared.sync.perform(Snapshot())
+    log = cluster.master_of(key_slot(names.meta))
+    other = next(node for node in cluster.masters if node is not log)
+    key = next(f"k{number}" for number in range(10_000) if cluster.master_of(key_slot(names.entry(f"k{number}"))) is other)
+    announcing = Announce((Targets(KEY, (key,)),), ("nonce",), "me", (key,))
+    cluster.fail_over(other)
+    reply: Any = None
+
+    def announced() -> bool:
+        nonlocal reply
+        reply = shared.sync.perform(announcing)
+        return isinstance(reply, Announced)
+
+    until(announced, "announcing")
+    assert reply.last.number == 1
+    shared.close()
+
+
+def test_the_listed_rights_are_enough_for_a_cluster(cluster: Cluster, namespace: str, loop: LoopThread) -> None:
+    """With the row for clusters, on every node; also where slots move. The nodes ask each other by users of their own."""
+    keys = [f"~{{{namespace}}}:*", f"~{namespace}:e:*", f"~{namespace}:l:*"]
+    channels = ["resetchannels", f"&{{{namespace}}}:log", f"&{namespace}:l:*"]
+    rows = listed()
+    commands = [f"+{command}" for what, row in rows.items() if what != OLD for command in row]
+    for node in cluster.nodes:
+        node.do("ACL", "SETUSER", "shop", "reset", "on", ">secret", *keys, *channels, *commands)
+    events: list[Event] = []
+    url = cluster.url.replace("://", "://shop:secret@")
+    for colour in COLOURS:
+        callers = Callers(url, namespace, colour, loop)
+        a, b = callers.new(), callers.new()
+        for caller in (a, b):
+            caller.cache._events.add(events.append)  # pyright: ignore[reportPrivateUsage] - both were made without
+        for number in range(12):
+            assert a.get_or_compute(f"k{number}", lambda: 1) == 1
+        stamp = a.drop("k1", "k2", "k3")
+        assert b.get_or_compute("k1", lambda: 2, at_least=stamp) == 2
+        slot = key_slot(Names.of(namespace).entry("k5"))
+        source = cluster.master_of(slot)
+        cluster.move(slot, next(node for node in cluster.masters if node is not source))
+        assert b.get_or_compute("k5", lambda: 3) == 1
+        a.drop("*")
+        a.do(a.cache.sweep if colour == "def" else a.cache.asweep)
+        callers.close()
+    assert [event for event in events if event.name != "invalidated"] == []
+
+
+# --- the url ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_one_node_that_lives_is_enough_to_find_the_others(lasting: Cluster, namespace: str, colour: Colour) -> None:
+    """And where there is none, the reason of each is told."""
+    port = lasting.masters[1].port
+    shared = ClusterShared(f"redis+cluster://127.0.0.1:1,127.0.0.1:{port}", namespace=namespace)
+    assert isinstance(performed(shared, Lease("a", "me1", NOWHERE, 1_000, None), colour), Leased)
+    asyncio.run(shared.aclose())
+    nobody = ClusterShared("redis+cluster://127.0.0.1:1,127.0.0.1:2", namespace=namespace)
+    told = performed(nobody, Fetch(("k",)), colour)
+    assert isinstance(told, Failed)
+    assert "127.0.0.1:1: " in str(told.error)
+    assert "127.0.0.1:2: " in str(told.error)
+
+
+def test_a_single_server_is_no_cluster(namespace: str, server: Any) -> None:
+    """The server's own words are told."""
+    shared = ClusterShared(f"redis+cluster://127.0.0.1:{server.port}", namespace=namespace)
+    told = shared.sync.perform(Fetch(("k",)))
+    assert isinstance(told, Failed)
+    assert "cluster support disabled" in str(told.error)
+
+
+def test_passwords_of_a_cluster_are_not_shown(namespace: str) -> None:
+    """Whatever is wrong."""
+    with pytest.raises(PolicyError) as told:
+        RedisSettings("redis+cluster://u:geheim@h/3")
+    assert "geheim" not in str(told.value)
+    events: list[Event] = []
+    url = "redis+cluster://carlotta:geheim@127.0.0.1:1"
+    settings = Settings(namespace=namespace, redis=RedisSettings(url), coordination=CoordinationSettings(budget=LONG))
+    with Cache(settings, policies=[Policy(name="all", match="*", ttl="1h")], on_event=events.append) as cache:
+        assert cache.get_or_compute("k", lambda: 1) == 1
+        shown = [repr(cache.settings), *map(repr, events)]
+    assert events
+    assert not any("geheim" in text or "carlotta" in text for text in shown)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_failover_of_the_logs_master_costs_nobody_its_place(cluster: Cluster, namespace: str, colour: Colour) -> None:
+    """The replica had everything: it goes on with the log, and everybody follows."""
+    with Worker(cluster.url, **OPTIONS) as a, Worker(cluster.url, **OPTIONS) as b:
+        at = a.do("invalidate", namespace, colour, "key as text", 7)
+        b.do("apply", namespace, colour, at)
+        assert (a.do("read", namespace, colour, 1), b.do("read", namespace, colour, 1)) == (1, 1)
+        until(cluster.is_in_step, "replicating")
+        cluster.fail_over(cluster.master_of(key_slot(Names.of(namespace).meta)))
+        change(2, namespace, colour, a, b)
+        for worker in (a, b):
+            follows(worker, namespace, colour, after=at)
+            assert worker.do("log", namespace, colour)["losses"] == 0
+        b.do("apply", namespace, colour, a.do("invalidate", namespace, colour, "tag of the policy", 1))
+        assert b.do("read", namespace, colour, 1) == 2
+
+
+def test_the_commands_find_their_way(
+    lasting: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``invalidate``, ``sweep`` and ``tail``."""
+    file = tmp_path / "cachesync.toml"
+    file.write_text(f'namespace = "{namespace}"\n[redis]\n[policy.all]\nmatch = "*"\nttl = "1h"\n')
+    monkeypatch.setenv("CACHESYNC_REDIS_URL", lasting.url)
+    monkeypatch.setenv("CACHESYNC_FILE", str(file))
+    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["tail", "--no-follow"]):
+        code = main(command)
+        told = capsys.readouterr()
+        assert (code, told.err) == (0, ""), command
+    assert "k:*" in told.out
