@@ -1,9 +1,10 @@
 """cachesync keeps the copies of your data in local memory, Redis and the browser in step."""
 
 from cachesync.batch import AsyncCachedMany, CachedMany
-from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, Stats
-from cachesync.coordination.events import Event
+from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, RefreshStats, SharedStats, Stats
+from cachesync.coordination.events import Event, Span
 from cachesync.coordination.gathering import in_context
+from cachesync.coordination.health import Health, Reason
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.entry import Entry
 from cachesync.core.policies import Policies
@@ -45,6 +46,7 @@ __all__ = [
     "Entry",
     "Event",
     "FunctionStats",
+    "Health",
     "HttpPolicy",
     "KeyArgumentError",
     "KeyTemplateError",
@@ -57,9 +59,13 @@ __all__ = [
     "Policies",
     "Policy",
     "PolicyError",
+    "Reason",
     "RedisShared",
+    "RefreshStats",
     "RestingError",
     "Settings",
+    "SharedStats",
+    "Span",
     "Stamp",
     "Stats",
     "Swept",

@@ -20,6 +20,7 @@ from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
@@ -27,7 +28,7 @@ from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
-from cachesync.coordination.stats import FunctionStats, LogStats, Stats, log_stats, stats_of
+from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, log_stats, stats_of
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
@@ -49,7 +50,7 @@ from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
 from cachesync.layers.redis_cluster import ClusterShared, redis_layer
 from cachesync.layers.redis_wire import Bounds
-from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared
+from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared, Watcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -471,13 +472,52 @@ class Cache:
             raise PolicyError(f"ttl.{name}: no such duration; the policy file has: {known}") from None
 
     def stats(self) -> Stats:
-        """What this process has done so far, by function."""
-        return stats_of(self._registry.sites(), self._engine.local.usage(), log_stats(self._engine))
+        """What this process has done so far, by function and by policy, and how it stands with either layer and the log."""
+        log = log_stats(self._engine, is_read=self._operations.reader.is_alive)
+        return stats_of(self._engine, self._registry.sites(), self._operations.refresher, log)
+
+    def health(self) -> Health:
+        """How this process's cache is, in a word and the reasons for it. Nobody is asked: it takes microseconds."""
+        return self._operations.health()
+
+    def check(self) -> Health:
+        """As `health`, after a round trip to the shared layer, which takes the ``budget`` at most. It is asked whatever the breaker says,
+        and an answer closes it.
+        """
+        return cast("Health", self._operations.run(self._operations.checking()))
+
+    async def acheck(self) -> Health:
+        """As `check`."""
+        return cast("Health", await self._operations.arun(self._operations.checking()))
 
     def on_event(self, listener: Listener) -> Listener:
-        """Tell ``listener`` of every event (``coordination.events`` has the catalogue). Returns it, so that it may decorate."""
+        """Tell ``listener`` of every `Event` from now on. Returns it, so that it may decorate.
+
+        It is called in the thread where the event happens, while no lock of ours is held, and must not block. What it raises is an event
+        too, and harms nobody. Raises ``TypeError`` for a coroutine function, which nobody would await.
+        """
         self._events.add(listener)
         return listener
+
+    def off_event(self, listener: Listener) -> bool:
+        """Tell ``listener`` of no more events. True if it was told until now."""
+        return self._events.remove(listener)
+
+    def on_span(self, watcher: Watcher) -> Watcher:
+        """Let ``watcher`` stand around what takes time, from now on. Returns it, so that it may decorate.
+
+        It is given a `Span` and returns a context manager, which is entered where the span begins and left where it is over: a generator
+        function under ``contextlib.contextmanager`` does. For the rest it is as a listener of `on_event`.
+        """
+        self._events.add_watcher(watcher)
+        self._operations.notice_watchers()
+        return watcher
+
+    def off_span(self, watcher: Watcher) -> bool:
+        """Let ``watcher`` stand around no more. True if it did until now."""
+        removed = self._events.remove_watcher(watcher)
+        self._operations.notice_watchers()
+        return removed
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 
@@ -662,6 +702,8 @@ __all__ = [
     "FunctionStats",
     "LogStats",
     "Missing",
+    "RefreshStats",
+    "SharedStats",
     "Stats",
     "SystemClock",
     "Update",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -173,4 +174,15 @@ class Listener(Protocol):
 
     def __call__(self, event: Any, /) -> None:
         """Take note of an event."""
+        ...
+
+
+class Watcher(Protocol):
+    """Is told of spans: what takes time. It must not block; what it raises is told as an event and goes no further."""
+
+    def __call__(self, span: Any, /) -> AbstractContextManager[object]:
+        """A context manager for one span: entered where it begins, left where it is over, in the same thread or task.
+
+        It is made where the span was caused, which for a refresh in the background is another thread.
+        """
         ...

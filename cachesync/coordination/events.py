@@ -2,19 +2,27 @@
 
 Trouble is never silent: it is an event, and the first of its kind is also a warning of the logger ``cachesync``. Later ones of the
 same kind and subject are logged at level DEBUG, so that an outage is one line and not a million; listeners are told of every one.
+
+What takes time is a span: it has a beginning and an end, and watchers are told of both. While nobody watches, no span is made.
+
+Logs, metrics, traces and `Cache.health` are made of these two and of the counts, and of nothing else. Nobody is called while a lock of
+ours is held.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
+import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 from cachesync.coordination.masking import Masking
 from cachesync.layers.forks import lock_across_forks
-from cachesync.protocols import Listener
+from cachesync.protocols import Listener, Watcher
 
 logger = logging.getLogger("cachesync")
 
@@ -42,8 +50,67 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. patterns, tags"),
     "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. patterns, tags"),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
+    "listener_failed": (logging.ERROR, "a listener or a watcher has raised; the others and the cache go on. listener, event, error"),
 }
 """Every event: its log level and what it says, with the names of its fields."""
+
+EventName = Literal[
+    "layer_failed",
+    "layer_recovered",
+    "reader_failed",
+    "log_silent",
+    "log_heard",
+    "log_rejoined",
+    "possible_loss",
+    "not_durable",
+    "not_published",
+    "violation",
+    "spare_served",
+    "left_alone",
+    "refresh_failed",
+    "refresh_dropped",
+    "unreadable",
+    "not_stored",
+    "invalidated",
+    "invalidation_queued",
+    "invalidation_lost",
+    "setting_without_effect",
+    "listener_failed",
+]
+"""The names of `CATALOGUE`, for type checkers: a name that is misspelt in a listener is found by them."""
+
+SPANS: Final[Mapping[str, str]] = {
+    "compute": "the user's function runs, for whoever waits. key, policy, function",
+    "refresh": "a stale value, or one that is due, is computed anew in the background, or found to be fresh. key, policy, function",
+    "invalidate": "an invalidation is applied here and announced. patterns, tags, stamp",
+    "shared": "a step of the shared layer, from the question to the answer. layer, step, keys, commands",
+}
+"""Every span: what goes on between its beginning and its end, with the names of its fields. ``stamp`` is known at the end."""
+
+FIELDS: Final[Mapping[str, str]] = {
+    "age": "seconds since the value was made",
+    "commands": "list of texts: the names of the commands that Redis is asked in one trip",
+    "error": "text: what was raised or refused",
+    "event": "text: the event or span that a listener was told of",
+    "function": "text: module and name of the cached function, or the policy whose keys are used as text",
+    "key": "text",
+    "keys": "list of texts: those that are asked for",
+    "lag": "seconds since the log was last known to be heard up to its end",
+    "layer": '`"shared"`',
+    "listener": "text: what has raised",
+    "lost": "number of invalidations",
+    "patterns": "list of texts: keys, prefixes, globs",
+    "policy": "text: the name of a policy",
+    "reason": "text",
+    "seconds": "seconds for which it is left alone",
+    "served": "text: the number of the stamp that would be served, by whom, and how long after",
+    "settings": "list of texts: the full names of settings",
+    "stamp": "text: a position in the log, `epoch:number`",
+    "step": "text: what the shared layer was asked to do, such as `Fetch`",
+    "tags": "list of texts",
+    "traceback": "text",
+}
+"""Every field of events and spans: what it is, and in which unit."""
 
 
 SHOWN: Final = 10
@@ -52,10 +119,15 @@ SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened. ``name`` is one of `CATALOGUE`, ``fields`` are what its entry there lists."""
+    """Something that happened. ``name`` is one of `CATALOGUE`, ``fields`` are what its entry there lists, described in `FIELDS`."""
 
-    name: str
+    name: EventName
     fields: Mapping[str, Any]
+
+    @property
+    def level(self) -> int:
+        """The level of ``logging`` at which the first of its kind is logged."""
+        return CATALOGUE[self.name][0]
 
     def __str__(self) -> str:
         return f"{self.name}: " + ", ".join(f"{name}={_in_short(value)}" for name, value in self.fields.items())
@@ -68,37 +140,96 @@ def _in_short(value: Any) -> Any:
     return f"{list(items[:SHOWN])} and {len(items) - SHOWN:,} more"
 
 
+@dataclass(slots=True)
+class Span:
+    """Something that takes time. ``name`` is one of `SPANS`, ``fields`` are what its entry there lists.
+
+    ``error`` is what it has failed with, once it is over.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+_OUR_NAMES: Final[Mapping[str, str]] = {"error": "error.message", "traceback": "error.stack_trace"}
+
+
+def attributes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an event or a span under the names they have in logs and traces: those of the conventions, else ``cachesync.``."""
+    return {_OUR_NAMES.get(name, f"cachesync.{name}"): value for name, value in fields.items()}
+
+
 class Events:
-    """Hands events to listeners and to the log. Safe to use from any thread."""
+    """Hands events to listeners and to the log, and spans to watchers. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._listeners: tuple[Listener, ...] = ()
-        self._told: set[tuple[str, object]] = set()
+        self.watchers: tuple[Watcher, ...] = ()
+        """Those who are told of spans. While there are none, nobody makes any."""
+        self._told: dict[tuple[str, object], float] = {}  # name and subject, with when it was first told: seconds, monotonic clock
+        self._counts: dict[str, int] = {}
+        self._latest: dict[str, float] = {}  # when an event of a name was last sent: seconds, monotonic clock
         self._lock = lock_across_forks()
         self.masking: Masking | None = None
         """Nothing is sent that it does not let through."""
+        self.since = time.time()
+        """When the counting began: seconds since 1970, by this machine's clock. It orders nothing."""
 
     def add(self, listener: Listener) -> None:
+        """Tell ``listener`` of every event. Raises ``TypeError`` for what can not be called, or would only make a coroutine."""
+        _check_plain(listener, "listener", "an event")
         with self._lock:
             self._listeners = (*self._listeners, listener)
 
-    def remove(self, listener: Listener) -> None:
+    def remove(self, listener: Listener) -> bool:
+        """Tell ``listener`` no more. True if it was told until now."""
         with self._lock:
-            self._listeners = tuple(other for other in self._listeners if other is not listener)
+            before = self._listeners
+            self._listeners = tuple(other for other in before if other != listener)
+            return len(self._listeners) < len(before)
 
-    def send(self, name: str, /, subject: object = None, **fields: Any) -> None:
+    def add_watcher(self, watcher: Watcher) -> None:
+        """Tell ``watcher`` of every span. Raises ``TypeError`` as `add` does."""
+        _check_plain(watcher, "watcher", "a span")
+        with self._lock:
+            self.watchers = (*self.watchers, watcher)
+
+    def remove_watcher(self, watcher: Watcher) -> bool:
+        """Tell ``watcher`` no more. True if it was told until now."""
+        with self._lock:
+            before = self.watchers
+            self.watchers = tuple(other for other in before if other != watcher)
+            return len(self.watchers) < len(before)
+
+    # --- events -------------------------------------------------------------------------------------------------------------------
+
+    def send(self, name: EventName, /, subject: object = None, **fields: Any) -> None:
         """Send an event. ``subject`` is what it is about: the first event of a name and a subject is logged at its own level."""
-        level = CATALOGUE[name][0]
-        event = Event(name, fields if self.masking is None else self.masking.fields(fields))
-        first = (name, subject) not in self._told
-        if first and len(self._told) < 10_000:
-            self._told.add((name, subject))
-        logger.log(level if first else logging.DEBUG, "%s", event)
-        for listener in self._listeners:
+        self._send(Event(name, self._shown(fields)), subject, self._listeners)
+
+    def _shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+        return fields if self.masking is None else self.masking.fields(fields)
+
+    def _send(self, event: Event, subject: object, listeners: Sequence[Listener]) -> None:
+        name, now = event.name, time.monotonic()
+        with self._lock:
+            self._counts[name] = self._counts.get(name, 0) + 1
+            self._latest[name] = now
+            first = (name, subject) not in self._told
+            if first and len(self._told) < 10_000:
+                self._told[name, subject] = now
+        level = event.level if first else logging.DEBUG
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", event, extra={"event.name": f"cachesync.{name}", **attributes_of(event.fields)})
+        for listener in listeners:
             try:
                 listener(event)
-            except Exception:
-                logger.exception("a listener failed on %s", event)
+            except Exception as error:  # whatever a listener of the user's raises
+                self._tell_failure(listener, str(event), error)
 
     def describe(self, error: Exception) -> dict[str, str]:
         """What is told of a mistake of ours: its text and where it was made; where anything is masked, its class in place of the text."""
@@ -106,6 +237,88 @@ class Events:
             return {"error": repr(error), "traceback": "".join(traceback.format_exception(error))}
         return {"error": type(error).__name__, "traceback": "".join(traceback.format_tb(error.__traceback__))}
 
-    def forget(self, name: str, subject: object = None) -> None:
+    def _tell_failure(self, listener: Any, event: str, error: Exception) -> None:
+        """A listener or a watcher has raised: the others are told, and the log."""
+        name = getattr(listener, "__qualname__", None) or repr(listener)
+        others = () if event.startswith("listener_failed: ") else tuple(other for other in self._listeners if other != listener)
+        failure = Event("listener_failed", {"listener": name, "event": event, "error": self.describe(error)["error"]})
+        self._send(failure, name, others)
+
+    def forget(self, name: EventName, subject: object = None) -> None:
         """The trouble is over: the next event of this name and subject is news again."""
-        self._told.discard((name, subject))
+        with self._lock:
+            self._told.pop((name, subject), None)
+
+    # --- questions ----------------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """How often each event was sent: all of `CATALOGUE`, in its order."""
+        counts = self._counts
+        return {name: counts.get(name, 0) for name in CATALOGUE}
+
+    def lasts(self, name: EventName, subject: object = None) -> float | None:
+        """For how many seconds a trouble has lasted that was told and not forgotten; ``None`` where there is none."""
+        began = self._told.get((name, subject))
+        return None if began is None else time.monotonic() - began
+
+    def ago(self, name: EventName) -> float | None:
+        """How many seconds ago an event of this name was last sent; ``None`` if it never was."""
+        latest = self._latest.get(name)
+        return None if latest is None else time.monotonic() - latest
+
+    # --- spans --------------------------------------------------------------------------------------------------------------------
+
+    def watch(self, name: str, /, **fields: Any) -> Watch:
+        """A span, to be begun by ``with``. Each watcher is called now, in the context of whoever caused the span."""
+        span = Span(name, self._shown(fields))
+        managers: list[tuple[Watcher, AbstractContextManager[object]]] = []
+        for watcher in self.watchers:
+            try:
+                manager = watcher(span)
+            except Exception as error:  # whatever a watcher of the user's raises
+                self._tell_failure(watcher, str(span), error)
+            else:
+                managers.append((watcher, manager))
+        return Watch(self, span, managers)
+
+    def tell_failed_watcher(self, watcher: Watcher, span: Span, error: Exception) -> None:
+        """What a watcher made of a span has raised."""
+        self._tell_failure(watcher, str(span), error)
+
+
+class Watch:
+    """The beginning and the end of one span, for its watchers. What fails inside of the block is raised on, and is the span's error."""
+
+    __slots__ = ("_entered", "_events", "_managers", "span")
+
+    def __init__(self, events: Events, span: Span, managers: Sequence[tuple[Watcher, AbstractContextManager[object]]]) -> None:
+        self.span = span
+        self._events = events
+        self._managers = managers
+        self._entered: list[tuple[Watcher, AbstractContextManager[object]]] = []
+
+    def __enter__(self) -> Span:
+        for watcher, manager in self._managers:
+            try:
+                manager.__enter__()
+            except Exception as error:  # of the user's watcher
+                self._events.tell_failed_watcher(watcher, self.span, error)
+            else:
+                self._entered.append((watcher, manager))
+        return self.span
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None:
+            self.span.error = error
+        for watcher, manager in reversed(self._entered):
+            try:
+                manager.__exit__(None, None, None)
+            except Exception as failure:  # of the user's watcher
+                self._events.tell_failed_watcher(watcher, self.span, failure)
+
+
+def _check_plain(given: Any, what: str, of: str) -> None:
+    if not callable(given):
+        raise TypeError(f"a {what} is a function that is given {of}, not {given!r}")
+    if any(map(inspect.iscoroutinefunction, (given, type(given).__call__))):
+        raise TypeError(f"a {what} is a plain function: nobody would await {given!r}. Let it start a task, or put {of} into a queue")

@@ -90,6 +90,15 @@ class LogReader:
         if ear is not None:
             ear.wake()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def lag(self) -> float:
+        """Seconds since the log was last known to be heard up to its end, or since the reading began."""
+        return max(0.0, self._engine.now() - max(self._engine.ledger.contact, self._began))
+
     def after_fork(self) -> None:
         """The thread did not come along into the child: it starts again when it is needed."""
         self._stop = threading.Event()
@@ -155,7 +164,7 @@ class LogReader:
     def _tell_lag(self) -> None:
         """Say once when the log falls silent, and once when it is heard again."""
         engine = self._engine
-        lag = engine.now() - max(engine.ledger.contact, self._began)
+        lag = self.lag()
         silent = lag >= engine.settings.coordination.max_lag
         if silent and not self._silent:
             self._silent = True

@@ -14,11 +14,13 @@ from cachesync.coordination.batches import LoopBatches, ThreadBatches
 from cachesync.coordination.engine import BEHIND, Engine
 from cachesync.coordination.events import logger
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.health import Health, checking, health_of
 from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.site import Address, Site
+from cachesync.coordination.watching import UNWATCHED, WatchedShared
 from cachesync.coordination.worlds import raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
@@ -73,6 +75,7 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
+        self.is_closed = False
         _survive_forks(self)
 
     def obtain(self, ask: Ask) -> Result:
@@ -144,6 +147,8 @@ class Operations:
 
     def _used(self, ask: Ask, result: Any) -> Any:
         """A result is handed out: the computation that asked for it, if it was one, depends on it from now on."""
+        if result.__class__ is Called and result.is_stale:
+            ask.site.counts.stale += 1
         found = gathering.get()
         if found is not None and isinstance(result, Called):
             found.take_in(self.engine, ask.key, result)
@@ -279,6 +284,11 @@ class Operations:
 
     def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
         """The local copy or the shared entry, without computing."""
+        found = yield from self._looking(ask, least)
+        ask.site.counts.missed += isinstance(found, Refused)
+        return found
+
+    def _looking(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Called | Refused]:
         engine = self.engine
         if least is not None:
             check_stamp(least)
@@ -423,15 +433,36 @@ class Operations:
         engine = self.engine
         shared, stamp = engine.shared is not None, NOWHERE
         tickets: list[Ticket] = []
-        for part in parts_of(targets):  # all of it holds here before any of it is announced
-            ticket: Ticket = yield Pend(part)
-            tickets += (ticket,)
-        for ticket in tickets:
-            stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
-            shared = shared and not stamp.pending  # the rest is queued behind it
-            if not stamp.pending:
-                self._auditor.sample(ticket.targets, stamp)
+        with engine.events.watch("invalidate", **written(targets)) if engine.events.watchers else UNWATCHED as span:
+            for part in parts_of(targets):  # all of it holds here before any of it is announced
+                ticket: Ticket = yield Pend(part)
+                tickets += (ticket,)
+            for ticket in tickets:
+                stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
+                shared = shared and not stamp.pending  # the rest is queued behind it
+                if not stamp.pending:
+                    self._auditor.sample(ticket.targets, stamp)
+            if span is not None:
+                span.fields["stamp"] = str(stamp)
         return stamp
+
+    def notice_watchers(self) -> None:
+        """The shared layer's steps are spans while somebody watches, and nothing stands around them otherwise."""
+        engine = self.engine
+        with engine.lock:
+            shared = engine.shared
+            if isinstance(shared, WatchedShared) and not engine.events.watchers:
+                engine.shared = shared.inner
+            elif shared is not None and not isinstance(shared, WatchedShared) and engine.events.watchers:
+                engine.shared = WatchedShared(shared, engine.events)
+
+    def health(self) -> Health:
+        """How this cache is, by what is known."""
+        return health_of(self.engine, self.reader, is_closed=self.is_closed)
+
+    def checking(self) -> Generator[Step, Any, Health]:
+        """The same after asking the shared layer."""
+        return checking(self.engine, self.reader, is_closed=self.is_closed)
 
     def awake(self) -> None:
         """The log's reader runs from the first time on that the shared layer matters."""
@@ -444,6 +475,7 @@ class Operations:
 
     def finish(self) -> None:
         """End the log's reader. Invalidations that wait for the shared layer get a last chance."""
+        self.is_closed = True
         self._listens = False
         self.refresher.close()
         self.reader.stop()

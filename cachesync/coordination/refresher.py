@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, Final
 
 from cachesync.coordination.engine import Engine
+from cachesync.coordination.events import Span, Watch
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.watching import watch_of
 from cachesync.core.flows import Ask, Result, Unneeded, refresh
 from cachesync.core.masking import told
 from cachesync.core.steps import Failed, Flow
@@ -50,11 +53,12 @@ class Refresher:
                 return
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cachesync-refresh")
-            try:
-                future = self._pool.submit(self._run, together([self._renewing(ask) for ask in asks]))
-            except RuntimeError:  # the interpreter ends
-                self._end(asks, None)
-                return
+            pool = self._pool
+        try:
+            future = pool.submit(self._watched, self._watches(asks), together([self._renewing(ask) for ask in asks]))
+        except RuntimeError:  # the interpreter ends
+            self._end(asks, None)
+            return
         future.add_done_callback(lambda future: self._end(asks, _outcomes(future, len(asks))))
 
     def start_task(self, *asks: Ask) -> None:
@@ -63,7 +67,7 @@ class Refresher:
             asks = tuple(filter(self._takes, asks))
             if not asks:
                 return
-        task = asyncio.create_task(self._refresh(asks))
+        task = asyncio.create_task(self._refresh(asks, self._watches(asks)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -74,6 +78,11 @@ class Refresher:
             pool = self._pool
         if pool is not None:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def under_way(self) -> int:
+        """Refreshes that are under way, or wait for a thread."""
+        return len(self._under_way)
 
     def _takes(self, ask: Ask) -> bool:
         if self._closed or ask.key in self._under_way or len(self._under_way) >= MAX_WAITING:
@@ -86,11 +95,23 @@ class Refresher:
         held = engine.held(ask)
         return refresh(ask, engine.uses_shared(), early=held is not None and engine.is_fresh(held))
 
-    async def _refresh(self, asks: tuple[Ask, ...]) -> None:
+    def _watches(self, asks: Sequence[Ask]) -> list[Watch]:
+        """The spans of refreshes, which are caused here and begin where they are run. None while nobody watches."""
+        events = self._engine.events
+        return [watch_of(events, "refresh", ask) for ask in asks] if events.watchers else []
+
+    def _watched(self, watches: Sequence[Watch], flow: Flow) -> Any:
+        with ExitStack() as stack:
+            spans = [stack.enter_context(watch) for watch in watches]
+            return _noted(spans, self._run(flow))
+
+    async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> None:
         gathering.set(None)  # it is no part of the computation that found the value stale
         outcomes: Sequence[Result] | None = None
         try:
-            outcomes = await self._arun(together([self._renewing(ask) for ask in asks]))
+            with ExitStack() as stack:
+                spans = [stack.enter_context(watch) for watch in watches]
+                outcomes = _noted(spans, await self._arun(together([self._renewing(ask) for ask in asks])))
         finally:
             self._end(asks, outcomes)
 
@@ -105,6 +126,13 @@ class Refresher:
                 self._engine.events.send(
                     "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.policy)
                 )
+
+
+def _noted(spans: Sequence[Span], outcomes: Sequence[Result]) -> Sequence[Result]:
+    for span, outcome in zip(spans, outcomes, strict=False):  # there are none while nobody watches
+        if isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
+            span.error = outcome.error
+    return outcomes
 
 
 def _outcomes(future: Future[Any], count: int) -> Sequence[Result] | None:

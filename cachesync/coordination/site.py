@@ -29,6 +29,8 @@ class Counts:
     not_stored: int = 0
     seconds: float = 0.0
     """How long a computation takes in this process: a moving average, 0 before the first."""
+    stale: int = 0
+    missed: int = 0
 
 
 Quick = Callable[..., tuple[str, Hashable, tuple[str, ...]] | None]

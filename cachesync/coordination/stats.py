@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final
 
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import Breaker, Engine
+from cachesync.coordination.refresher import MAX_WAITING, THREADS, Refresher
 from cachesync.coordination.site import Site
 from cachesync.core.stamps import Stamp
 from cachesync.protocols import Usage
 
+ALL_POLICIES: Final = "*"
+"""What stands for the policy in sums over functions of several policies."""
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionStats:
-    """Counts of one cached function, or of one policy's keys by text, since the process started.
+    """Counts of one cached function, or of one policy's keys by text, or of several together, since the process started.
 
-    ``calls`` = ``local_hits`` + ``shared_hits`` + ``computed`` + ``joined`` but for calls that failed while they waited.
+    ``calls`` = ``local_hits`` + ``shared_hits`` + ``joined`` + ``computed`` + ``missed`` but for calls that failed while they waited.
     """
 
     local_hits: int
+    """Answered from this process's memory."""
     shared_hits: int
+    """Answered from the shared layer."""
     computed: int
+    """The function was called: for a caller, for several, or in the background."""
     joined: int
+    """Answered by a computation that somebody else in this process had begun."""
     failed: int
+    """Computations that raised."""
     stored: int
+    """Computed values that were kept."""
     not_stored: int
+    """Computed or given values that were not kept (event ``not_stored``)."""
+    stale: int = 0
+    """Answers that were flagged stale, whatever they are counted as besides."""
+    missed: int = 0
+    """Look-ups that compute nothing (``get``) and found nothing."""
+    policy: str = ALL_POLICIES
+    """The policy's name; ``"*"`` where several are added up."""
+
+    @property
+    def hits(self) -> int:
+        """Answers from either layer."""
+        return self.local_hits + self.shared_hits
 
     @property
     def calls(self) -> int:
         """How often it was asked."""
-        return self.local_hits + self.shared_hits + self.computed + self.joined
+        return self.hits + self.computed + self.joined + self.missed
 
     @property
     def hit_rate(self) -> float:
         """The share of calls that were answered without computing, 0 to 1; 0 before the first call."""
-        return 1 - self.computed / self.calls if self.calls else 0.0
+        return (self.hits + self.joined) / self.calls if self.calls else 0.0
+
+
+COUNTED: Final = tuple(field.name for field in fields(FunctionStats) if field.name != "policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +84,54 @@ class LogStats:
     """Invalidations that were applied here and lost by a server that took over (event ``possible_loss``)."""
     violations: int
     """Times an audit found a process that would have served what was invalidated (event ``violation``)."""
+    index_bytes: int = 0
+    """About how much memory the remembered invalidations take."""
+    is_read: bool = False
+    """Whether a thread of this process reads the log now."""
+
+    @property
+    def bytes_per_ban(self) -> float:
+        """About how much memory one remembered invalidation takes; 0 where there is none."""
+        return self.index_bytes / self.bans if self.bans else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStats:
+    """How this process stands with the shared layer."""
+
+    breaker: Breaker
+    """``"closed"``: it is asked. ``"open"``: it failed and is left alone. ``"half_open"``: the next who would ask tries."""
+    failing: float | None
+    """Seconds since it began to fail or to refuse, ``None`` while it works."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshStats:
+    """Refreshes in the background, now."""
+
+    under_way: int
+    """Those that run, or wait for a thread."""
+    limit: int = MAX_WAITING
+    """As many may be; what comes on top is refreshed when it is asked for again."""
+    threads: int = THREADS
+    """Threads that compute for ``def``. Those for ``async def`` are tasks of their loops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What this process has done so far."""
+    """What this process has done so far. `as_dict` makes JSON of it."""
 
     functions: Mapping[str, FunctionStats]
+    """By the name of the function, or ``keys of policy ...`` for keys by text that belong to none."""
     local: Usage
+    """Local memory, all functions together."""
     log: LogStats
+    shared: SharedStats
+    refreshes: RefreshStats
+    events: Mapping[str, int]
+    """How often each event was sent."""
+    since: float
+    """When the counting began: seconds since 1970, by this machine's clock."""
 
     @property
     def position(self) -> Stamp | None:
@@ -75,14 +141,44 @@ class Stats:
     @property
     def total(self) -> FunctionStats:
         """All functions together."""
-        rows = self.functions.values()
-        names = ("local_hits", "shared_hits", "computed", "joined", "failed", "stored", "not_stored")
-        return FunctionStats(*(sum(getattr(row, name) for row in rows) for name in names))
+        return _sum(self.functions.values())
+
+    @property
+    def policies(self) -> Mapping[str, FunctionStats]:
+        """The functions of each policy together, by its name."""
+        rows: dict[str, list[FunctionStats]] = {}
+        for row in self.functions.values():
+            rows.setdefault(row.policy, []).append(row)
+        return {name: replace(_sum(found), policy=name) for name, found in rows.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON knows it, with what is derived: positions are texts, and a lag without end is ``None``."""
+        log = self.log
+        lag = None if math.isinf(log.lag) else log.lag
+        position = None if log.position is None else str(log.position)
+        return {
+            **asdict(self),
+            "functions": {name: _row(row) for name, row in self.functions.items()},
+            "policies": {name: _row(row) for name, row in self.policies.items()},
+            "total": _row(self.total),
+            "log": {**asdict(log), "position": position, "lag": lag, "bytes_per_ban": log.bytes_per_ban},
+        }
 
 
-def log_stats(engine: Engine) -> LogStats:
+def _row(row: FunctionStats) -> dict[str, Any]:
+    return {**asdict(row), "hits": row.hits, "calls": row.calls, "hit_rate": row.hit_rate}
+
+
+def _sum(rows: Iterable[FunctionStats]) -> FunctionStats:
+    found = tuple(rows)
+    return FunctionStats(**{name: sum(getattr(row, name) for row in found) for name in COUNTED})
+
+
+def log_stats(engine: Engine, *, is_read: bool) -> LogStats:
     """How an engine's process stands with the log."""
     now, ledger = engine.now(), engine.ledger
+    with engine.lock:
+        index_bytes = ledger.bans.weigh() + ledger.soft.weigh()
     return LogStats(
         position=ledger.position,
         is_heard=engine.is_heard(now),
@@ -92,10 +188,17 @@ def log_stats(engine: Engine) -> LogStats:
         queued=len(ledger.tickets.queued),
         losses=engine.losses,
         violations=engine.violations,
+        index_bytes=index_bytes,
+        is_read=is_read,
     )
 
 
-def stats_of(sites: Iterable[Site], local: Usage, log: LogStats) -> Stats:
+def shared_stats(engine: Engine) -> SharedStats:
+    """How an engine's process stands with the shared layer."""
+    return SharedStats(engine.breaker(), engine.events.lasts("layer_failed", "redis"))
+
+
+def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: LogStats) -> Stats:
     """Count by function. Functions that share a shelf share its hits: they are counted at the first of them."""
     counted: set[int] = set()
     functions: dict[str, FunctionStats] = {}
@@ -108,6 +211,24 @@ def stats_of(sites: Iterable[Site], local: Usage, log: LogStats) -> Stats:
             name = f"{site.name}#{number}"
         counts = site.counts
         functions[name] = FunctionStats(
-            hits, counts.shared_hits, counts.computed, counts.joined, counts.failed, counts.stored, counts.not_stored
+            local_hits=hits,
+            shared_hits=counts.shared_hits,
+            computed=counts.computed,
+            joined=counts.joined,
+            failed=counts.failed,
+            stored=counts.stored,
+            not_stored=counts.not_stored,
+            stale=counts.stale,
+            missed=counts.missed,
+            policy=site.policy.name,
         )
-    return Stats(functions, local, log)
+    events = engine.events
+    return Stats(
+        functions=functions,
+        local=engine.local.usage(),
+        log=log,
+        shared=shared_stats(engine),
+        refreshes=RefreshStats(refresher.under_way),
+        events=events.counts(),
+        since=events.since,
+    )

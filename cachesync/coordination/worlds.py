@@ -22,6 +22,7 @@ from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter
+from cachesync.coordination.watching import watched_acall, watched_call
 from cachesync.core.flows import LONGEST_WAIT, Ask, Result, fill
 from cachesync.core.steps import (
     NO_DEADLINE,
@@ -317,10 +318,10 @@ class ThreadWorld(World):
         if given is not None:
             return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
-        found = Gathering(self.engine, ask.least)
+        events, found = self.engine.events, Gathering(self.engine, ask.least)
         outer = gathering.set(found)
         try:
-            value = ask.call(*ask.values)
+            value = (ask.call if not events.watchers else watched_call(events, ask))(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)
@@ -462,10 +463,10 @@ class LoopWorld(World):
         if given is not None:
             return self.engine.set(ask, given[0], began, found)
         ask.site.counts.computed += 1
-        found = Gathering(self.engine, ask.least)
+        events, found = self.engine.events, Gathering(self.engine, ask.least)
         outer = gathering.set(found)
         try:
-            value = await ask.call(*ask.values)
+            value = await (ask.call if not events.watchers else watched_acall(events, ask))(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
             return Failed(error, self.engine.now() - began)

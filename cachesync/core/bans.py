@@ -11,7 +11,9 @@ only what depends on keys.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
+from sys import getsizeof
 from typing import Final, NamedTuple
 
 from cachesync.core.entry import Dependency
@@ -36,6 +38,16 @@ class Floors(NamedTuple):
     tags: int = 0
 
 
+SAMPLE: Final = 64
+"""Things of a kind that are weighed, to know about what all of them weigh."""
+_A_PATTERN: Final = Pattern("a*b")
+
+
+def _weigh(things: Collection[object]) -> int:
+    sample = tuple(islice(things, SAMPLE))
+    return sum(map(getsizeof, sample)) * len(things) // max(1, len(sample))
+
+
 class BanIndex:
     """The bans of one mode that one process knows, at most ``limit`` of each kind. Not thread-safe: its owner holds a lock."""
 
@@ -56,6 +68,14 @@ class BanIndex:
 
     def __len__(self) -> int:
         return sum(map(len, self._bans.values()))
+
+    def weigh(self) -> int:
+        """About how many bytes of memory it takes: its tables, and what is in them by a sample, so that it takes no time to speak of."""
+        tables = (self._before, self._globs, self._of_length, *self._bans.values(), *self._of_length.values())
+        patterns = len(self._bans[GLOB]) * getsizeof(_A_PATTERN) + _weigh(self._globs.values())
+        filed = (len(self._bans[PREFIX]) + len(self._bans[GLOB])) * getsizeof((PREFIX, ""))
+        named = sum(_weigh(bans) + _weigh(bans.values()) for bans in self._bans.values())
+        return sum(map(getsizeof, tables)) + patterns + filed + named
 
     @property
     def floor(self) -> int:
@@ -242,6 +262,10 @@ class SoftIndex(BanIndex):
     def raise_floors(self, floors: Floors) -> None:
         self._untimed = max(self._untimed, floors.all)
         super().raise_floors(floors)
+
+    def weigh(self) -> int:
+        times = len(self._times) * (getsizeof((KEY, "")) + getsizeof([(0, 0.0)]) + getsizeof((0, 0.0)) + getsizeof(0.0))
+        return super().weigh() + getsizeof(self._times) + times
 
     def since(self, key: str, dependencies: tuple[Dependency, ...], number: int) -> float | None:
         """When the first of the bans above ``number`` that match was heard of; long ago where that is not known, ``None`` for none."""

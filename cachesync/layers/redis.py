@@ -27,7 +27,7 @@ from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, connect, failed, let_go, refused
 from cachesync.layers.redis_routes import Route, route_to
 from cachesync.layers.redis_trip import Trip
-from cachesync.layers.redis_wire import Bounds, WireError, pack, reply_of
+from cachesync.layers.redis_wire import Bounds, WireError, commands_of, pack, reply_of
 
 MAX_CONNECTIONS: Final = 32
 DEFAULT_BOUNDS: Final = Bounds()
@@ -79,6 +79,10 @@ class RedisShared:
                     self._loops.pop(other).abandon()
                 layer = self._latest = self._loops.setdefault(loop, LoopRedis(self.names, self._make_async, loop, self.bounds, self._route))
         return layer
+
+    def commands(self, step: SharedStep) -> list[str]:
+        """The names of the commands that a step asks Redis in one trip. For traces: a step is packed without them."""
+        return [str(command[0], "ascii") for command in commands_of(step, self.names, self.bounds) if isinstance(command[0], bytes)]
 
     def ear(self) -> RedisEar:
         return RedisEar(self.names, partial(connect, self._make_ear), self._route)
