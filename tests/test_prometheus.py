@@ -158,7 +158,7 @@ def test_a_lag_without_end_is_absent() -> None:
     cache = Cache(policies=[POLICY], shared=MemoryShared(), listen=False)
     collector = Collector(cache)
     assert families(collector.text())["cachesync_log_lag_seconds"].samples == []
-    cache.get("a")
+    cache.get_or_compute("a", lambda: 1)
     assert value(collector.text(), "cachesync_log_lag_seconds") >= 0
 
 

@@ -67,7 +67,7 @@ class Health:
 
 def health_of(engine: Engine, reader: LogReader, *, is_closed: bool) -> Health:
     """How a cache is, by what is known without asking anybody."""
-    return _judge(engine, tuple(_reasons(engine, reader, is_closed=is_closed)))
+    return _judge(engine, reader, tuple(_reasons(engine, reader, is_closed=is_closed)))
 
 
 def checking(engine: Engine, reader: LogReader, *, is_closed: bool) -> Generator[Step, Any, Health]:
@@ -79,19 +79,24 @@ def checking(engine: Engine, reader: LogReader, *, is_closed: bool) -> Generator
     took = engine.now() - asked
     if isinstance(reply, Failed):
         unanswered = Reason("unanswered", f"{REASONS['unanswered']}: {reply.error}", round(took, 3))
-        return _judge(engine, (*_reasons(engine, reader, is_closed=is_closed), unanswered))
+        return _judge(engine, reader, (*_reasons(engine, reader, is_closed=is_closed), unanswered))
     yield Contact(reply)
     health = health_of(engine, reader, is_closed=is_closed)
     return Health(health.status, health.reasons, health.breaker, took)
 
 
-def _judge(engine: Engine, reasons: tuple[Reason, ...]) -> Health:
+def _judge(engine: Engine, reader: LogReader, reasons: tuple[Reason, ...]) -> Health:
     names = {reason.name for reason in reasons}
+    is_silent = _is_silent(engine, reader) if reader.is_running else not engine.is_heard(engine.now())
     # Without either layer nothing is served, unless a policy serves copies while the log can not be heard.
-    is_cut_off = bool(names & {"shared_failing", "unanswered"}) and not engine.is_heard(engine.now())
+    is_cut_off = is_silent and bool(names & {"shared_failing", "unanswered"})
     serves = any(deaf_window(policy) > 0 for policy in engine.settings.policies)
     is_down = "closed" in names or (is_cut_off and not serves)
     return Health("down" if is_down else "degraded" if reasons else "ok", reasons, engine.breaker())
+
+
+def _is_silent(engine: Engine, reader: LogReader) -> bool:
+    return reader.lag() >= engine.settings.coordination.max_lag
 
 
 def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[Reason]:
@@ -101,9 +106,8 @@ def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[
         yield _reason("switched_off")
     if (failing := engine.events.lasts("layer_failed", "redis")) is not None:
         yield _reason("shared_failing", failing)
-    lag = reader.lag()
-    if reader.is_running and not is_closed and lag >= engine.settings.coordination.max_lag:
-        yield _reason("log_silent", lag)
+    if reader.is_running and not is_closed and _is_silent(engine, reader):
+        yield _reason("log_silent", reader.lag())
     if reader.is_running and not is_closed and not reader.is_alive:
         yield _reason("reader_dead")
     if queued := len(engine.ledger.tickets.queued):
