@@ -14,9 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from opentelemetry import context, metrics, trace
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.trace import INVALID_SPAN, Link, SpanKind, Status, StatusCode, Tracer
+try:
+    from opentelemetry import context, metrics, trace
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
+    from opentelemetry.trace import INVALID_SPAN, Link, SpanKind, Status, StatusCode, Tracer
+except ImportError as error:
+    raise ImportError('cachesync.otel needs the API of OpenTelemetry: pip install "cachesync[otel]"') from error
 
 from cachesync.cache import Cache
 from cachesync.coordination.events import attributes_of

@@ -13,9 +13,12 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric as Family
+try:
+    from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+    from prometheus_client.metrics_core import Metric as Family
+except ImportError as error:
+    raise ImportError('cachesync.prometheus needs prometheus_client: pip install "cachesync[prometheus]"') from error
 
 from cachesync.cache import Cache
 from cachesync.coordination.metrics import BUCKETS, DURATIONS, METRICS, NAMESPACE, OUTCOME, Duration, Metric, Reading, Timer

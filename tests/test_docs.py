@@ -22,7 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,10 @@ from typing import get_args
 import pytest
 
 import cachesync
-from cachesync import errors
-from cachesync.coordination.events import CATALOGUE
+from cachesync import FunctionStats, Stats, errors
+from cachesync.coordination.events import CATALOGUE, FIELDS, SPANS
+from cachesync.coordination.health import REASONS, STATUSES
+from cachesync.coordination.metrics import DURATIONS, METRICS
 from cachesync.coordination.policy_file import parse_settings
 from cachesync.core.auditing import Question
 from cachesync.core.names import Names
@@ -347,6 +349,47 @@ def test_the_reference_shows_every_event() -> None:
     shown = {code(row[0]): (row[1], [code(field) for field in row[3].split(", ")]) for row in rows}
     levels = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR"}
     assert shown == {name: (levels[level], about.rpartition(". ")[2].split(", ")) for name, (level, about) in CATALOGUE.items()}
+
+
+OBSERVED = DOCS / "reference" / "observability.md"
+
+
+def listed(labels: Iterable[str]) -> str:
+    return ", ".join(f"`{label}`" for label in labels)
+
+
+def test_the_reference_shows_every_metric() -> None:
+    """Each metric stands in the reference under both its names, with kind, unit, labels and what it is: no name changes unseen."""
+    shown = rows_of(OBSERVED, "## Metrics")
+    assert shown == [[f"`{m.prometheus}`", f"`{m.name}`", m.kind, f"`{m.unit}`", listed(m.labels), m.about] for m in METRICS]
+    shown = rows_of(OBSERVED, "### Durations")
+    assert shown == [[f"`{d.prometheus}`", f"`{d.name}`", listed(d.labels), d.about] for d in DURATIONS]
+
+
+def test_every_rule_of_the_how_to_asks_for_metrics_that_exist() -> None:
+    """An alert on a name that nobody tells would never fire."""
+    told = {one.prometheus for one in (*METRICS, *DURATIONS)}
+    _, _, rules = (DOCS / "how-to" / "observe.md").read_text(encoding="utf-8").partition("# rules.yml")
+    asked = set(re.findall(r"(?<![:\w])cachesync_\w+", rules.partition("```")[0]))
+    assert asked and asked <= told
+
+
+def test_the_reference_shows_every_span_and_every_field() -> None:
+    """Each with what it is, and its unit."""
+    spans = {code(row[0]): (row[1], row[2]) for row in rows_of(OBSERVED, "## Spans")}
+    assert spans == {name: (about.rpartition(". ")[0], listed(about.rpartition(". ")[2].split(", "))) for name, about in SPANS.items()}
+    fields = {code(row[0]): row[1] for row in rows_of(DOCS / "reference" / "errors-and-events.md", "### Fields")}
+    assert fields == FIELDS
+
+
+def test_the_reference_shows_every_reason_that_a_cache_is_not_well() -> None:
+    """And every status; and every count of `stats()`."""
+    page = OBSERVED.read_text(encoding="utf-8")
+    for name, text in REASONS.items():
+        assert f"| `{name}` | {text} |" in page
+    assert [code(row[0]) for row in rows_of(OBSERVED, "## `health()`")] == list(STATUSES)
+    counts = {name for name in FunctionStats.__dataclass_fields__ if name != "policy"} | {"hits", "calls", "hit_rate"}
+    assert all(f"`{name}`" in page for name in (*counts, *Stats.__dataclass_fields__))
 
 
 def test_the_reference_shows_every_error() -> None:

@@ -103,6 +103,15 @@ def test_an_import_against_the_rule_is_found(tmp_path: Path, importer: str, line
     assert re.search(rf"^{re.escape(broken)}.* BROKEN$", run.stdout, re.MULTILINE), run.stdout
 
 
+@pytest.mark.parametrize(("door", "needed"), [("otel", "opentelemetry"), ("prometheus", "prometheus_client")])
+def test_a_door_without_its_extra_names_it(door: str, needed: str) -> None:
+    """Whoever lacks what a door needs is told what to install; the rest of the package does not need it."""
+    source = f"import sys\nsys.modules[{needed!r}] = None\nimport cachesync.cache, cachesync.logs\nimport cachesync.{door}\n"
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert f'pip install "cachesync[{door}]"' in run.stderr.splitlines()[-1]
+
+
 def test_every_error_has_one_root_and_stands_in_the_tree() -> None:
     """Each exception of ours derives from ``CachesyncError``, and the drawing in the docstring of errors.py shows just these."""
     ours = {name for name, kind in vars(errors).items() if isinstance(kind, type) and kind.__module__ == errors.__name__}
