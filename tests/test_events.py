@@ -193,7 +193,12 @@ def test_events_are_counted_and_troubles_are_timed() -> None:
 def test_events_of_many_threads_are_all_counted() -> None:
     """None is lost where threads send at once."""
     events = Events()
-    threads = [threading.Thread(target=lambda: [events.send("log_heard", stamp="e:1") for _ in range(500)]) for _ in range(8)]
+
+    def send() -> None:
+        for _ in range(500):
+            events.send("log_heard", stamp="e:1")
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

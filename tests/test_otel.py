@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
+from opentelemetry.sdk.metrics.export import ExponentialHistogramDataPoint, HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,6 +28,7 @@ from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, engine_of, 
 from support.proxy import Proxy
 from support.servers import Server
 
+Point = NumberDataPoint | HistogramDataPoint | ExponentialHistogramDataPoint
 POLICY = Policy(name="all", match="*", ttl="1h", stale_while_revalidate="1h")
 
 
@@ -62,7 +63,7 @@ class Telescope:
     def forget(self) -> None:
         self._exporter.clear()
 
-    def numbers(self) -> dict[str, list[NumberDataPoint | HistogramDataPoint]]:
+    def numbers(self) -> dict[str, list[Point]]:
         """The data points by the name of their metric."""
         data = self._reader.get_metrics_data()
         if data is None:
@@ -102,7 +103,8 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 def id_of(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    found: int = span.context.span_id
+    return found
 
 
 # --- spans ------------------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class Stats:
         rows: dict[str, list[FunctionStats]] = {}
         for row in self.functions.values():
             rows.setdefault(row.policy, []).append(row)
-        return {name: replace(_sum(found), policy=name) for name, found in rows.items()}
+        return {name: _sum(found, name) for name, found in rows.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as JSON knows it, with what is derived: positions are texts, and a lag without end is ``None``."""
@@ -169,9 +169,10 @@ def _row(row: FunctionStats) -> dict[str, Any]:
     return {**asdict(row), "hits": row.hits, "calls": row.calls, "hit_rate": row.hit_rate}
 
 
-def _sum(rows: Iterable[FunctionStats]) -> FunctionStats:
+def _sum(rows: Iterable[FunctionStats], policy: str = ALL_POLICIES) -> FunctionStats:
     found = tuple(rows)
-    return FunctionStats(**{name: sum(getattr(row, name) for row in found) for name in COUNTED})
+    summed = FunctionStats(*(sum(getattr(row, name) for row in found) for name in COUNTED))
+    return replace(summed, policy=policy)
 
 
 def log_stats(engine: Engine, *, is_read: bool) -> LogStats:
