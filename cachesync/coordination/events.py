@@ -276,7 +276,7 @@ class Events:
             try:
                 manager = watcher(span)
             except Exception as error:  # whatever a watcher of the user's raises
-                self._tell_failure(watcher, str(span), error)
+                self.tell_failed_watcher(watcher, span, error)
             else:
                 managers.append((watcher, manager))
         return Watch(self, span, managers)

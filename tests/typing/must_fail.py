@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_type
 
-from cachesync import AsyncCachedFunction, Cache, CachedFunction, Policy, Stamp
+from cachesync import AsyncCachedFunction, Cache, CachedFunction, Event, Policy, Stamp
 
 cache = Cache(policies=[Policy(name="all", match="*", ttl=60)])
 
@@ -150,6 +150,10 @@ cache.set("x")  # E
 wrong_get: int = cache.get_or_compute("x", lambda: "text")  # E
 cache.get_or_compute("x", 7)  # E
 Cache(policies=[7])  # E
+cache.on_event(lambda: None)  # E
+cache.on_span(lambda span: None)  # E
+cache.health().state  # E
+Event("layer_fialed", {})  # E
 Cache(policy=[])  # E
 Policy(match="*", ttl=60)  # E
 Policy(name="all", match="*", ttl=60, copy="yes")  # E

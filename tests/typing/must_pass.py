@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, assert_type
+from typing import Any, Literal, TypeVar, assert_type
 from uuid import UUID
 
 from cachesync import (
@@ -17,10 +18,13 @@ from cachesync import (
     CachedMany,
     Entry,
     Event,
+    FunctionStats,
+    Health,
     MemoryShared,
     Policies,
     Policy,
     Settings,
+    Span,
     Stamp,
     Stats,
 )
@@ -334,7 +338,23 @@ cache.get("stores:x", None)
 
 @cache.on_event
 def told(event: Event) -> None:
-    print(event.name, event.fields)
+    if event.name == "violation":
+        print(event.fields["served"], event.level)
+
+
+@cache.on_span
+@contextmanager
+def watched(span: Span) -> Generator[None, None, None]:
+    yield
+    print(span.name, span.fields, span.error)
+
+
+assert_type(cache.off_event(told), bool)
+assert_type(cache.off_span(watched), bool)
+assert_type(cache.health(), Health)
+assert_type(cache.check().status, Literal["ok", "degraded", "down"])
+assert_type(cache.stats().policies["stores"], FunctionStats)
+assert_type(cache.stats().as_dict(), dict[str, Any])
 
 
 async def in_a_loop() -> None:
@@ -342,6 +362,7 @@ async def in_a_loop() -> None:
     assert_type(await cache.aget_or_compute("stores:x", nobody), int)
     assert_type(await cache.ainvalidate("stores:*"), Stamp)
     assert_type(await cache.apeek("stores:x"), Entry[Any] | None)
+    assert_type(await cache.acheck(), Health)
     await cache.aget("stores:x", default=None)
     async with cache as same:
         assert_type(same, Cache)
