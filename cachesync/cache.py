@@ -484,11 +484,11 @@ class Cache:
         """As `health`, after a round trip to the shared layer, which takes the ``budget`` at most. It is asked whatever the breaker says,
         and an answer closes it.
         """
-        return cast("Health", self._operations.run(self._operations.checking()))
+        return self._operations.check()
 
     async def acheck(self) -> Health:
         """As `check`."""
-        return cast("Health", await self._operations.arun(self._operations.checking()))
+        return await self._operations.acheck()
 
     def on_event(self, listener: Listener) -> Listener:
         """Tell ``listener`` of every `Event` from now on. Returns it, so that it may decorate.

@@ -186,3 +186,17 @@ def test_it_is_json() -> None:
         "round_trip": None,
     }
     assert told["status"] in STATUSES
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_check_asks_while_the_breaker_is_open(proxy: Proxy, namespace: str, colour: Colour, loop: LoopThread) -> None:
+    """Everybody else leaves the layer to the log's reader then; a check finds out, and its answer closes the breaker."""
+    caller = Caller(a_cache(proxy.url, namespace), colour, loop)
+    assert caller.get_or_compute("a", lambda: 1) == 1
+    breaker = engine_of(caller.cache).breaker
+    breaker.failed()
+    breaker.resting_until = float("inf")  # the reader does not try
+    assert breaker.leaves_alone
+    health = check(caller)
+    assert health.round_trip is not None and health.breaker == "closed"
+    caller.close()

@@ -170,7 +170,7 @@ def test_states_are_one_among_zeros() -> None:
     with shared.outage():
         cache.get("a")
         text = collector.text()
-        assert [value(text, "cachesync_breaker", state=state) for state in ("closed", "open", "half_open")] == [0, 1, 0]
+        assert [value(text, "cachesync_breaker", state=state) for state in ("closed", "open", "half-open")] == [0, 1, 0]
         assert [value(text, "cachesync_health", status=status) for status in ("ok", "degraded", "down")] == [0, 0, 1]
         assert value(text, "cachesync_events_total", event="layer_failed") == 1
 

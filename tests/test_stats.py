@@ -135,8 +135,8 @@ def test_the_breaker_and_the_trouble_are_told() -> None:
             assert cache.stats().shared.breaker == "open"
             failing = cache.stats().shared.failing
             assert failing is not None and failing >= 0
-            engine_of(cache).resting_until = 0.0
-            assert cache.stats().shared.breaker == "half_open"
+            engine_of(cache).breaker.end_rest()
+            assert cache.stats().shared.breaker == "half-open"
         cache.get("stores:x")
         assert cache.stats().shared.breaker == "closed" and cache.stats().shared.failing is None
 

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.breaker import Breaker
 from cachesync.coordination.events import Events
@@ -90,10 +90,6 @@ class Arrival(NamedTuple):
 
 MAX_FAILURES: Final = 10_000
 """Keys whose computations are left alone. Beyond that the oldest is tried again."""
-
-
-Breaker = Literal["closed", "open", "half_open"]
-"""The states of a circuit breaker: the shared layer is asked; is left alone; is tried by the next who would ask."""
 
 
 class Failure(NamedTuple):
@@ -713,12 +709,6 @@ class Engine:
         self.breaker.answered()
         self.events.forget("layer_failed", "redis")
         self.events.send("layer_recovered", layer="shared")
-
-    def breaker(self) -> Breaker:
-        """Whether the shared layer is asked: by everybody, by nobody, or by one who tries."""
-        if not self.failing:
-            return "closed"
-        return "open" if self.now() < self.resting_until else "half_open"
 
     def after_fork(self) -> None:
         """In a forked child: nothing that was under way in the parent goes on here, and no copy is trusted before the log is heard.

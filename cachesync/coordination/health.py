@@ -11,7 +11,8 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from cachesync.coordination.engine import Breaker, Engine
+from cachesync.coordination.breaker import State
+from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import EventName
 from cachesync.coordination.log_reader import LogReader
 from cachesync.core.freshness import deaf_window
@@ -57,7 +58,7 @@ class Health:
 
     status: Status
     reasons: tuple[Reason, ...]
-    breaker: Breaker
+    breaker: State
     round_trip: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _judge(engine: Engine, reader: LogReader, reasons: tuple[Reason, ...]) -> He
     is_cut_off = is_silent and bool(names & {"shared_failing", "unanswered"})
     serves = any(deaf_window(policy) > 0 for policy in engine.settings.policies)
     is_down = "closed" in names or (is_cut_off and not serves)
-    return Health("down" if is_down else "degraded" if reasons else "ok", reasons, engine.breaker())
+    return Health("down" if is_down else "degraded" if reasons else "ok", reasons, engine.breaker.state)
 
 
 def _is_silent(engine: Engine, reader: LogReader) -> bool:

@@ -50,7 +50,7 @@ class LogReader:
         self._engine = engine
         self._auditor = auditor
         self._world = ThreadWorld(engine, {Examine: self._examine})
-        self._world.is_the_readers = True
+        self._world.asks_always = True
         coordination = engine.settings.coordination
         self._interval = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()

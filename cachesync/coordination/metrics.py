@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
-from cachesync.coordination.engine import Breaker
+from cachesync.coordination.breaker import State
 from cachesync.coordination.events import Span
 from cachesync.coordination.health import STATUSES, Health
 from cachesync.coordination.stats import FunctionStats, Stats
@@ -213,7 +213,7 @@ METRICS: Final = (
         "{state}",
         "1 for the state of the shared layer's circuit breaker, 0 for the others",
         ("state",),
-        _states(get_args(Breaker), lambda reading: reading.stats.shared.breaker),
+        _states(get_args(State), lambda reading: reading.stats.shared.breaker),
     ),
     Metric(
         "cachesync.health",

@@ -460,9 +460,17 @@ class Operations:
         """How this cache is, by what is known."""
         return health_of(self.engine, self.reader, is_closed=self.is_closed)
 
-    def checking(self) -> Generator[Step, Any, Health]:
-        """The same after asking the shared layer."""
-        return checking(self.engine, self.reader, is_closed=self.is_closed)
+    def check(self) -> Health:
+        """The same after asking the shared layer, also one that is left alone."""
+        world = ThreadWorld(self.engine)
+        world.asks_always = True
+        return cast("Health", world.run(checking(self.engine, self.reader, is_closed=self.is_closed)))
+
+    async def acheck(self) -> Health:
+        """As `check`."""
+        world = LoopWorld(self.engine)
+        world.asks_always = True
+        return cast("Health", await world.run(checking(self.engine, self.reader, is_closed=self.is_closed)))
 
     def awake(self) -> None:
         """The log's reader runs from the first time on that the shared layer matters."""

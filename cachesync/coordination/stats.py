@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
-from cachesync.coordination.engine import Breaker, Engine
+from cachesync.coordination.breaker import State
+from cachesync.coordination.engine import Engine
 from cachesync.coordination.refresher import MAX_WAITING, THREADS, Refresher
 from cachesync.coordination.site import Site
 from cachesync.core.stamps import Stamp
@@ -99,8 +100,8 @@ class LogStats:
 class SharedStats:
     """How this process stands with the shared layer."""
 
-    breaker: Breaker
-    """``"closed"``: it is asked. ``"open"``: it failed and is left alone. ``"half_open"``: the next who would ask tries."""
+    breaker: State
+    """``"closed"``: it is asked. ``"open"``: it failed and is left alone. ``"half-open"``: one at a time tries."""
     failing: float | None
     """Seconds since it began to fail or to refuse, ``None`` while it works."""
 
@@ -196,7 +197,7 @@ def log_stats(engine: Engine, *, is_read: bool) -> LogStats:
 
 def shared_stats(engine: Engine) -> SharedStats:
     """How an engine's process stands with the shared layer."""
-    return SharedStats(engine.breaker(), engine.events.lasts("layer_failed", "redis"))
+    return SharedStats(engine.breaker.state, engine.events.lasts("layer_failed", "redis"))
 
 
 def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: LogStats) -> Stats:

@@ -86,8 +86,8 @@ EXTEND_AT: Final = 1 / 3
 class World:
     """What the two have in common: noting what a reply of the shared layer says besides its answer."""
 
-    is_the_readers = False
-    """Whether the steps are those of the log's reader, who asks a shared layer that everybody else leaves alone."""
+    asks_always = False
+    """Whether the steps are those of the log's reader, or of a check, who ask a shared layer that everybody else leaves alone."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -124,7 +124,7 @@ class World:
         """
         if step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin):
             return Done(done=False)
-        return LEFT_ALONE if self.engine.breaker.leaves_alone and not self.is_the_readers else None
+        return LEFT_ALONE if self.engine.breaker.leaves_alone and not self.asks_always else None
 
     def asked_of(self, step: Together) -> tuple[Together, list[Reply | None]]:
         """Those of several steps that the shared layer is asked, and the replies to the others (``None`` for what is asked)."""
