@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from cachesync.coordination.breaker import State
@@ -172,8 +172,9 @@ def _row(row: FunctionStats) -> dict[str, Any]:
 
 def _sum(rows: Iterable[FunctionStats], policy: str = ALL_POLICIES) -> FunctionStats:
     found = tuple(rows)
-    summed = FunctionStats(*(sum(getattr(row, name) for row in found) for name in COUNTED))
-    return replace(summed, policy=policy)
+    sums: dict[str, Any] = {name: sum(getattr(row, name) for row in found) for name in COUNTED}
+    sums["policy"] = policy
+    return FunctionStats(**sums)
 
 
 def log_stats(engine: Engine, *, is_read: bool) -> LogStats:
