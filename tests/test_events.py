@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from support.proxy import Proxy
 
 both_colours = pytest.mark.parametrize("colour", COLOURS)
 SOURCE = Path(cachesync.__file__).parent
+TELLING = {"send", "watch", "not_stored", "failed", "answered", "leave", "_unreadable", "_end", "_tell_failure"}
+"""Methods that send an event or begin a span."""
 
 
 @pytest.fixture
@@ -243,6 +247,23 @@ class Locksmith:
         self.look(f"{span.name} begins")
         yield
         self.look(f"{span.name} ends")
+
+
+def test_no_event_is_sent_inside_of_a_lock() -> None:
+    """Nor is a span begun, in any block of the package that holds one: whoever is told might wait for another who waits for it."""
+    found: list[str] = []
+    for path in SOURCE.rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(block, ast.With):
+                continue
+            if not any(isinstance(item.context_expr, ast.Attribute) and item.context_expr.attr.endswith("lock") for item in block.items):
+                continue
+            found += [
+                f"{path.name}:{node.lineno}: {node.func.attr}"
+                for node in ast.walk(block)
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TELLING
+            ]
+    assert found == []
 
 
 @both_colours
@@ -503,3 +524,41 @@ def test_an_interrupted_computation_ends_its_span(colour: Colour, loop: LoopThre
     assert diary.lines[0] == "compute begins" and diary.lines[1].startswith("compute ends: ")
     kinds = {"def": KeyboardInterrupt, "async def": asyncio.CancelledError}
     assert isinstance(diary.spans[0].error, kinds[colour])
+
+
+FORKED = """
+import os, sys
+from contextlib import contextmanager
+from cachesync import Cache, MemoryShared, Policy
+
+cache = Cache(policies=[Policy(name="all", match="*", ttl="1h")], shared=MemoryShared())
+lines = []
+
+@cache.on_span
+@contextmanager
+def watch(span):
+    lines.append(span.name)
+    yield
+
+assert cache.get_or_compute("a", lambda: 1) == 1
+before = len(lines)
+pid = os.fork()
+if pid == 0:
+    code = 1
+    try:
+        assert cache.get_or_compute("b", lambda: 2) == 2
+        assert "compute" in lines[before:] and "shared" in lines[before:]
+        assert cache.off_span(watch)
+        before = len(lines)
+        assert cache.get_or_compute("c", lambda: 3) == 3 and len(lines) == before
+        code = 0
+    finally:
+        os._exit(code)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_forked_child_is_watched_too() -> None:
+    """What its parent has set up goes on in it, and can be ended there."""
+    run = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr
