@@ -1362,7 +1362,7 @@ def test_stats_say_what_was_done(cache: Cache, colour: Colour, clock: FakeClock)
     assert (stats.failed, stats.stored, stats.not_stored) == (1, 2, 0)
     assert stats.calls == 7
     assert stats.hit_rate == pytest.approx(4 / 7)
-    assert cache.stats().total == stats
+    assert cache.stats().total == dataclasses.replace(stats, policy="*")
     assert cache.stats().local.entries == 2
     assert cache.get("1") == 1
     assert cache.stats().functions[name].local_hits == 5, "a key as text counts for its function"
@@ -1488,7 +1488,7 @@ def test_an_invalidation_is_an_event(cache: Cache, colour: Colour, events: Watch
 
 
 def test_a_listener_that_fails_harms_nobody(cache: Cache, colour: Colour, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and the next listener is told all the same."""
+    """It is an event, which is logged, and the next listener is told all the same."""
     told: list[Event] = []
 
     @cache.on_event
@@ -1503,8 +1503,8 @@ def test_a_listener_that_fails_harms_nobody(cache: Cache, colour: Colour, caplog
     cached = colour.cached(cache, "{n}", find)
     assert callable(broken)
     colour(cached.invalidate(1))
-    assert [event.name for event in told] == ["invalidated"]
-    assert "a listener failed" in caplog.text
+    assert [event.name for event in told] == ["listener_failed", "invalidated"]
+    assert "listener_failed: " in caplog.text and "broken" in caplog.text
 
 
 def test_a_setting_without_effect_is_said_at_the_start(events: Watch) -> None:
