@@ -24,6 +24,7 @@ except ImportError as error:
 from cachesync.cache import Cache
 from cachesync.coordination.events import attributes_of
 from cachesync.coordination.metrics import BUCKETS, DURATIONS, METRICS, NAMESPACE, Duration, Metric, Reading, Timer
+from cachesync.core.redis_url import is_cluster_url, is_sentinel_url
 
 if TYPE_CHECKING:
     from cachesync.coordination.events import Span
@@ -159,11 +160,11 @@ class _Tracing:
             traced.set_attribute("cachesync.stamp", span.fields["stamp"])
         error = span.error
         if error is not None:
-            traced.set_status(Status(StatusCode.ERROR, str(error)))
+            traced.set_status(Status(StatusCode.ERROR, None if span.conceals else str(error)))
             traced.set_attribute("error.type", type_of(error))
             if (code := status_code_of(error)) is not None:
                 traced.set_attribute("db.response.status_code", code)
-            if span.name != "shared":
+            if span.name != "shared" and not span.conceals:
                 traced.record_exception(error)
         traced.end()
 
@@ -200,7 +201,10 @@ def _server_of(cache: Cache) -> dict[str, str | int]:
     """The server's address and the database as the url names them, without its password. A connection keeps its database."""
     if cache.settings.redis is None:
         return {}
-    parts = urlsplit(cache.settings.redis.url)
+    url = cache.settings.redis.url
+    if is_sentinel_url(url) or is_cluster_url(url):
+        return {}  # which of several servers it is changes
+    parts = urlsplit(url)
     if parts.scheme == "unix":
         return {"server.address": unquote(parts.path)}
     found: dict[str, str | int] = {"server.address": parts.hostname or "", "db.namespace": parts.path.strip("/") or "0"}

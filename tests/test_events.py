@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 
@@ -321,7 +321,7 @@ def test_nobody_is_called_while_the_engine_is_locked(proxy: Proxy, namespace: st
     until(lambda: not cache.stats().log.queued, "announcing")
     caller.close()
     expected = {"invalidated", "not_stored", "layer_failed", "layer_recovered", "invalidation_queued", "log_silent", "log_heard"}
-    expected |= {f"{span} {when}" for span in SPANS for when in ("begins", "ends")}
+    expected |= {f"{span} {when}" for span in SPANS.keys() - {"compute_many"} for when in ("begins", "ends")}
     assert expected <= set(smith.told)
     assert smith.locked == []
 
@@ -365,6 +365,42 @@ def test_a_miss_is_spans_and_a_hit_is_none(colour: Colour, loop: LoopThread) -> 
     assert [span.fields.get("key") for span in diary.spans] == [None, None, "item:2", None]
     assert diary.spans[0].fields["keys"] == ["item:2"]
     assert diary.spans[2].fields["policy"] == "all" and diary.spans[2].fields["function"].endswith(".item")
+
+
+@both_colours
+def test_a_call_for_many_items_is_one_span(colour: Colour, loop: LoopThread) -> None:
+    """With the keys that it computes."""
+    cache, diary = a_cache(shared=MemoryShared(), listen=False), Diary()
+
+    def squares(numbers: list[int]) -> dict[int, int]:
+        return {number: number * number for number in numbers}
+
+    async def asquares(numbers: list[int]) -> dict[int, int]:
+        return squares(numbers)
+
+    many: Any = cache.cached_many("square:{number}")(cast("Any", squares if colour == "def" else asquares))
+    cache.on_span(diary)
+    assert Caller(cache, colour, loop).do(many, [1, 2]) == {1: 1, 2: 4}
+    [span] = [span for span in diary.spans if span.name.startswith("compute")]
+    assert (span.name, span.fields["keys"], span.fields["policy"]) == ("compute_many", ["square:1", "square:2"], "all")
+
+
+@both_colours
+def test_spans_show_nothing_that_a_policy_masks(colour: Colour, loop: LoopThread) -> None:
+    """Neither in their fields nor, for those who heed it, in the text of their errors."""
+    masked = Policy(name="contacts", match="contacts:*", ttl="1h", mask=["phone"])
+    cache, diary = Cache(policies=[masked], shared=MemoryShared(), listen=False), Diary()
+    caller = Caller(cache, colour, loop)
+
+    @caller.cached("contacts:{phone}")
+    async def contact(phone: str) -> str:
+        raise OSError(f"{phone} does not answer")
+
+    cache.on_span(diary)
+    with pytest.raises(OSError, match="does not answer"):
+        caller.do(contact, "5550100")
+    assert "5550100" not in repr([span.fields for span in diary.spans])
+    assert all(span.conceals for span in diary.spans)
 
 
 @both_colours

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from cachesync import Cache, LayerError, MemoryShared, Policy, Settings
 from cachesync.coordination.metrics import DURATIONS, METRICS
+from cachesync.core.encryption_keys import new_key
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.stamps import NOWHERE
 from cachesync.core.steps import Fetch, Lease, SharedStep, Store
@@ -108,6 +109,36 @@ def id_of(span: ReadableSpan) -> int:
 
 
 # --- spans ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [{"mask": ["phone"]}, {"encrypt": True}], ids=["masked", "encrypted"])
+def test_what_is_masked_or_encrypted_is_in_no_span(telescope: Telescope, how: dict[str, Any]) -> None:
+    """Also not in the text of an error, which the function may have made of it."""
+    policy = Policy(name="contacts", match="contacts:*", ttl="1h", **how)
+    cache = Cache(policies=[policy], shared=MemoryShared(), listen=False, encryption_keys=new_key(1))
+    telescope.look_at(cache)
+
+    @cache.cached("contacts:{phone}")
+    def contact(phone: str) -> str:
+        raise OSError(f"{phone} does not answer")
+
+    with pytest.raises(OSError, match="does not answer"):
+        contact("5550100")
+    span = telescope.one("compute")
+    assert span.status.status_code is StatusCode.ERROR
+    assert attributes_of(span)["error.type"] == "OSError"
+    assert "does not answer" not in span.to_json()
+    assert ("5550100" in span.to_json()) == ("encrypt" in how), "what is encrypted has its key in clear"
+
+
+def test_a_cluster_or_sentinels_have_no_one_address(telescope: Telescope) -> None:
+    """Which of the servers answers changes."""
+    for url in ("redis+cluster://127.0.0.1:1,127.0.0.1:2", "redis+sentinel://127.0.0.1:1,127.0.0.1:2/main/0"):
+        with a_cache(url, "nowhere", budget=0.05) as cache:
+            telescope.forget()
+            telescope.look_at(cache)
+            cache.get("item:1")
+            assert "server.address" not in attributes_of(telescope.spans()[0])
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -21,6 +21,7 @@ from cachesync.coordination.flights import Flight
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter, Waiter
+from cachesync.coordination.watching import UNWATCHED, watch_of_many
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, result_of, until_of
 from cachesync.core.flows import Result
 from cachesync.core.steps import NO_DEADLINE, Await, Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
@@ -204,12 +205,13 @@ class ThreadBatches(ThreadWorld):
         super().__init__(engine, {Calls: self.calls, Joins: self.joins, Awaits: self.awaits})
 
     def calls(self, step: Calls) -> tuple[Result, ...]:
-        engine = self.engine
+        engine, events = self.engine, self.engine.events
         began = engine.now()
         function, rows, found = _begin(engine, step)
         outer = gathering.set(found)
         try:
-            values = function.many(rows)
+            with watch_of_many(events, [call.ask for call in step.calls]) if events.watchers else UNWATCHED:
+                values = function.many(rows)
         except BaseException as error:
             return _failed(engine, step, error, began)
         finally:
@@ -290,12 +292,13 @@ class LoopBatches(LoopWorld):
         super().__init__(engine, {Calls: self.calls, Joins: self.joins, Awaits: self.awaits})
 
     async def calls(self, step: Calls) -> tuple[Result, ...]:
-        engine = self.engine
+        engine, events = self.engine, self.engine.events
         began = engine.now()
         function, rows, found = _begin(engine, step)
         outer = gathering.set(found)
         try:
-            values = await function.many(rows)
+            with watch_of_many(events, [call.ask for call in step.calls]) if events.watchers else UNWATCHED:
+                values = await function.many(rows)
         except BaseException as error:
             return _failed(engine, step, error, began)
         finally:

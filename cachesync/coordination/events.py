@@ -81,6 +81,7 @@ EventName = Literal[
 
 SPANS: Final[Mapping[str, str]] = {
     "compute": "the user's function runs, for whoever waits. key, policy, function",
+    "compute_many": "a function of many arguments runs, for the items that are missing. keys, policy, function",
     "refresh": "a stale value, or one that is due, is computed anew in the background, or found to be fresh. key, policy, function",
     "invalidate": "an invalidation is applied here and announced. patterns, tags, stamp",
     "shared": "a step of the shared layer, from the question to the answer. layer, step, keys, commands",
@@ -144,12 +145,14 @@ def _in_short(value: Any) -> Any:
 class Span:
     """Something that takes time. ``name`` is one of `SPANS`, ``fields`` are what its entry there lists.
 
-    ``error`` is what it has failed with, once it is over.
+    ``error`` is what it has failed with, once it is over. ``conceals``: its text may hold what a policy masks or encrypts, and is not to be
+    shown.
     """
 
     name: str
     fields: dict[str, Any]
     error: BaseException | None = None
+    conceals: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -270,7 +273,7 @@ class Events:
 
     def watch(self, name: str, /, **fields: Any) -> Watch:
         """A span, to be begun by ``with``. Each watcher is called now, in the context of whoever caused the span."""
-        span = Span(name, self._shown(fields))
+        span = Span(name, self._shown(fields), conceals=self.masking is not None)
         managers: list[tuple[Watcher, AbstractContextManager[object]]] = []
         for watcher in self.watchers:
             try:

@@ -181,7 +181,8 @@ class LogReader:
             result = part(*given)
         except Exception as error:
             if not self._stop.is_set():
-                events.send("reader_failed", **events.describe(error))
+                mistake = events.describe(error)
+                events.send("reader_failed", error=mistake["error"], traceback=mistake["traceback"])
             return None
         events.forget("reader_failed")
         return result

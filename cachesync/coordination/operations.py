@@ -21,7 +21,7 @@ from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.watching import UNWATCHED, WatchedShared
-from cachesync.coordination.worlds import raised
+from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,

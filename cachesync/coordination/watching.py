@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
@@ -17,7 +17,17 @@ UNWATCHED: Final = nullcontext(None)
 
 def watch_of(events: Events, name: str, ask: Ask) -> Watch:
     """A span about one question."""
-    return events.watch(name, key=ask.key, policy=ask.policy.name, function=ask.site.name)
+    watch = events.watch(name, key=ask.key, policy=ask.policy.name, function=ask.site.name)
+    watch.span.conceals |= ask.policy.encrypt
+    return watch
+
+
+def watch_of_many(events: Events, asks: Sequence[Ask]) -> Watch:
+    """A span about the call of a function of many arguments."""
+    policy, keys = asks[0].policy, [ask.key for ask in asks]
+    watch = events.watch("compute_many", keys=keys, policy=policy.name, function=asks[0].site.name)
+    watch.span.conceals |= policy.encrypt
+    return watch
 
 
 def watched_call(events: Events, ask: Ask) -> Callable[..., Any]:
