@@ -6,7 +6,7 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ from cachesync import (
     Settings,
 )
 from cachesync.cli import main
-from cachesync.coordination.events import CATALOGUE, Event, Events
+from cachesync.coordination.events import CATALOGUE, Event, EventName, Events
 from cachesync.coordination.masking import Masking
 from cachesync.core.masking import MASK, of_pattern
 from cachesync.core.patterns import Pattern
@@ -264,7 +264,7 @@ def test_every_event_about_a_key_is_masked(name: str, caplog: pytest.LogCaptureF
         "error": f"ValueError({PHONE!r} is not known)",
         "policy": "contacts",
     }
-    events.send(name, **{field: holding.get(field, 7) for field in FIELDS[name]})
+    events.send(cast("EventName", name), **{field: holding.get(field, 7) for field in FIELDS[name]})
     assert PHONE not in repr(told) + str(told[0]) + caplog.text
     assert set(told[0].fields) == set(FIELDS[name])
 
