@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -378,7 +378,8 @@ def test_a_call_for_many_items_is_one_span(colour: Colour, loop: LoopThread) -> 
     async def asquares(numbers: list[int]) -> dict[int, int]:
         return squares(numbers)
 
-    many: Any = cache.cached_many("square:{number}")(cast("Any", squares if colour == "def" else asquares))
+    decorate: Any = cache.cached_many("square:{number}")
+    many: Any = decorate(squares if colour == "def" else asquares)
     cache.on_span(diary)
     assert Caller(cache, colour, loop).do(many, [1, 2]) == {1: 1, 2: 4}
     [span] = [span for span in diary.spans if span.name.startswith("compute")]
