@@ -170,6 +170,16 @@ def test_a_question_about_the_log_is_asked_once_for_all() -> None:
     assert results == ([log], [log], [DONE], [log], [DONE], [NOT_DONE])
 
 
+def test_equal_questions_about_the_log_are_one_though_their_deadlines_differ() -> None:
+    """As they do where the flows of a batch have waited for different things. It has the latest of them."""
+    early, late = ReadLog(AT, 100.0), ReadLog(AT, 101.0)
+    log = Failed(OSError())
+    assert play([asking(early), asking(late), asking(early)], [(late, log)]) == ([log], [log], [log])
+    other = ReadLog(Stamp(AT.epoch, 6), 100.0)
+    flows = [asking(early), asking(late), asking(other)]
+    assert play(flows, [(Together((late, other), 101.0), Replies((log, DONE)))]) == ([log], [log], [DONE])
+
+
 def test_a_trip_carries_a_bounded_number_of_bytes() -> None:
     """A value that is larger than that travels alone."""
     half = MAX_BYTES_OF_A_TRIP // 2

@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, Final, get_args
 
 from cachesync.core.steps import (
+    NO_DEADLINE,
     Await,
     Awaits,
     Call,
@@ -40,7 +41,7 @@ _ORDER: Final[tuple[frozenset[type], ...]] = (_SHARED, frozenset({Call}), frozen
 """What is asked first where flows have come to different points. Waiting is last: see above."""
 _GROUPED: Final[frozenset[type]] = frozenset[type]().union(*_ORDER)
 _COMMON: Final = frozenset({Confirm, ReadLog, ReadBans, Snapshot})
-"""Questions about the log, which concern no key: equal ones are asked once."""
+"""Questions about the log, which concern no key: equal ones are asked once, whatever their deadlines."""
 
 _Asked = dict[int, Any]
 
@@ -111,8 +112,12 @@ def _ask(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
 
 
 def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
-    places = {(step if step.__class__ in _COMMON else i): i for i, step in enumerate(steps)}
-    different = tuple(steps[i] for i in places.values())
+    keys = [step._replace(deadline=NO_DEADLINE) if step.__class__ in _COMMON else i for i, step in enumerate(steps)]
+    latest: dict[Any, Any] = {}  # of equal questions that with the latest deadline
+    for key, step in zip(keys, steps, strict=True):
+        if key not in latest or step.deadline > latest[key].deadline:
+            latest[key] = step
+    different = tuple(latest.values())
     replies: Any
     if len(different) == 1:
         replies = ((yield different[0]),)
@@ -120,5 +125,5 @@ def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
         deadline = max(step.deadline for step in different)
         replies = yield Together(different, deadline)
         replies = (replies,) * len(different) if isinstance(replies, Failed) else replies.replies
-    answers = dict(zip(places, replies, strict=True))
-    return [answers[step if step.__class__ in _COMMON else i] for i, step in enumerate(steps)]
+    answers = dict(zip(latest, replies, strict=True))
+    return [answers[key] for key in keys]
