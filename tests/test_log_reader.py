@@ -14,9 +14,11 @@ from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Failed, Hear, Heard, Torn
 from cachesync.layers.memory import MemoryEar, MemoryShared
 from cachesync.testing import FakeClock
-from support.nodes import engine_of, operations_of, read_log, until
+from support.nodes import LONG, engine_of, operations_of, read_log, until
 
 POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
+SOON = 0.05
+"""Seconds that a test gives to something that has nothing to wait for."""
 
 
 class LossyShared(MemoryShared):
@@ -131,6 +133,34 @@ def test_contact_is_not_proven_by_what_is_published() -> None:
         assert engine_of(cache).ledger.contact == contact
         assert read_log(cache)
         assert engine_of(cache).ledger.contact == clock.monotonic()
+
+
+# --- its beginning and its end ----------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_is_stopped_while_it_is_started_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise everybody would leave a layer that has failed to a thread which is not there."""
+    shared, begun, go = MemoryShared(), threading.Event(), threading.Event()
+    with Cache(policies=POLICIES, shared=shared, listen=False) as cache:
+        reader, breaker = operations_of(cache).reader, engine_of(cache).breaker
+        make_ear = shared.ear
+
+        def slow_ear() -> MemoryEar:
+            begun.set()
+            assert go.wait(LONG)
+            return make_ear()
+
+        monkeypatch.setattr(shared, "ear", slow_ear)
+        starting, stopping = threading.Thread(target=reader.start), threading.Thread(target=reader.stop)
+        starting.start()
+        assert begun.wait(LONG)
+        stopping.start()
+        until(reader._stop.is_set, "stopping begins")  # pyright: ignore[reportPrivateUsage] - nothing else shows it
+        stopping.join(SOON)
+        go.set()
+        starting.join(LONG)
+        stopping.join(LONG)
+        assert (breaker.is_tried, reader.is_running, reader.is_alive) == (False, False, False)
 
 
 # --- what was not heard -----------------------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ class LogReader:
         self._silent = False
         self._is_deaf = False  # the last time something was to be heard, it failed
         self.is_running = False
+        """Whether it was started, and not stopped: then it announces what is queued, and nobody else need do it."""
         self._lock = lock_across_forks()
 
     def start(self) -> None:
@@ -77,9 +78,11 @@ class LogReader:
     def stop(self, timeout: float = 2.0) -> None:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""
         self._stop.set()
-        self._engine.closing, self._engine.breaker.is_tried = True, False
+        with self._lock:  # whoever starts it just now has done so, and nobody starts it after this
+            thread = self._thread
+            self._engine.closing, self._engine.breaker.is_tried = True, False
+            self.is_running = False
         self.let_go()
-        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
