@@ -11,9 +11,9 @@ from cachesync import Cache, Event, Policy, Settings
 from cachesync.coordination.log_reader import LogReader, Turn
 from cachesync.core.records import Record
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Failed, Hear, Heard, Torn
+from cachesync.core.steps import Extend, Failed, Hear, Heard, Together, Torn
 from cachesync.layers.memory import MemoryEar, MemoryShared
-from cachesync.testing import FakeClock
+from cachesync.testing import ChaosLayer, FakeClock
 from support.nodes import LONG, engine_of, operations_of, read_log, until
 
 POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
@@ -161,6 +161,64 @@ def test_a_reader_that_is_stopped_while_it_is_started_has_ended(monkeypatch: pyt
         starting.join(LONG)
         stopping.join(LONG)
         assert (breaker.is_tried, reader.is_running, reader.is_alive) == (False, False, False)
+
+
+# --- leases -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbers", [[1], [1, 2, 3]], ids=["one", "several in one trip"])
+def test_a_lost_trip_gives_up_no_lease(numbers: list[int]) -> None:
+    """Nobody knows whether it was extended. It is tried again, and the computation under it is stored."""
+    clock = FakeClock()
+    chaos = ChaosLayer(MemoryShared(clock.monotonic), seed=1, clock=clock)
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=1000.0, lease=10.0))
+    begun, go = threading.Event(), threading.Event()
+    caches = [Cache(settings, policies=POLICIES, shared=chaos, clock=clock, listen=False) for _ in range(2)]
+
+    @caches[0].cached_many("item:{number}")
+    def items(numbers: list[int]) -> dict[int, int]:
+        begun.set()
+        assert go.wait(LONG)
+        return {number: number for number in numbers}
+
+    computing = threading.Thread(target=items, args=(numbers,))
+    computing.start()
+    assert begun.wait(LONG)
+    clock.advance(5.0)
+    chaos.inject("fail", Extend if len(numbers) == 1 else Together)
+    assert read_log(caches[0])
+    assert len(chaos.injected) == 1
+    for _ in range(5):
+        clock.advance(2.0)
+        assert read_log(caches[0])
+    go.set()
+    computing.join(LONG)
+    assert caches[1].get_many([f"item:{number}" for number in numbers]) == {f"item:{number}": number for number in numbers}
+    for cache in caches:
+        cache.close()
+
+
+def test_a_lease_that_has_lapsed_is_extended_no_more() -> None:
+    """The answer says so, and the reader forgets it."""
+    clock = FakeClock()
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=1000.0, lease=10.0))
+    begun, go = threading.Event(), threading.Event()
+    with Cache(settings, policies=POLICIES, shared=MemoryShared(clock.monotonic), clock=clock, listen=False) as cache:
+
+        @cache.cached("item:{number}")
+        def item(number: int) -> int:
+            begun.set()
+            assert go.wait(LONG)
+            return number
+
+        computing = threading.Thread(target=item, args=(1,))
+        computing.start()
+        assert begun.wait(LONG)
+        clock.advance(10.5)
+        assert read_log(cache)
+        assert engine_of(cache).leases == {}
+        go.set()
+        computing.join(LONG)
 
 
 # --- what was not heard -----------------------------------------------------------------------------------------------------------

@@ -211,18 +211,20 @@ class LogReader:
                 continue
             due.append((token, held))
         asked = together([_extend(held.key, token, round(lease * 1000), now + PATIENCE) for token, held in due])
-        for (token, held), extended in zip(due, self._world.run(asked), strict=True):
+        for (token, held), reply in zip(due, self._world.run(asked), strict=True):
             if token not in engine.leases:
                 continue  # it has ended meanwhile
-            if extended:
+            if isinstance(reply, Failed):  # nobody knows whether it is still ours: it is tried again
+                engine.leases[token] = held._replace(due=now + self._interval)
+            elif reply.done:
                 engine.leases[token] = held._replace(due=now + lease / 3)
             else:
                 engine.leases.pop(token, None)
 
 
-def _extend(key: str, token: str, milliseconds: int, deadline: float) -> Generator[Step, Any, bool]:
+def _extend(key: str, token: str, milliseconds: int, deadline: float) -> Generator[Step, Any, Done | Failed]:
     reply: Done | Failed = yield Extend(key, token, milliseconds, deadline)
-    return isinstance(reply, Done) and reply.done
+    return reply
 
 
 def _read(reference: weakref.ref[LogReader], stop: threading.Event, ear: Ear) -> None:
