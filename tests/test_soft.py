@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from cachesync import Cache, LayerError, MemoryShared, Policy, RedisShared, Settings
+from cachesync.coordination.drivers import run
+from cachesync.coordination.worlds import LEFT_ALONE, ThreadWorld
 from cachesync.core.flows import Ask
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Flow, Heads
+from cachesync.core.steps import Flow, Heads, Scan, Step
 from cachesync.core.sweeping import ENTRIES_OF_A_PAGE, Swept
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, KINDS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, Node, Origin, operations_of, until, use
@@ -406,6 +408,22 @@ def test_a_sweep_that_can_not_ask_raises(callers: Callers, proxy: Proxy) -> None
     proxy.cut()
     with pytest.raises(LayerError):
         swept(a)
+
+
+def test_what_a_sweep_raises_is_nobody_elses() -> None:
+    """A layer that is left alone answers everybody with one reply. Raising what it holds would make its traceback longer each time."""
+    with Cache(policies=[STALE], shared=MemoryShared(), listen=False) as cache:
+        operations = operations_of(cache)
+        world = ThreadWorld(operations.engine)
+
+        def perform(step: Step) -> Any:
+            return LEFT_ALONE if isinstance(step, Scan) else world.perform(step)
+
+        for _ in range(3):
+            with pytest.raises(LayerError, match="left alone") as caught:
+                run(operations.sweeping(None), perform)
+            assert caught.value is not LEFT_ALONE.error
+            assert LEFT_ALONE.error.__traceback__ is None
 
 
 def test_without_a_shared_layer_there_is_nothing_to_sweep(colour: Colour, loop: LoopThread) -> None:

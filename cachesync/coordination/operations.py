@@ -414,7 +414,9 @@ class Operations:
         while cursor:
             page = yield from sweep_page(max(cursor, 0), swept, engine.now() + PATIENCE)
             if isinstance(page, Failed):
-                raise page.error if isinstance(page.error, LayerError) else LayerError(str(page.error))
+                problem = LayerError(str(page.error))  # a new one: a reply may be given to many, and a traceback grows when it is raised
+                problem.is_refusal = getattr(page.error, "is_refusal", False)
+                raise problem from page.error
             cursor, swept = page
             if progress is not None:
                 progress(swept)
