@@ -351,6 +351,28 @@ def test_an_invalidation_ends_the_leaving_alone(colour: Colour, loop: LoopThread
         pair.close()
 
 
+def test_a_computation_that_has_failed_is_left_alone_also_where_the_log_was_never_heard(colour: Colour, loop: LoopThread) -> None:
+    """A process that starts while the shared layer is away, and whose origin is away too. Its own invalidation ends the rest."""
+    pair = Pair(colour, loop, errors=5.0)
+    assert pair.shared is not None
+    with pair.shared.outage():
+        pair.origin.fail(OriginError("not today"))
+        for _ in range(3):
+            with pytest.raises(OriginError, match="not today"):
+                pair.read()
+        assert pair.origin.computations == 1
+        assert pair.callers[0].drop("item:1").pending
+        assert pair.read() == 1
+        pair.origin.fail(OriginError("not today"))
+        for _ in range(2):
+            with pytest.raises(OriginError, match="not today"):
+                pair.read(number=2)
+        assert pair.origin.computations == 3
+    pair.hear()
+    assert pair.read(number=2) == 1, "what was invalidated before the log was heard is not known"
+    pair.close()
+
+
 def test_an_old_value_stands_in_for_what_is_left_alone(colour: Colour, loop: LoopThread, alone: bool) -> None:
     pair = Pair(colour, loop, alone=alone, errors=5.0, stale_if_error=WINDOW)
     assert pair.read() == 1

@@ -271,7 +271,10 @@ class Engine:
             return None
         with self.lock:
             ledger, stamp = self.ledger, failure.stamp
-            number = None if stamp is None else ledger.lineage.number(stamp)
+            if stamp is not None:
+                number = ledger.lineage.number(stamp)
+            else:  # while the log was never heard, nobody but this process has invalidated anything, as far as it can know
+                number = 0 if ledger.position is None else None
             is_over = self.now() >= failure.until or number is None
             if is_over or ledger.refuses(ask.key, ask.dependencies, number or 0) or ledger.softened(ask.key, ask.dependencies, number or 0):
                 self.failures.pop(ask.key, None)
