@@ -410,6 +410,27 @@ def test_a_value_is_refreshed_before_its_time_behind_everybodys_back(colour: Col
     pair.close()
 
 
+def test_a_copy_that_lives_shorter_than_its_entry_is_not_due_before_the_entry_is(colour: Colour, loop: LoopThread) -> None:
+    """``local_ttl`` says how long a process may go without asking, not how old the value is."""
+    pair = Pair(colour, loop, early_refresh=0.8, local_ttl=0.2 * TTL)
+    assert pair.read() == 1
+    engine, site = engine_of(pair.callers[0].cache), sites_of(pair.callers[0].cache)[0]
+    ask = engine.ask(site, site.address((1,)), (1,))
+    for _ in range(3):
+        pair.clock.advance(0.17 * TTL)
+        found = engine.at_hand(ask)
+        assert found is not None
+        assert not found.is_due
+        pair.clock.advance(0.04 * TTL)
+        assert pair.read() == 1
+    pair.origin.version = 2
+    pair.clock.advance(0.2 * TTL)
+    assert pair.read() == 1
+    until(lambda: pair.read() == 2, "the refresh, when the entry is due")
+    assert pair.origin.computations == 2
+    pair.close()
+
+
 @pytest.mark.parametrize(("seconds", "computations"), [(0.0, 1), (1e6 * TTL, 2)])
 def test_a_probable_refresh_comes_the_sooner_the_longer_the_computation_takes(
     colour: Colour, loop: LoopThread, alone: bool, seconds: float, computations: int

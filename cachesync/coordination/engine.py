@@ -180,7 +180,7 @@ class Engine:
             return None
         held.hits += 1
         ends = max(held.deadline, held.stale)
-        is_due = self.now() >= self._due(ask, held.made, held.deadline)
+        is_due = self.now() >= held.due
         return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
     def is_busy_here(self) -> bool:
@@ -313,19 +313,21 @@ class Engine:
                     held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
-            held.until = min(held.deadline, trusted, self._looked_at(ask, held.made, held.deadline))
+            held.until = min(held.deadline, trusted, self._looked_at(held.due))
         return True
 
     def _due(self, ask: Ask, made: float, fresh: float) -> float:
-        """From when on a value is refreshed before its time. The luck of this process with it is that of its beginning."""
+        """From when on a value that is fresh until ``fresh`` is refreshed before its time. The luck of this process with it is that of
+        its beginning.
+        """
         if ask.policy.early_refresh is None:
             return ALWAYS
         luck = (hash((self.origin, made)) % 2**32 + 1) / 2**32
         return due_of(ask.policy, made, fresh, seconds=ask.site.counts.seconds, luck=luck)
 
-    def _looked_at(self, ask: Ask, made: float, fresh: float) -> float:
+    def _looked_at(self, due: float) -> float:
         """Until when a copy is served without a look at its age: it may be due, and then it is looked at once in `DUE_PAUSE`."""
-        due, now = self._due(ask, made, fresh), self.now()
+        now = self.now()
         return due if now < due else now + DUE_PAUSE
 
     def is_heard(self, now: float) -> bool:
@@ -433,8 +435,10 @@ class Engine:
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
             if policy.consistency != "strict" or self.shared is None:
-                until = min(deadline, self._trusted_until(policy), self._looked_at(ask, made, deadline))
-                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, OVERHEAD + size, stale, spare)
+                due = self._due(ask, made, life.fresh)  # that of the entry: `local_ttl` makes nothing older
+                until = min(deadline, self._trusted_until(policy), self._looked_at(due))
+                units = OVERHEAD + size
+                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, units, stale, spare, due)
                 try:
                     shelf.put(ask.raw, held)
                 except Exception as error:  # of a layer that was plugged in: the value is with its caller, and in the shared layer

@@ -38,6 +38,7 @@ def bounded(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:
 
 
 NEVER: Final = float("-inf")
+ALWAYS: Final = float("inf")
 SIZE_UNIT: Final = 64
 """Bytes in one unit of ``Held.size``: small integers are shared by the interpreter, so a coarse unit costs no memory."""
 
@@ -51,7 +52,8 @@ class Held:
     ``hits`` counts the times it was served, ``raw`` is its key on its ``shelf`` (``None`` once it has left the shelf), ``size`` its
     bytes in units of `SIZE_UNIT`, ``made`` when its computation began (seconds, monotonic clock of this process), ``deadline`` when
     it stops to be fresh, ``stale`` until when it may be served stale after that, ``spare`` until when it may stand in for a computation
-    that fails, ``stamp`` what its computation had seen, ``checked``
+    that fails, ``due`` from when on it is refreshed before its time (all of these seconds, monotonic clock; ``deadline`` may be cut short
+    by ``local_ttl``, and ``due`` is not), ``stamp`` what its computation had seen, ``checked``
     the number up to which no invalidation matched it, ``dependencies`` what it depends on besides its key.
     """
 
@@ -59,6 +61,7 @@ class Held:
         "checked",
         "deadline",
         "dependencies",
+        "due",
         "hits",
         "made",
         "mark",
@@ -85,6 +88,7 @@ class Held:
         size: int = 1,
         stale: float = NEVER,
         spare: float = NEVER,
+        due: float = ALWAYS,
     ) -> None:
         self.value = value
         self.until = until
@@ -97,6 +101,7 @@ class Held:
         self.deadline = deadline
         self.stale = stale
         self.spare = spare
+        self.due = due
         self.stamp = stamp
         self.checked = checked
         self.dependencies = dependencies
@@ -120,6 +125,7 @@ class Held:
         self.deadline = newer.deadline
         self.stale = newer.stale
         self.spare = newer.spare
+        self.due = newer.due
         self.stamp = newer.stamp
         self.checked = newer.checked
         self.dependencies = newer.dependencies
