@@ -990,21 +990,50 @@ def test_old_values_stand_in_item_by_item(colour: Colour, loop: LoopThread) -> N
     pair.close()
 
 
-def test_items_whose_call_has_failed_are_left_alone(colour: Colour, loop: LoopThread) -> None:
-    """Here and in other processes, each for itself: those that did not fail are computed."""
+def test_an_item_that_has_failed_alone_is_left_alone(colour: Colour, loop: LoopThread) -> None:
+    """Here and in other processes. Whatever else is asked for is computed."""
+    pair = Pair(colour, loop, errors=5.0)
+    pair.origin.fail(OriginError("not today"))
+    with pytest.raises(OriginError):
+        pair.read(1)
+    with pytest.raises(OriginError):
+        pair.read(1, 2)
+    with pytest.raises(RestingError, match="item:1"):
+        pair.read(1, 3, who=1)
+    assert pair.origin.batches == [[1], [2], [3]], "what is left alone is not computed, the others are"
+    pair.clock.advance(5.0)
+    assert pair.read(1, 2, 3) == {1: 1, 2: 1, 3: 1}
+    assert pair.origin.batches[3:] == [[1]]
+    pair.close()
+
+
+def test_items_whose_call_has_failed_for_all_of_them_are_not_left_alone(colour: Colour, loop: LoopThread) -> None:
+    """Nobody knows which of them it was: one item that always fails would keep all that are ever asked for beside it from being
+    computed.
+    """
     pair = Pair(colour, loop, errors=5.0)
     pair.origin.fail(OriginError("not today"))
     with pytest.raises(OriginError):
         pair.read(1, 2)
-    with pytest.raises(OriginError):
-        pair.read(2, 3)
-    with pytest.raises(RestingError, match="item:1"):
-        pair.read(1, 4, who=1)
-    assert pair.origin.batches == [[1, 2], [3], [4]], "what is left alone is not computed, the others are"
-    pair.clock.advance(5.0)
-    assert pair.read(1, 2, 3) == {1: 1, 2: 1, 3: 1}
-    assert pair.origin.batches[3:] == [[1, 2]]
+    assert pair.told("left_alone") == []
+    assert pair.read(2) == {2: 1}
+    assert pair.read(1, who=1) == {1: 1}
+    assert pair.origin.batches == [[1, 2], [2], [1]]
     pair.close()
+
+
+def test_an_answer_that_does_not_fit_lets_nothing_rest(colour: Colour, loop: LoopThread) -> None:
+    """It is a mistake of the function's, and says nothing about the item."""
+    caller = caller_of(colour, loop, shared=MemoryShared(), errors=60.0)
+    answers: list[dict[int, int]] = [{7: 7}, {1: 1}]
+
+    def numbers(numbers: list[int]) -> dict[int, int]:
+        return answers.pop(0)
+
+    cached = cached_many(caller, "number:{number}", numbers)
+    with pytest.raises(BatchError):
+        caller.do(cached, [1])
+    assert caller.do(cached, [1]) == {1: 1}
 
 
 def test_who_has_old_values_at_hand_waits_no_longer_than_the_soft_timeout(colour: Colour, loop: LoopThread) -> None:

@@ -134,7 +134,7 @@ def _begin(engine: Engine, step: Calls) -> tuple[Many, list[tuple[Any, ...]], Ga
 def _failed(engine: Engine, step: Calls, error: BaseException, began: float) -> tuple[Result, ...]:
     for call in step.calls:
         call.ask.site.counts.failed += 1
-    return (Failed(error, engine.now() - began),) * len(step.calls)
+    return (Failed(error, engine.now() - began, of_several=len(step.calls) > 1),) * len(step.calls)
 
 
 def _called(engine: Engine, step: Calls, values: Sequence[Any], began: float, found: Gathering) -> tuple[Result, ...]:

@@ -77,7 +77,7 @@ from cachesync.core.steps import (
     Woken,
 )
 from cachesync.core.together import together
-from cachesync.errors import OverdueError, RestingError
+from cachesync.errors import BatchError, OverdueError, RestingError
 
 Result = Called | Failed
 FIRST_WAIT: Final = 0.05
@@ -319,7 +319,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
         rest, milliseconds = None, 0
-        if ask.policy.errors and isinstance(called.error, Exception):
+        if ask.policy.errors and _is_of_its_key(called):
             yield Rest(ask, begun, called)
             rest = Holder(RESTING, begun.stamp or NOWHERE, _why(ask.policy, called.error))
             milliseconds = max(1, round(ask.policy.errors * 1000))
@@ -635,6 +635,11 @@ def listen(seconds: float, *, beat: bool, patience: float, now: float) -> Genera
             elif not (yield from confirm(deadline, item if isinstance(item, Beat) else None)):
                 return False
     return True
+
+
+def _is_of_its_key(failed: Failed) -> bool:
+    """Whether a computation failed because of its key, as far as anybody can know: then the key may be left alone."""
+    return isinstance(failed.error, Exception) and not (failed.of_several or isinstance(failed.error, BatchError))
 
 
 def _why(policy: Policy, error: BaseException) -> str:

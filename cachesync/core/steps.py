@@ -25,10 +25,15 @@ NEVER: Final = float("-inf")
 
 
 class Failed(NamedTuple):
-    """Any step may be answered by this: what was tried did not happen, or nobody knows whether it did. ``seconds`` is for `Call`."""
+    """Any step may be answered by this: what was tried did not happen, or nobody knows whether it did.
+
+    ``seconds`` is for what takes time in this process. ``of_several`` is for `Calls`: the call was for several keys, and nobody knows
+    which of them it failed for.
+    """
 
     error: BaseException
     seconds: float = 0.0
+    of_several: bool = False
 
 
 # --- what a shared layer is asked -------------------------------------------------------------------------------------------------
