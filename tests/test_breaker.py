@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,6 +83,21 @@ def test_rests_of_many_processes_do_not_end_together() -> None:
         breaker.failed()
         ends.add(breaker.resting_until)
     assert len(ends) > 40
+
+
+def test_to_look_is_no_trial() -> None:
+    clock = FakeClock()
+    breaker = _breaker(clock)
+    seen = [breaker.is_passable]
+    breaker.failed()
+    seen += [breaker.is_passable]
+    clock.advance(2 * FIRST_REST)
+    seen += [breaker.is_passable, breaker.is_passable, breaker.admits(), breaker.is_passable]
+    clock.advance(BUDGET)
+    seen += [breaker.is_passable]
+    breaker.is_tried = True
+    seen += [breaker.is_passable]
+    assert seen == [True, False, True, True, True, False, True, False], "not where another one tries, nor where the reader does"
 
 
 def test_where_the_reader_tries_no_caller_does() -> None:
@@ -217,3 +232,110 @@ def test_without_a_reader_one_caller_at_a_time_tries(loop: LoopThread) -> None:
         caller.do(item, 4)
         assert breaker.state == "closed"
         assert len(steps) > before
+
+
+def _reads(caller: Caller, item: Any) -> None:
+    caller.do(item, 7)
+
+
+def _reads_many(caller: Caller, item: Any) -> None:
+    caller.do(item.many, [(7,), (8,)])
+
+
+def _looks(caller: Caller, item: Any) -> None:
+    caller.get("item:7")
+
+
+def _looks_for_many(caller: Caller, item: Any) -> None:
+    caller.do(caller.cache.get_many if caller.colour == "def" else caller.cache.aget_many, ["item:7"])
+
+
+def _peeks(caller: Caller, item: Any) -> None:
+    caller.peek("item:7")
+
+
+def _sets(caller: Caller, item: Any) -> None:
+    caller.put("item:7", 7)
+
+
+def _refreshes(caller: Caller, item: Any) -> None:
+    caller.do(item.refresh, 7)
+
+
+def _invalidates(caller: Caller, item: Any) -> None:
+    assert not _invalidate(caller, "item:7").pending
+
+
+@pytest.mark.parametrize("use", [_reads, _reads_many, _looks, _looks_for_many, _peeks, _sets, _refreshes, _invalidates])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_without_a_reader_what_is_queued_is_announced_by_who_asks_next(
+    colour: Colour, loop: LoopThread, use: Callable[[Caller, Any], None]
+) -> None:
+    """Otherwise nobody else would hear of it, and here what it matches would be computed each time."""
+    with _process(colour, loop, listen=False) as (caller, item, shared):
+        caller.do(item, 1)
+        with shared.outage():
+            assert _invalidate(caller, "item:1").pending
+            assert _invalidate(caller, "item:2").pending
+        engine_of(caller.cache).breaker.end_rest()
+        shared.steps.clear()
+        use(caller, item)
+        assert caller.cache.stats().log.queued == 0
+        announced = [step.targets[0].texts for step in shared.steps if isinstance(step, Announce)]
+        assert announced[:2] == [("item:1",), ("item:2",)], "the oldest first"
+        before = caller.cache.stats().total.computed
+        assert [caller.do(item, 1) for _ in range(3)] == [1, 1, 1]
+        assert caller.cache.stats().total.computed == before + 1
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_can_not_be_announced_goes_on_waiting_at_the_cost_of_one_try(colour: Colour, loop: LoopThread) -> None:
+    with _process(colour, loop, listen=False) as (caller, item, shared):
+        caller.do(item, 1)
+        with shared.outage():
+            for number in range(1, 6):
+                assert _invalidate(caller, f"item:{number}").pending
+            engine_of(caller.cache).breaker.end_rest()
+            before = len(shared.steps)
+            assert caller.do(item, 9) == 9
+            assert len(shared.steps) == before + 1
+            assert caller.cache.stats().log.queued == 5
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_closed_cache_announces_what_is_queued_when_it_is_used_again(colour: Colour, loop: LoopThread) -> None:
+    with _process(colour, loop) as (caller, item, shared):
+        caller.do(item, 1)
+        with shared.outage():
+            _is_noticed(caller)
+            caller.do(item, 2)
+            assert _invalidate(caller, "item:1").pending
+            caller.close()
+        engine_of(caller.cache).breaker.end_rest()
+        caller.do(item, 3)
+        assert caller.cache.stats().log.queued == 0
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_to_find_that_a_value_should_be_refreshed_is_no_trial(colour: Colour, loop: LoopThread) -> None:
+    """It is the refresh that tries a layer which has failed, and so brings its result to it."""
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=10 * LONG))
+    policy = Policy(name="items", match="item:*", ttl=10.0, stale_while_revalidate=100.0)
+    caller = Caller(Cache(settings, policies=[policy], shared=shared, clock=clock, listen=False), colour, loop)
+    versions = iter((1, 2, 3))
+
+    @caller.cached("item:{number}")
+    async def item(number: int) -> int:
+        return next(versions)
+
+    breaker = engine_of(caller.cache).breaker
+    assert caller.do(item, 1) == 1
+    with shared.outage():
+        assert caller.do(item, 2) == 2
+    clock.advance(20.0)
+    assert caller.do(item, 1) == 1
+    until(lambda: caller.get("item:1") == 3, "the refresh")
+    assert breaker.state == "closed"
+    caller.close()

@@ -62,6 +62,12 @@ class Breaker:
         """Whether whoever asks this may ask the layer now."""
         return not self.is_open or (not self.is_tried and self.may_try())
 
+    @property
+    def is_passable(self) -> bool:
+        """Whether `admits` would say yes now. To look is no trial."""
+        now = self._now()
+        return not self.is_open or (not self.is_tried and now >= self.resting_until and now >= self._trying_until)
+
     def may_try(self) -> bool:
         """Whether whoever asks this is the one who tries the layer, after its rest."""
         with self._lock:

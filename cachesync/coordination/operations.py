@@ -75,6 +75,7 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
+        self._is_flushing = False
         self.is_closed = False
         _survive_forks(self)
 
@@ -88,7 +89,10 @@ class Operations:
             return cast("Result", self._used(ask, self.run(self.confirming(ask, least))))
         found: Result | None = engine.at_hand(ask)
         if found is None:
-            fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False))) if self._shares() else None
+            shares = self._shares()
+            if shares and engine.ledger.tickets:
+                shares = self.run(self._flushing(ask.deadline))
+            fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False))) if shares else None
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
         if self._wants_refresh(found):
@@ -106,7 +110,10 @@ class Operations:
         found: Result | None = engine.at_hand(ask)
         if found is None:
             fetched: Any = None
-            if self._shares():  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
+            shares = self._shares()
+            if shares and engine.ledger.tickets:
+                shares = await self.arun(self._flushing(ask.deadline))
+            if shares:  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
                 step, asked = make(Fetch, ((ask.key,), ask.deadline, False)), engine.now()
                 try:
                     fetched = await self._loops.layer().perform(step)
@@ -130,12 +137,14 @@ class Operations:
 
     def _wants_refresh(self, found: Result | None) -> bool:
         """Whether what was served is stale, or due. What was made of something stale was computed just now."""
-        return (
-            isinstance(found, Called)
-            and (found.is_stale or found.is_due)
-            and found.until > NEVER
-            and (self.engine.shared is None or self._shares())
-        )
+        return isinstance(found, Called) and (found.is_stale or found.is_due) and found.until > NEVER and self._may_refresh()
+
+    def _may_refresh(self) -> bool:
+        """Whether the shared layer may be asked by a refresh, which comes later: if it is to be tried, then by that."""
+        if self.engine.shared is None:
+            return True
+        self.awake()
+        return self.engine.breaker.is_passable
 
     def _least(self) -> Stamp | None:
         """The stamp that whoever asked for the computation under way here asked for."""
@@ -169,7 +178,7 @@ class Operations:
         found: Called | Refused | Failed = Failed(LookupError("the shared layer is away"))
         if engine.shared is None and (least is None or engine.has_reached(least)):
             found = Refused()
-        elif self._shares():
+        elif (yield from self._sharing(ask.deadline)):
             found = yield from obtain_confirmed(ask, least)
         if isinstance(found, Called):
             return found
@@ -242,7 +251,7 @@ class Operations:
         missing = self._missing(asks, least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
         confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
-        shared = bool(missing) and self._shares()
+        shared = bool(missing) and (yield from self._sharing(asks[0].deadline))
         obtained = yield from obtain_many(missing, shared=shared, strict=strict, least=least, confirmed=confirmed, at_once=at_once)
         answers.update(zip((ask.key for ask in missing), obtained, strict=True))
         return [answers[ask.key] for ask in asks]
@@ -273,7 +282,7 @@ class Operations:
             return answers
         for asks in self._pages(wanted, PAGE):
             missing = self._missing(asks, least, answers)
-            if missing and self._shares():
+            if missing and (yield from self._sharing(asks[0].deadline)):
                 strict = least is not None or any(map(self._is_strict, missing))
                 looked = yield from look_many(missing, strict=strict, least=least)
                 answers.update((ask.key, found) for ask, found in zip(missing, looked, strict=True) if isinstance(found, Called))
@@ -300,7 +309,7 @@ class Operations:
             answer = engine.at_hand(ask, only_fresh=confirms)
             if answer is not None:
                 return cast("Called", self._used(ask, answer))
-        if not self._shares():
+        if not (yield from self._sharing(ask.deadline)):
             return Refused()
         if not confirms:
             return cast("Called | Refused", self._used(ask, (yield from look(ask))))
@@ -318,7 +327,7 @@ class Operations:
         if held is not None:
             is_stale = not engine.is_fresh(held)
             found = Called(held.value, stamp=held.stamp, made=held.made, is_stale=is_stale)  # looked at, and not counted as a hit
-        elif self._shares():
+        elif (yield from self._sharing(ask.deadline)):
             found, layer = (yield from look(ask)), "shared"
         if not isinstance(found, Called) or found.stamp is None:
             return None
@@ -339,6 +348,7 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
         self.awake()
+        yield from self._flushing(ask.deadline)
         ask = ask._replace(least=self._least())
         token = engine.token()
         try:
@@ -425,8 +435,9 @@ class Operations:
     def standing(self) -> Generator[Step, Any, Stamp]:
         """The position that this process has applied, after joining the log if it has not yet."""
         engine = self.engine
-        if engine.ledger.position is None and self._shares():
-            yield from catch_up(None, engine.now() + engine.budget)
+        deadline = engine.now() + engine.budget
+        if engine.ledger.position is None and (yield from self._sharing(deadline)):
+            yield from catch_up(None, deadline)
         return engine.ledger.position or NOWHERE
 
     def invalidating(self, targets: tuple[Targets, ...]) -> Generator[Step, Any, Stamp]:
@@ -439,6 +450,7 @@ class Operations:
             for part in parts_of(targets):  # all of it holds here before any of it is announced
                 ticket: Ticket = yield Pend(part)
                 tickets += (ticket,)
+            shared = shared and (yield from self._flushing(engine.now() + engine.budget))
             for ticket in tickets:
                 stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
                 shared = shared and not stamp.pending  # the rest is queued behind it
@@ -483,6 +495,31 @@ class Operations:
         self.awake()
         return self.engine.uses_shared()
 
+    def _sharing(self, deadline: float) -> Generator[Step, Any, bool]:
+        """As `_shares`, for flows, after announcing what is queued where nobody else does."""
+        return self._shares() and (yield from self._flushing(deadline))
+
+    def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
+        """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time.
+
+        Until it is announced what it matches is cached by nobody here. False where the shared layer has failed.
+        """
+        engine = self.engine
+        if self.reader.is_running or not engine.ledger.tickets.queued:
+            return True
+        with engine.lock:
+            if self._is_flushing:
+                return True
+            self._is_flushing = True
+        try:
+            for ticket in engine.ledger.tickets.queued:
+                stamp = yield from announce(ticket, shared=True, deadline=deadline)
+                if stamp.pending:
+                    return not engine.breaker.is_open
+            return True
+        finally:
+            self._is_flushing = False
+
     def finish(self) -> None:
         """End the log's reader. Invalidations that wait for the shared layer get a last chance."""
         self.is_closed = True
@@ -496,6 +533,7 @@ class Operations:
 
     def after_fork(self) -> None:
         """In a forked child."""
+        self._is_flushing = False
         self.engine.after_fork()
         self.reader.after_fork()
         self.refresher.after_fork()

@@ -16,6 +16,7 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Span, Watch
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.watching import watch_of
+from cachesync.coordination.worlds import computing
 from cachesync.core.flows import Ask, Result, Unneeded, refresh
 from cachesync.core.masking import told
 from cachesync.core.steps import Failed, Flow
@@ -93,7 +94,8 @@ class Refresher:
     def _renewing(self, ask: Ask) -> Flow:
         engine = self._engine
         held = engine.held(ask)
-        return refresh(ask, engine.uses_shared(), early=held is not None and engine.is_fresh(held))
+        shared = engine.shared is not None and engine.breaker.is_passable  # a layer that has failed is tried when its lease is asked for
+        return refresh(ask, shared, early=held is not None and engine.is_fresh(held))
 
     def _watches(self, asks: Sequence[Ask]) -> list[Watch]:
         """The spans of refreshes, which are caused here and begin where they are run. None while nobody watches."""
@@ -106,7 +108,8 @@ class Refresher:
             return _noted(spans, self._run(flow))
 
     async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> None:
-        gathering.set(None)  # it is no part of the computation that found the value stale
+        gathering.set(None)  # it is no part of the computation that found the value stale, which does not wait for it
+        computing.set(frozenset())
         outcomes: Sequence[Result] | None = None
         try:
             with ExitStack() as stack:
