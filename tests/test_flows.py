@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any, Final, get_args
 
 import pytest
@@ -38,6 +39,8 @@ from cachesync.core.steps import (
     Each,
     Encode,
     Encoded,
+    Encrypt,
+    Encrypted,
     Examine,
     Failed,
     Fetch,
@@ -110,6 +113,16 @@ def play(flow: Generator[Step, Any, Any], table: Table) -> tuple[Any, list[Any]]
     with pytest.raises(StopIteration) as ended:
         flow.send(reply)
     return ended.value.value, yielded
+
+
+def play_up_to(flow: Generator[Step, Any, Any], table: Table) -> None:
+    """Play the beginning of a flow."""
+    reply: Any = None
+    for expected, answer in table:
+        step = flow.send(reply)
+        assert type(step) is expected if isinstance(expected, type) else step == expected
+        reply = answer
+    flow.close()
 
 
 def fetched(blob: bytes | None = BLOB, head: Stamp | None = None) -> Fetched:
@@ -497,6 +510,77 @@ def test_the_stamp_is_taken_before_the_computation() -> None:
     assert len(store.blob) > IDENTITY
     assert store.milliseconds == 78_000, "ttl and the longer window, without the two seconds it took"
     assert store.deadline == 102.0, "and these were not the layer's"
+
+
+def test_the_time_of_making_bytes_is_not_the_layer_s() -> None:
+    """Encoding and encrypting a large value may take longer than the whole budget."""
+    ask = ASK._replace(policy=replace(POLICY, encrypt=True))
+    table: Table = [*LEASED, (Begin, BEGUN), (Call, CALLED), (Encode, ENCODED._replace(seconds=4.0)), (Encrypt, Encrypted(b"it", 8.0))]
+    store = play(flows.fill(ask, token=TOKEN, shared=True, dead=None), [*table, (Store, DONE), (Keep, DONE)])[1][-2]
+    assert (store.blob, store.deadline) == (b"it", 114.0)
+    table[-2] = (Encode, Failed(TypeError(), 4.0))
+    release = play(flows.fill(ask, token=TOKEN, shared=True, dead=None), [*table[:-1], (Release, DONE), (Keep, DONE)])[1][-2]
+    assert release.deadline == 106.0
+    table[-2:] = [(Encode, ENCODED), (Encrypt, Failed(TypeError(), 8.0))]
+    release = play(flows.fill(ask, token=TOKEN, shared=True, dead=None), [*table, (Release, DONE), (Keep, DONE)])[1][-2]
+    assert release.deadline == 110.0
+
+
+def test_the_time_of_encoding_a_given_value_is_not_the_layer_s() -> None:
+    """It is encoded before its lease is taken."""
+    flow = flows.put(ASK, token=TOKEN, shared=True, given=("given",))
+    assert flow.send(None) == Call(ASK, ("given",))
+    assert flow.send(GIVEN._replace(seconds=1.0)) == Encode(ASK, "given", given=True)
+    assert flow.send(ENCODED._replace(seconds=2.0)) == Position()
+    seize = flow.send(stands(5))
+    assert isinstance(seize, Seize)
+    assert seize.deadline == 103.0
+
+
+def test_the_time_of_decoding_what_is_refused_is_not_the_layer_s() -> None:
+    """The lease is asked for when that is done."""
+    later = ASK._replace(deadline=103.0)
+    assert play(flows.obtain(ASK, fetched(), Refused(dead=b"it", seconds=3.0)), [(Join(later, True, b"it"), CALLED)])[0] == CALLED
+    again: Table = [*UP_TO_DATE, (Admit, Refused(dead=b"it", seconds=3.0)), (Join(later, True, b"it"), CALLED)]
+    assert play(flows.obtain(ASK, fetched(), BEHIND), again)[0] == CALLED
+    table: Table = [
+        (Position, stands(5)),
+        (Lease, CAME),
+        (Admit, REFUSED._replace(seconds=3.0)),
+        (Position, stands(5)),
+        (lease(at(5), dead=BLOB[:IDENTITY], deadline=103.0), granted()),
+    ]
+    flow = flows.fill(ASK, token=TOKEN, shared=True, dead=None)
+    play_up_to(flow, table)
+
+
+def test_the_time_of_decoding_a_page_is_not_the_layer_s() -> None:
+    """Nor is what is looked up and computed after it late."""
+    asks = [ASK._replace(key=f"item:{n}") for n in range(3)]
+    later = asks[2]._replace(deadline=107.0)
+    found = Fetched((BLOB, BLOB, None), at(5), NOW)
+    table: Table = [
+        (Fetch, found),
+        *UP_TO_DATE,
+        (Admit, SERVED._replace(seconds=3.0)),
+    ]
+    flow = flows.obtain_many(asks, shared=True, at_once=True)
+    table += [(Admit, SERVED._replace(seconds=4.0)), (Join(later, True, None), CALLED)]
+    assert play(flow, table)[0] == [SERVED._replace(seconds=3.0), SERVED._replace(seconds=4.0), CALLED]
+
+
+def test_a_page_that_takes_longer_to_decode_than_the_log_is_trusted_is_judged_to_the_end() -> None:
+    """The question where the log ends is in time."""
+    asks = [ASK._replace(key=f"item:{n}") for n in range(2)]
+    table: Table = [
+        (Fetch, Fetched((BLOB, BLOB), at(5), NOW)),
+        *UP_TO_DATE,
+        (Admit, SERVED._replace(seconds=3.0)),
+        (Admit, BEHIND),
+        (Position, stands(5, is_heard=False)),
+        (Confirm(103.0), DOWN),
+    ]
+    play_up_to(flows.obtain_many(asks, shared=True, at_once=True), table)
 
 
 def test_what_was_found_out_while_computing_is_stored_with_the_value() -> None:

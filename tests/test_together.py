@@ -19,6 +19,8 @@ from cachesync.core.steps import (
     Calls,
     Confirm,
     Done,
+    Encode,
+    Encoded,
     Failed,
     Join,
     Joins,
@@ -73,10 +75,10 @@ def play(flows: list[Generator[Step, Any, Any]], table: list[tuple[Any, Any]]) -
 
 
 def test_what_is_asked_of_the_shared_layer_at_the_same_time_is_asked_together() -> None:
-    """Each is given its own reply; the deadline is the latest."""
+    """Each is given its own reply; the deadline of all is the latest."""
     results = play(
         [asking(lease(1)), asking(lease(2, 101.0)), asking(lease(3))],
-        [(Together((lease(1), lease(2, 101.0), lease(3)), 101.0), Replies((DONE, NOT_DONE, Failed(OSError()))))],
+        [(Together((lease(1, 101.0), lease(2, 101.0), lease(3, 101.0)), 101.0), Replies((DONE, NOT_DONE, Failed(OSError()))))],
     )
     assert [found[0].__class__ for found in results] == [Done, Done, Failed]
     assert results[1] == [NOT_DONE]
@@ -177,7 +179,46 @@ def test_equal_questions_about_the_log_are_one_though_their_deadlines_differ() -
     assert play([asking(early), asking(late), asking(early)], [(late, log)]) == ([log], [log], [log])
     other = ReadLog(Stamp(AT.epoch, 6), 100.0)
     flows = [asking(early), asking(late), asking(other)]
-    assert play(flows, [(Together((late, other), 101.0), Replies((log, DONE)))]) == ([log], [log], [DONE])
+    assert play(flows, [(Together((late, other._replace(deadline=101.0)), 101.0), Replies((log, DONE)))]) == ([log], [log], [DONE])
+
+
+def test_time_that_is_spent_in_this_process_is_no_time_of_the_shared_layer() -> None:
+    """All values of a batch are encoded before the first is stored: each waits for all of them."""
+
+    def encoding(n: int) -> Generator[Step, Any, list[Any]]:
+        reply = yield lease(n)
+        encoded: Encoded = yield Encode(ASKS[n], n)
+        done = yield store(n)._replace(deadline=100.0 + encoded.seconds)
+        return [reply, done]
+
+    def encoded(seconds: float) -> Encoded:
+        return Encoded(b"", 0, b"", seconds)
+
+    late = [store(n)._replace(deadline=107.0) for n in range(4)]
+    play(
+        [encoding(n) for n in range(3)],
+        [
+            (Together((lease(0), lease(1), lease(2)), 100.0), Replies((DONE, DONE, DONE))),
+            (Encode(ASKS[0], 0), encoded(1.0)),
+            (Encode(ASKS[1], 1), encoded(2.0)),
+            (Encode(ASKS[2], 2), encoded(4.0)),
+            (Together((late[0], late[1], late[2]), 107.0), Replies((DONE, DONE, DONE))),
+        ],
+    )
+
+
+def test_a_deadline_that_is_counted_anew_has_no_time_of_before_added() -> None:
+    """After a wait each flow has its budget again."""
+    wait = Await("item:2", "token 2", 0.05)
+    play(
+        [asking(Encode(ASKS[1], 1), store(1)), asking(wait, lease(2, 200.0))],
+        [
+            (Encode(ASKS[1], 1), Encoded(b"", 0, b"", 4.0)),
+            (store(1), DONE),
+            (Awaits((wait,)), (Waited(199.75),)),
+            (lease(2, 200.0), DONE),
+        ],
+    )
 
 
 def test_a_trip_carries_a_bounded_number_of_bytes() -> None:

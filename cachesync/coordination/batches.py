@@ -75,13 +75,15 @@ class _Batch:
         return led
 
     def take(self, indexes: Iterable[int]) -> list[int]:
-        """These questions are answered in another way: nobody waits for their flights."""
+        """These questions are answered in another way, which takes its time: nobody waits for their flights."""
         taken = list(indexes)
         for i in taken:
             place = self.places.pop(i, None)
             if place is not None:
                 self.world.leave(place.flight)
             del self.left[i]
+        if taken:
+            self.left = {i: join._replace(late=True) for i, join in self.left.items()}
         return taken
 
     def calls(self, taken: Sequence[int], joins: Sequence[Join]) -> Calls:

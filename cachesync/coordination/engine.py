@@ -42,6 +42,7 @@ from cachesync.core.steps import (
     Encode,
     Encoded,
     Encrypt,
+    Encrypted,
     Failed,
     Keep,
     Outdated,
@@ -348,7 +349,9 @@ class Engine:
     # --- steps --------------------------------------------------------------------------------------------------------------------
 
     def admit(self, step: Admit) -> Called | Refused:
-        return self.judge(*step)
+        began = self.now()
+        judged = self.judge(*step)
+        return judged._replace(seconds=self.now() - began)
 
     def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
@@ -370,10 +373,11 @@ class Engine:
         stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
         if self.ledger.lineage.number(stamp) is None:
             return Refused(dead=blob[:IDENTITY])
+        opening = self.now()
         try:
             value = self._open(site, header, payload)
         except Exception as error:  # also whatever a codec of the user's raises
-            return self._unreadable(ask, blob, error)
+            return self._unreadable(ask, blob, error, self.now() - opening)
         now = self.now()
         if dependencies != declared:  # a tag that the program declares since then counts too
             dependencies = bounded((*dependencies, *declared))
@@ -384,7 +388,7 @@ class Engine:
         seen = 0 if head is None else head.number
         life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
         if life is None or life.is_over(now):
-            return Refused(dead=blob[:IDENTITY])
+            return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
         site.counts.shared_hits += 1
         is_due = now >= self._due(ask, began, life.fresh)
         return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale, is_due))
@@ -395,9 +399,9 @@ class Engine:
             raise CodecError("the payload does not match its content hash")
         return site.codec.decode(plain)
 
-    def _unreadable(self, ask: Ask, blob: bytes, error: Exception) -> Refused:
+    def _unreadable(self, ask: Ask, blob: bytes, error: Exception, seconds: float = 0.0) -> Refused:
         self.events.send("unreadable", ask.site.name, key=ask.key, policy=ask.policy.name, error=self._told(ask, error))
-        return Refused(dead=blob[:IDENTITY])
+        return Refused(dead=blob[:IDENTITY], seconds=seconds)
 
     def _hold(
         self,
@@ -570,6 +574,7 @@ class Engine:
 
     def encode(self, step: Encode) -> Encoded | Failed:
         ask, value, given = step
+        began = self.now()
         try:
             check_dependencies(ask.dependencies)
             payload = ask.site.codec.encode(value)
@@ -579,7 +584,7 @@ class Engine:
             problem = error if isinstance(error, CodecError) else CodecError(f"{ask.shown}: {self._told(ask, error)}")
             if problem is not error:
                 problem.__cause__ = error
-            return Failed(problem)
+            return Failed(problem, self.now() - began)
         digest, flags = digest_of(payload), 0
         threshold = ask.policy.compress_over
         if threshold is not None and len(payload) > threshold:
@@ -590,15 +595,16 @@ class Engine:
             problem = CodecError(f"its value has {len(payload):,} bytes as it is stored, and at most {MAX_PAYLOAD:,} can be stored")
             if not given:
                 self.not_stored(ask, str(problem))
-            return Failed(problem)
-        return Encoded(payload, flags, digest)
+            return Failed(problem, self.now() - began)
+        return Encoded(payload, flags, digest, self.now() - began)
 
-    def encrypt(self, step: Encrypt) -> bytes | Failed:
+    def encrypt(self, step: Encrypt) -> Encrypted | Failed:
         ask, header, payload = step
+        began = self.now()
         try:
             if self.keyring is None:
                 raise CodecError("there is no key to encrypt it with")
-            return self.keyring.seal(ask.key, header, payload)
+            return Encrypted(self.keyring.seal(ask.key, header, payload), self.now() - began)
         except Exception as error:  # as for a value that can not be encoded
             self.not_stored(ask, self._told(ask, error))
             return Failed(error)
@@ -692,9 +698,15 @@ class Engine:
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------
 
-    def failed(self, step: Any, failure: Failed) -> None:
-        """A step of the shared layer failed: leave it alone for a moment."""
+    def failed(self, step: Any, failure: Failed, *, is_late: bool = False) -> None:
+        """A step of the shared layer failed: leave it alone for a moment. ``is_late``: it was asked when the time for it was over, so its
+        failure says nothing about the layer.
+        """
         if self.closing:
+            return
+        if is_late:
+            error = "it was asked when the time for it was over; the shared layer has not failed"
+            self.events.send("layer_failed", "late", layer="shared", step=type(step).__name__, error=error)
             return
         if getattr(failure.error, "is_refusal", False):
             self.breaker.refused = type(step)

@@ -184,7 +184,7 @@ class Operations:
             return found
         outcome: Result
         if isinstance(found, Refused):
-            ask = ask._replace(least=least or engine.ledger.position)
+            ask = ask._replace(least=least or engine.ledger.position).later(found.seconds)
             outcome = yield from compute(ask, engine.shared is not None, found.dead)
         else:
             outcome = yield Call(ask._replace(least=UNREACHED))
@@ -347,6 +347,7 @@ class Operations:
             return (yield Call(ask, given)), engine.ledger.position or NOWHERE
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
+            ask = ask._replace(deadline=engine.now() + ask.budget)  # a copy of much takes long
         self.awake()
         yield from self._flushing(ask.deadline)
         ask = ask._replace(least=self._least())

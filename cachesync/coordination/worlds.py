@@ -100,7 +100,7 @@ class World:
         if kind is Fetched and not breaker.is_open and breaker.refused is None:  # the commonest
             return reply
         if kind is Failed:
-            engine.failed(step, cast("Failed", reply))
+            engine.failed(step, cast("Failed", reply), is_late=asked >= step.deadline)
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
             return reply

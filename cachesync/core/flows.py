@@ -38,6 +38,7 @@ from cachesync.core.steps import (
     Encode,
     Encoded,
     Encrypt,
+    Encrypted,
     Examine,
     Failed,
     Fetch,
@@ -105,7 +106,8 @@ class Ask(NamedTuple):
     call: Callable[..., Any]
     values: tuple[Any, ...]
     deadline: float
-    """Until when the shared layer may be waited for: seconds, monotonic clock. Time spent in the user's function is added."""
+    """Until when the shared layer may be waited for: seconds, monotonic clock. Time spent in this process is added: in the user's
+    function, and with bytes, which may be many."""
     budget: float
     lease: int
     """How long a lease lives unless it is extended, milliseconds."""
@@ -117,6 +119,10 @@ class Ask(NamedTuple):
         """The key as anybody may be shown it: without what its policy masks."""
         shown: str = self.site.shown(self.key) if self.policy.mask else self.key
         return shown
+
+    def later(self, seconds: float) -> Ask:
+        """The same question after so many seconds that were not spent on the shared layer."""
+        return self._replace(deadline=self.deadline + seconds) if seconds else self
 
 
 def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) -> Generator[Step, Any, Result]:
@@ -134,7 +140,8 @@ def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) 
             if isinstance(admitted, Called):
                 return admitted
             refused = admitted
-    return (yield from compute(ask, isinstance(fetched, Fetched), None if refused is None else refused.dead))
+    dead, seconds = (None, 0.0) if refused is None else (refused.dead, refused.seconds)
+    return (yield from compute(ask.later(seconds), isinstance(fetched, Fetched), dead))
 
 
 def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -> Generator[Step, Any, Result]:
@@ -183,14 +190,28 @@ def obtain_confirmed(ask: Ask, least: Stamp | None) -> Generator[Step, Any, Call
         reached: Done = yield Reaches(least)
         if not reached.done:
             return Failed(LookupError(f"the log does not reach {least}"))
-    return (yield from _only_fresh(ask, fetched.blobs[0], fetched))
+    return (yield from _only_fresh(ask, fetched.blobs[0], fetched, ask.deadline))
 
 
-def _only_fresh(ask: Ask, blob: bytes | None, fetched: Fetched) -> Generator[Step, Any, Called | Refused]:
-    admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
+def _only_fresh(ask: Ask, blob: bytes | None, fetched: Fetched, deadline: float) -> Generator[Step, Any, Called | Refused]:
+    admitted = yield from admit(ask, blob, fetched.head, fetched.now, deadline)
     if blob is not None and isinstance(admitted, Called) and admitted.is_stale:
-        return Refused(dead=blob[:IDENTITY])
+        return Refused(dead=blob[:IDENTITY], seconds=admitted.seconds)
     return admitted
+
+
+def _admit_all(asks: Sequence[Ask], fetched: Fetched, *, strict: bool) -> Generator[Step, Any, list[Called | Refused]]:
+    """Judge what was stored under several keys. The time that this takes is added to the deadline, as it goes on."""
+    found: list[Called | Refused] = []
+    deadline = asks[0].deadline
+    for ask, blob in zip(asks, fetched.blobs, strict=True):
+        if strict:
+            admitted = yield from _only_fresh(ask, blob, fetched, deadline)
+        else:
+            admitted = yield from admit(ask, blob, fetched.head, fetched.now, deadline)
+        deadline += admitted.seconds
+        found.append(admitted)
+    return found
 
 
 def obtain_many(
@@ -216,15 +237,11 @@ def obtain_many(
         if shared:
             confirmed = (yield from _confirmed(fetched.head, asks[0].deadline, least)) or confirmed
         if shared and confirmed:
-            for i, (ask, blob) in enumerate(zip(asks, fetched.blobs, strict=True)):
-                if strict:
-                    admitted = yield from _only_fresh(ask, blob, fetched)
-                else:
-                    admitted = yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)
-                if isinstance(admitted, Called):
-                    results[i] = admitted
-                else:
-                    dead[i] = admitted.dead
+            admitted = yield from _admit_all(asks, fetched, strict=strict)
+            results = [one if isinstance(one, Called) else None for one in admitted]
+            dead = [None if isinstance(one, Called) else one.dead for one in admitted]
+            seconds = sum(one.seconds for one in admitted)
+            asks = [ask.later(seconds) for ask in asks]
     missing = [i for i, result in enumerate(results) if result is None]
     if missing:
         if strict:
@@ -259,13 +276,7 @@ def look_many(asks: Sequence[Ask], *, strict: bool, least: Stamp | None) -> Gene
     fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
     if isinstance(fetched, Failed) or (strict and not (yield from _confirmed(fetched.head, asks[0].deadline, least))):
         return [Refused()] * len(asks)
-    found: list[Called | Refused] = []
-    for ask, blob in zip(asks, fetched.blobs, strict=True):
-        if strict:
-            found.append((yield from _only_fresh(ask, blob, fetched)))
-        else:
-            found.append((yield from admit(ask, blob, fetched.head, fetched.now, ask.deadline)))
-    return found
+    return (yield from _admit_all(asks, fetched, strict=strict))
 
 
 def look(ask: Ask) -> Generator[Step, Any, Called | Refused]:
@@ -358,6 +369,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
                 return admitted
             if isinstance(admitted, Refused) and admitted.dead is None:  # it could not be judged: the log can not be read
                 return None, deadline
+            deadline += admitted.seconds
             dead = reply.blob[:IDENTITY]
             continue
         if reply.holder is not None:
@@ -420,6 +432,8 @@ def put(ask: Ask, *, token: str, shared: bool, given: tuple[Any] | None) -> Gene
             encoded = yield Encode(ask, given[0], given=True)
         if isinstance(encoded, Failed):
             return encoded, None
+        ask = ask.later(called.seconds + (0.0 if encoded is None else encoded.seconds))
+        called = called._replace(seconds=0.0)  # the value is as old as what follows
     seized = yield from seize(ask, token=token, shared=shared, unlink=given is not None)
     if given is None:
         if shared and ask.policy.consistency == "strict" and ask.least is None:
@@ -467,7 +481,10 @@ def _store(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, bool]:
     """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either."""
-    packed: Encoded | Failed = (yield Encode(ask, called.value)) if encoded is None else encoded
+    packed: Encoded | Failed | None = encoded
+    if packed is None:
+        packed = yield Encode(ask, called.value)
+        deadline += packed.seconds
     if isinstance(packed, Failed) or begun.stamp is None or called.fresh is None:
         yield Release(ask.key, token, deadline)
         return True
@@ -486,9 +503,15 @@ def _store(
         digest=packed.digest,
         dependencies=called.dependencies,
     )
-    blob: bytes | Failed = (yield Encrypt(ask, header, packed.payload)) if ask.policy.encrypt else seal(header, packed.payload)
+    blob: bytes | None = None
+    if not ask.policy.encrypt:
+        blob = seal(header, packed.payload)
+    else:
+        encrypted: Encrypted | Failed = yield Encrypt(ask, header, packed.payload)
+        deadline += encrypted.seconds
+        blob = None if isinstance(encrypted, Failed) else encrypted.blob
     left = fresh + round(stale_window(ask.policy) * 1000) - round(called.seconds * 1000)  # age counts from its beginning
-    if left <= 0 or isinstance(blob, Failed):
+    if left <= 0 or blob is None:
         yield Release(ask.key, token, deadline)
         return True
     done: Done | Failed = yield Store(ask.key, token, blob, left, deadline)

@@ -399,10 +399,13 @@ class Admit(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """Nothing that may be served. ``behind``: judge again after catching up. ``dead`` names an entry that was met and refused."""
+    """Nothing that may be served. ``behind``: judge again after catching up. ``dead`` names an entry that was met and refused, which took
+    ``seconds``.
+    """
 
     behind: bool = False
     dead: bytes | None = None
+    seconds: float = 0.0
 
 
 class Position(NamedTuple):
@@ -483,7 +486,7 @@ class Call(NamedTuple):
 
 
 class Called(NamedTuple):
-    """A result; the seconds it took; how long it is fresh, in seconds (``None``: it may not be stored).
+    """A result; the seconds it took, to compute or to judge and decode; how long it is fresh, in seconds (``None``: it may not be stored).
 
     One that was cached has its ``stamp``, when it was ``made`` and until when it is fresh (seconds, monotonic clock).
     ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more, until it
@@ -528,19 +531,27 @@ class Encode(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The bytes of a value: compressed as ``flags`` say, ``digest`` of them before that."""
+    """The bytes of a value: compressed as ``flags`` say, ``digest`` of them before that. ``seconds`` is how long it took."""
 
     payload: bytes
     flags: int
     digest: bytes
+    seconds: float = 0.0
 
 
 class Encrypt(NamedTuple):
-    """Make the bytes to store of a payload that its policy wants encrypted. Answered by these bytes, or `Failed`."""
+    """Make the bytes to store of a payload that its policy wants encrypted. Answered by `Encrypted`, or `Failed`."""
 
     ask: Ask
     header: Header
     payload: bytes
+
+
+class Encrypted(NamedTuple):
+    """The bytes to store. ``seconds`` is how long it took."""
+
+    blob: bytes
+    seconds: float = 0.0
 
 
 class Keep(NamedTuple):

@@ -2,7 +2,7 @@
 
 A batch is the flows of its keys, each as it would be alone. Here is only when they wait for each other: whoever has to ask the shared
 layer waits until all have come so far, then one trip asks for all; whoever has to compute waits for the others that have to, then one
-call computes for all. So a rule about one key is written once, and holds in a batch.
+call computes for all. So a rule about one key is written once, and holds in a batch. A trip has one deadline, the latest.
 
 Nobody waits for a lease, or for another caller, while a lease of this batch is held that is not being computed under: what was granted
 is computed, stored and given back first. So two batches that overlap in opposite order can not wait for each other.
@@ -31,6 +31,7 @@ from cachesync.core.steps import (
     Step,
     Store,
     Together,
+    Waited,
 )
 
 MAX_BYTES_OF_A_TRIP: Final = 4 * 1024 * 1024
@@ -50,23 +51,53 @@ def together(flows: Sequence[Flow]) -> Generator[Step, Any, tuple[Any, ...]]:
     """Run flows side by side. Returns their results, in their order."""
     results: dict[int, Any] = {}
     asked: _Asked = {}
+    elapsed = _Elapsed(len(flows))
     try:
         for i, flow in enumerate(flows):
-            yield from _advance(flow, None, i, asked, results)
+            yield from _advance(flow, None, i, asked, results, elapsed)
         while asked:
             chosen = _next(asked)
-            for i, reply in zip(chosen, (yield from _ask([asked[i] for i in chosen])), strict=True):
+            for i, reply in zip(chosen, (yield from _ask([elapsed.added(i, asked[i]) for i in chosen])), strict=True):
                 if reply is None:  # its lease has not ended
                     continue
+                if isinstance(reply, Waited):
+                    elapsed.begin_anew(i)
                 del asked[i]
-                yield from _advance(flows[i], reply, i, asked, results)
+                yield from _advance(flows[i], reply, i, asked, results, elapsed)
     finally:
         for flow in flows:
             flow.close()
     return tuple(results[i] for i in range(len(flows)))
 
 
-def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, Any]) -> Generator[Step, Any, None]:
+class _Elapsed:
+    """The seconds that the steps of a batch take in this process, as encoding does: they are no time of the shared layer's.
+
+    A flow adds its own to its deadline. Those of the others are added here, because all of them go on before anybody is asked.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._all = 0.0
+        self._added = [0.0] * count
+
+    def note(self, i: int, reply: Any) -> None:
+        """A flow was answered in this process."""
+        seconds = getattr(reply, "seconds", 0.0)
+        self._all += seconds
+        self._added[i] += seconds
+
+    def begin_anew(self, i: int) -> None:
+        """A flow has a deadline that is counted from now."""
+        self._added[i] = self._all
+
+    def added(self, i: int, step: Any) -> Any:
+        """The step of a flow, with the seconds of the others."""
+        seconds = self._all - self._added[i]
+        is_shared = step.__class__ in _SHARED
+        return step._replace(deadline=step.deadline + seconds) if seconds and is_shared else step
+
+
+def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, Any], elapsed: _Elapsed) -> Generator[Step, Any, None]:
     """Go on with one flow, up to a step that is asked for several at once, or to its end."""
     while True:
         try:
@@ -78,6 +109,7 @@ def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, A
             asked[i] = step
             return
         reply = yield step
+        elapsed.note(i, reply)
 
 
 def _next(asked: _Asked) -> list[int]:
@@ -112,7 +144,7 @@ def _ask(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
 
 
 def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
-    keys = [step._replace(deadline=NO_DEADLINE) if step.__class__ in _COMMON else i for i, step in enumerate(steps)]
+    keys = [_question(step, i) for i, step in enumerate(steps)]
     latest: dict[Any, Any] = {}  # of equal questions that with the latest deadline
     for key, step in zip(keys, steps, strict=True):
         if key not in latest or step.deadline > latest[key].deadline:
@@ -123,7 +155,14 @@ def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
         replies = ((yield different[0]),)
     else:
         deadline = max(step.deadline for step in different)
-        replies = yield Together(different, deadline)
+        alike = tuple(step if step.deadline == deadline else step._replace(deadline=deadline) for step in different)
+        replies = yield Together(alike, deadline)
         replies = (replies,) * len(different) if isinstance(replies, Failed) else replies.replies
     answers = dict(zip(latest, replies, strict=True))
     return [answers[key] for key in keys]
+
+
+def _question(step: Any, i: int) -> Any:
+    """What makes a step equal to others: that about a key is equal to none."""
+    is_common = step.__class__ in _COMMON
+    return step._replace(deadline=NO_DEADLINE) if is_common else i
