@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 from cachesync.coordination.engine import Arrival, Engine
-from cachesync.coordination.flights import Flight
+from cachesync.coordination.flights import Flight, begin_waiting, end_waiting, would_wait_for_itself
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter, Waiter
@@ -71,8 +71,13 @@ class _Batch:
             led = [place for place in self.places.values() if place.is_own]
             crew = tuple(place.flight for place in led)
             for flight in crew:
-                flight.crew = crew
+                flight.crew, flight.awaits = crew, crew[0].awaits
         return led
+
+    def tangled(self, inside: frozenset[Flight], thread: int | None = None) -> list[int]:
+        """What can not be waited for: it is computed further up, or by somebody who waits for that. ``thread`` is the caller's."""
+        others = [(i, place.flight) for i, place in self.places.items() if not place.is_own]
+        return [i for i, flight in others if (thread is not None and flight.thread == thread) or would_wait_for_itself(inside, flight)]
 
     def take(self, indexes: Iterable[int]) -> list[int]:
         """These questions are answered in another way, which takes its time: nobody waits for their flights."""
@@ -234,12 +239,20 @@ class ThreadBatches(ThreadWorld):
                 batch.give_up(error)
                 raise
             mine, inside = threading.get_ident(), computing.get()
-            others = [(i, place) for i, place in batch.places.items() if not place.is_own]
-            self._call_directly(batch, step, [i for i, place in others if place.flight.thread == mine or place.flight in inside])
+            self._call_directly(batch, step, batch.tangled(inside, mine))
             try:
                 for i, place in list(batch.places.items()):
+                    if i not in batch.places:
+                        continue  # it was called directly
+                    if not place.is_own and not begin_waiting(inside, place.flight):
+                        self._call_directly(batch, step, {i, *batch.tangled(inside, mine)})
+                        continue
                     place.join.ask.site.counts.joined += not place.is_own
-                    outcome = result_of(place.flight, batch.until[i])
+                    try:
+                        outcome = result_of(place.flight, batch.until[i])
+                    finally:
+                        if not place.is_own:
+                            end_waiting(inside, place.flight)
                     del batch.places[i]
                     if isinstance(outcome, Overdue):
                         self.leave(place.flight)
@@ -250,7 +263,7 @@ class ThreadBatches(ThreadWorld):
         return batch.answers()
 
     def _call_directly(self, batch: _Batch, step: Joins, indexes: Iterable[int]) -> None:
-        """What this thread computes itself, further up, or replaces: waiting for it would never end."""
+        """What this thread computes itself, further up, or replaces, or who waits for that: waiting for it would never end."""
         taken = batch.take(indexes)
         if taken:
             for i, result in zip(taken, self.calls(batch.calls(taken, step.joins)), strict=True):
@@ -314,12 +327,21 @@ class LoopBatches(LoopWorld):
             self._lead_in_task(batch.claim())
             try:
                 inside = computing.get()
-                own = [i for i, place in batch.places.items() if not place.is_own and place.flight in inside]
-                await self._call_directly(batch, step, own)
+                await self._call_directly(batch, step, batch.tangled(inside))
                 for i, place in list(batch.places.items()):
+                    if i not in batch.places:
+                        continue  # it was called directly
+                    if not place.is_own and not begin_waiting(inside, place.flight):
+                        await self._call_directly(batch, step, {i, *batch.tangled(inside)})
+                        continue
                     place.join.ask.site.counts.joined += not place.is_own
                     del batch.places[i]  # who is cancelled while waiting has left it
-                    batch.settle(i, place, await self.wait(place.flight, batch.until[i]))
+                    try:
+                        outcome = await self.wait(place.flight, batch.until[i])
+                    finally:
+                        if not place.is_own:
+                            end_waiting(inside, place.flight)
+                    batch.settle(i, place, outcome)
             except BaseException:
                 for flight in batch.leave():
                     self.cancel(flight)  # nobody is left who wants the result
@@ -327,7 +349,7 @@ class LoopBatches(LoopWorld):
         return batch.answers()
 
     async def _call_directly(self, batch: _Batch, step: Joins, indexes: Iterable[int]) -> None:
-        """What this task computes itself, further up, or replaces: waiting for it would never end."""
+        """What this task computes itself, further up, or replaces, or who waits for that: waiting for it would never end."""
         taken = batch.take(indexes)
         if taken:
             for i, result in zip(taken, await self.calls(batch.calls(taken, step.joins)), strict=True):

@@ -2,6 +2,9 @@
 
 Threads and tasks of any loop may wait for the same flight. An invalidation that matches detaches it: whoever comes later starts a
 flight of their own, because what the old one brings may be from before the invalidation.
+
+A computation may itself wait for another flight. Two that wait for each other would do so for ever, so it is noted which flight waits
+for which, of all caches of the process, and nobody begins a wait that would close a circle.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 
 from cachesync.core.entry import Dependency
@@ -16,6 +20,7 @@ from cachesync.core.flows import Result
 from cachesync.core.records import Targets
 from cachesync.core.steps import NO_DEADLINE
 from cachesync.core.tickets import matches
+from cachesync.layers.forks import lock_across_forks
 
 
 class Flight:
@@ -23,9 +28,12 @@ class Flight:
 
     ``pends`` is how many invalidations this process had made when it began. ``limit`` is the longest it may take (seconds, monotonic
     clock of the engine): nobody joins it after that. ``crew`` are the flights of one batch, itself included: one call computes for all.
+
+    ``awaits`` are the flights that its computation waits for now, one list for all of a crew; ``awaited`` is how many computations
+    wait for this one.
     """
 
-    __slots__ = ("crew", "dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
+    __slots__ = ("awaited", "awaits", "crew", "dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
 
     def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str, limit: float = NO_DEADLINE) -> None:
         self.limit = limit
@@ -37,6 +45,8 @@ class Flight:
         self.pends = 0
         self.waiting = 0
         self.crew: tuple[Flight, ...] = ()
+        self.awaits: list[Flight] = []
+        self.awaited = 0
         self.outcome: Future[Result] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others
 
@@ -47,6 +57,52 @@ class Flight:
     def is_paused(self) -> bool:
         """Whether nothing goes on in it, because the event loop of its task does not run now."""
         return self.task is not None and not self.task.get_loop().is_running()
+
+
+_graph = lock_across_forks()
+
+
+def would_wait_for_itself(inside: AbstractSet[Flight], flight: Flight) -> bool:
+    """Whether a flight waits, itself or through others, for a computation that somebody is ``inside`` of."""
+    if not inside:
+        return False
+    with _graph:
+        left, seen = [flight], set[int]()
+        while left:
+            one = left.pop()
+            if one in inside:
+                return True
+            if id(one.awaits) not in seen and not one.outcome.done():
+                seen.add(id(one.awaits))
+                left += one.awaits
+        return False
+
+
+def begin_waiting(inside: AbstractSet[Flight], flight: Flight) -> bool:
+    """Whoever is ``inside`` of these computations waits for a flight from now on. False, and nothing is noted, if it would be for ever."""
+    if not inside:
+        return True
+    with _graph:
+        if would_wait_for_itself(inside, flight):
+            return False
+        for awaits in _lists(inside):
+            awaits.append(flight)
+        flight.awaited += 1
+        return True
+
+
+def end_waiting(inside: AbstractSet[Flight], flight: Flight) -> None:
+    """He waits no more."""
+    if not inside:
+        return
+    with _graph:
+        for awaits in _lists(inside):
+            awaits.remove(flight)
+        flight.awaited -= 1
+
+
+def _lists(inside: AbstractSet[Flight]) -> list[list[Flight]]:
+    return list({id(one.awaits): one.awaits for one in inside}.values())
 
 
 class Flights:

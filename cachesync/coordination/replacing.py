@@ -25,6 +25,11 @@ def is_replacing(engine: Engine, key: str) -> bool:
     return any(not block.is_over and block.found.engine is engine and block.key == key for block in _blocks.get())
 
 
+def is_in_block() -> bool:
+    """Whether this thread or task is in a block, of any cache, that replaces any value."""
+    return any(not block.is_over for block in _blocks.get())
+
+
 class Block:
     """One block, from its beginning to `leave`. ``found`` is what was read inside; nothing of it may be older than ``least``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
@@ -48,6 +49,7 @@ class Waiters:
         self.ear: Ear | None = None
         self._lock = threading.Lock()
         self._waiting: dict[str, dict[str, Waiter]] = {}  # by key, then by token
+        self._began: dict[str, float] = {}  # by token: seconds, time.monotonic
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,15 +66,22 @@ class Waiters:
                 return known  # type: ignore[return-value]  # a token waits in one world
             is_first = not of_key
             of_key[token] = waiter = make()
+            self._began[token] = time.monotonic()
         if is_first and self.ear is not None:
             self.ear.watch(key)
         return waiter
+
+    def seconds(self, token: str) -> float:
+        """For how long a token has waited by now."""
+        began = self._began.get(token)
+        return 0.0 if began is None else time.monotonic() - began
 
     def leave(self, key: str, token: str) -> None:
         """Wait no more."""
         if not self._waiting:
             return
         with self._lock:
+            self._began.pop(token, None)
             of_key = self._waiting.get(key)
             if of_key is None or of_key.pop(token, None) is None or of_key:
                 return

@@ -17,10 +17,10 @@ from typing import Any, Final, cast
 
 from cachesync.coordination.drivers import arun, run
 from cachesync.coordination.engine import Arrival, Engine, HeldLease
-from cachesync.coordination.flights import Flight
+from cachesync.coordination.flights import Flight, begin_waiting, end_waiting
 from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
-from cachesync.coordination.replacing import is_replacing
+from cachesync.coordination.replacing import is_in_block, is_replacing
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.coordination.watching import watched_acall, watched_call
 from cachesync.core.flows import LONGEST_WAIT, Ask, Result, fill
@@ -73,6 +73,7 @@ def raised(step: SharedStep | Hear, error: Exception) -> Failed:
     return Failed(problem)
 
 
+NOWHERE_INSIDE: Final[frozenset[Flight]] = frozenset()
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
 _OF_HOLDERS: Final = frozenset((Store, Release, Extend))
@@ -162,8 +163,24 @@ class World:
         return step.seconds if self.engine.waiters.ear is not None else min(step.seconds, DEAF_WAIT)
 
     def waited(self, step: Await) -> Waited:
-        """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread."""
-        return Waited(self.engine.now(), alone=step.seconds >= LONGEST_WAIT and self.engine.is_replaced(step.key))
+        """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread. Nor is
+        that of another process for which a computation waits, and not longer than a lease lives without its holder: the holder may wait for
+        that computation.
+        """
+        engine = self.engine
+        alone = step.seconds >= LONGEST_WAIT and engine.is_replaced(step.key)
+        if not alone and engine.waiters.seconds(step.token) >= engine.settings.coordination.lease:
+            alone = self.is_awaited(step.token)
+        return Waited(engine.now(), alone)
+
+    def is_awaited(self, token: str) -> bool:
+        """Whether a computation or a block waits for the one that this lease is wanted for. To be asked by whoever wants it."""
+        inside = computing.get()
+        mine = next((flight for flight in inside if flight.token == token), None)
+        if is_in_block() or (mine is not None and mine.awaited > 0):
+            return True
+        crew = set() if mine is None else {mine, *mine.crew}
+        return any(flight not in crew and not flight.outcome.done() for flight in inside)
 
     def brought(self, step: Join) -> Called | None:
         """A copy that an earlier flight has brought meanwhile."""
@@ -345,16 +362,19 @@ class ThreadWorld(World):
             except BaseException as error:  # interrupted here, where an exception may come at any moment
                 self.land(mine, Failed(error))
                 raise
+            inside = computing.get() if flight is not mine else NOWHERE_INSIDE
             if flight is not mine:
-                if flight.thread == threading.get_ident() or flight in computing.get():
+                if flight.thread == threading.get_ident() or not begin_waiting(inside, flight):
                     self.leave(flight)
-                    return self._call(Call(ask))  # it is this thread's own flight, further up: waiting for it would never end
+                    return self._call(Call(ask))  # it is, or waits for, what this thread computes further up: the wait would never end
                 ask.site.counts.joined += 1
             try:
                 outcome = result_of(flight, until)
             except BaseException:
                 self.leave(flight)
                 raise
+            finally:
+                end_waiting(inside, flight)
             if isinstance(outcome, Overdue):
                 self.leave(flight)
                 return outcome
@@ -482,6 +502,7 @@ class LoopWorld(World):
         while True:
             mine = engine.flight(ask)
             flight, arrival = engine.join(mine)
+            inside = computing.get() if flight is not mine else NOWHERE_INSIDE
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.
                 called = self.brought(step)
@@ -490,12 +511,15 @@ class LoopWorld(World):
                     return called
                 mine.task = asyncio.create_task(self._lead(step, mine))
                 mine.task.add_done_callback(partial(self.land_if_left, mine))
-            elif flight in computing.get():
+            elif not begin_waiting(inside, flight):
                 self.leave(flight)
-                return await self._call(Call(ask))  # it is this task's own flight, further up: waiting for it would never end
+                return await self._call(Call(ask))  # it is, or waits for, what this task computes further up: the wait would never end
             else:
                 ask.site.counts.joined += 1
-            outcome = await self.wait(flight, until)
+            try:
+                outcome = await self.wait(flight, until)
+            finally:
+                end_waiting(inside, flight)
             if isinstance(outcome, Overdue):
                 return outcome
             if flight is mine and outcome is not None:
