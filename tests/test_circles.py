@@ -138,6 +138,23 @@ def test_batches_that_ask_for_each_others_items_end(colour: Colour, loop: LoopTh
     process.close()
 
 
+def test_a_circle_may_close_between_two_waits_of_a_batch(colour: Colour, loop: LoopThread) -> None:
+    """What a batch waits for it waits for one by one, and looks each time."""
+    process = Asking(caller_of(colour, loop))
+    process.asking((7,), lambda: None)
+    process.asking((1, 2), partial(process.items, [7, 3]))
+    process.asking((3, 4), partial(process.items, [1]))
+    started = [process.start(numbers) for numbers in ((7,), (1, 2), (3, 4))]
+    process.gates[1, 2].open()
+    until(lambda: process.caller.cache.stats().total.joined == 1, "the first waits for 7")
+    process.gates[3, 4].open()
+    until(lambda: process.caller.cache.stats().total.joined == 2, "the second waits for 1")
+    process.gates[7,].open()
+    assert [one.result(LONG) for one in started] == [{7: 70}, {1: 10, 2: 20}, {3: 30, 4: 40}]
+    assert process.computed == [(7,), (1, 2), (3, 4), (3,)]
+    process.close()
+
+
 def test_a_batch_and_a_single_call_may_ask_for_each_other(colour: Colour, loop: LoopThread) -> None:
     process = Asking(caller_of(colour, loop))
     process.asking((1, 2), partial(process.item, 3))
