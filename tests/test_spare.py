@@ -287,16 +287,19 @@ def test_the_hard_timeout_has_spares_too(colour: Colour, loop: LoopThread, alone
     pair.close()
 
 
-def test_a_computation_that_hangs_is_begun_anew_when_its_lease_is_over(colour: Colour, loop: LoopThread, alone: bool) -> None:
-    """Nobody joins one that takes longer than it may, and its lease is extended no more."""
+@pytest.mark.parametrize("who", [0, -1])
+def test_a_computation_that_hangs_is_begun_anew_when_its_lease_is_over(colour: Colour, loop: LoopThread, alone: bool, who: int) -> None:
+    """Nobody joins one that takes longer than it may, and its lease is extended no more: it lapses, for this process and for others."""
     pair = Pair(colour, loop, alone=alone, hard_timeout=SOON)
     gate = pair.origin.hold()
     with pytest.raises(OverdueError):
         pair.read()
+    lease = engine_of(pair.callers[0].cache).settings.coordination.lease
+    for _ in range(3):
+        pair.hear()
+        pair.clock.advance(0.4 * lease)
     pair.hear()
-    pair.clock.advance(engine_of(pair.callers[0].cache).settings.coordination.lease)
-    pair.hear()
-    assert pair.read() == 1
+    assert pair.read(who) == 1
     assert pair.origin.computations == 2
     gate.open()
     pair.close()

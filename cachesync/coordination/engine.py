@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from cachesync.coordination.breaker import Breaker
 from cachesync.coordination.events import Events
-from cachesync.coordination.flights import Flight, Flights
+from cachesync.coordination.flights import Flight, Flights, waiting_lock
 from cachesync.coordination.gathering import Gathering
 from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
@@ -185,9 +185,11 @@ class Engine:
         return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
     def is_busy_here(self) -> bool:
-        """Whether this thread holds the engine's lock: a finalizer has interrupted it, and must not wait for anybody."""
-        owned: bool = cast("Any", self.lock)._is_owned()  # as threading.Condition asks
-        return owned
+        """Whether this thread holds the engine's lock, or that of who waits for whom: a finalizer has interrupted it, and must not wait
+        for anybody.
+        """
+        mine, common = cast("Any", self.lock), cast("Any", waiting_lock)
+        return bool(mine._is_owned() or common._is_owned())  # as threading.Condition asks
 
     def flight(self, ask: Ask) -> Flight:
         """A new flight for a question. It may be joined for as long as its policy lets a computation take."""

@@ -59,14 +59,15 @@ class Flight:
         return self.task is not None and not self.task.get_loop().is_running()
 
 
-_graph = lock_across_forks()
+waiting_lock = lock_across_forks()
+"""Guards who waits for whom, in all caches of the process."""
 
 
 def would_wait_for_itself(inside: AbstractSet[Flight], flight: Flight) -> bool:
     """Whether a flight waits, itself or through others, for a computation that somebody is ``inside`` of."""
     if not inside:
         return False
-    with _graph:
+    with waiting_lock:
         left, seen = [flight], set[int]()
         while left:
             one = left.pop()
@@ -82,7 +83,7 @@ def begin_waiting(inside: AbstractSet[Flight], flight: Flight) -> bool:
     """Whoever is ``inside`` of these computations waits for a flight from now on. False, and nothing is noted, if it would be for ever."""
     if not inside:
         return True
-    with _graph:
+    with waiting_lock:
         if would_wait_for_itself(inside, flight):
             return False
         for awaits in _lists(inside):
@@ -95,7 +96,7 @@ def end_waiting(inside: AbstractSet[Flight], flight: Flight) -> None:
     """He waits no more."""
     if not inside:
         return
-    with _graph:
+    with waiting_lock:
         for awaits in _lists(inside):
             awaits.remove(flight)
         flight.awaited -= 1

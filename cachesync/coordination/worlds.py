@@ -179,7 +179,7 @@ class World:
         mine = next((flight for flight in inside if flight.token == token), None)
         if is_in_block() or (mine is not None and mine.awaited > 0):
             return True
-        crew = set() if mine is None else {mine, *mine.crew}
+        crew: set[Flight] = set() if mine is None else {mine, *mine.crew}
         return any(flight not in crew and not flight.outcome.done() for flight in inside)
 
     def brought(self, step: Join) -> Called | None:

@@ -481,8 +481,10 @@ def _store(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, bool]:
     """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either."""
-    packed: Encoded | Failed | None = encoded
-    if packed is None:
+    packed: Encoded | Failed
+    if encoded is not None:
+        packed = encoded
+    else:
         packed = yield Encode(ask, called.value)
         deadline += packed.seconds
     if isinstance(packed, Failed) or begun.stamp is None or called.fresh is None:
