@@ -14,6 +14,7 @@ announced again.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -228,6 +229,7 @@ class Story(RuleBasedStateMachine):
         self.versions: Versions = dict.fromkeys(NUMBERS, 1)
         self.nodes = [self.new_node() for _ in range(2)]
         self.hands: list[Hands] = []
+        self.contexts: dict[Hands, contextvars.Context] = {}
         self.failed = False  # a hand has met what must not be
         self.last: type | None = None
         self.loop = asyncio.new_event_loop()
@@ -263,7 +265,9 @@ class Story(RuleBasedStateMachine):
                 self.called[who][targets] = versions
                 node.owed.add(targets, versions)
                 self.meant.add(targets, versions)
-        if isinstance(step, Announce) and isinstance(reply, Announced):
+        if isinstance(step, Announce) and isinstance(reply, Announced) and step.again:
+            self.note_announced(who)  # some of it may be in the log already
+        elif isinstance(step, Announce) and isinstance(reply, Announced):
             first = reply.last.number - len(step.targets) + 1
             for position, targets in enumerate(step.targets, first):
                 self.records.append(Told(Stamp(reply.last.epoch, position), targets, self.called[who][targets]))
@@ -370,7 +374,8 @@ class Story(RuleBasedStateMachine):
 
     def advance(self, hand: Hands) -> None:
         self.failed = True
-        if next(hand, hand) is hand:  # it has ended
+        context = self.contexts.setdefault(hand, contextvars.copy_context())  # a block in one hand is around nothing in another
+        if context.run(next, hand, hand) is hand:  # it has ended
             self.hands.remove(hand)
         self.failed = False
 
@@ -543,7 +548,7 @@ class Story(RuleBasedStateMachine):
         return any(expiry > self.clock.monotonic() * 1000 for _, expiry in leases.values())
 
     def note_announced(self, who: int) -> None:
-        """The reader has announced what was queued: find the records in the layer's own log."""
+        """The reader, or a caller, has announced what was queued: find the records in the layer's own log."""
         known = {told.stamp for told in self.records}
         for record in logged(self.memory):
             stamp = Stamp(record.epoch, record.number)
@@ -564,6 +569,7 @@ class Story(RuleBasedStateMachine):
         valid = node.cache.get(f"item:{number}", None) if looks else None
         before = node.computations
         value = node.item(number) if colour == "def" else self.loop.run_until_complete(node.aitem(number))
+        self.note_announced(who)
         self.learn()
         assert value >= owed
         if valid is not None:
@@ -580,6 +586,7 @@ class Story(RuleBasedStateMachine):
         owed = dict(node.owed.any)
         calls = [(number,) for number in (*NUMBERS, NUMBERS[0])]
         values = node.item.many(calls) if colour == "def" else self.loop.run_until_complete(node.aitem.many(calls))
+        self.note_announced(who)
         self.learn()
         assert values[0] == values[-1]
         assert all(values[index] >= owed[number] for index, number in enumerate(NUMBERS))
