@@ -91,6 +91,8 @@ $(TOOLS): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "cachesync needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 setup" >&2; exit 1; }
 ifneq ($(HEALTHY),yes)
+	@test ! -L $(VENV) || { \
+		echo ".venv is a symbolic link to $$(readlink $(VENV)), and a new .venv would empty that folder: remove the link first" >&2; exit 1; }
 	@echo "making .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --clear $(VENV)
 endif

@@ -119,3 +119,19 @@ def test_every_error_has_one_root_and_stands_in_the_tree() -> None:
     assert ours == drawn
     for name in ours:
         assert issubclass(getattr(errors, name), errors.CachesyncError), name
+
+
+def test_a_linked_environment_is_not_emptied(tmp_path: Path) -> None:
+    """``make`` makes a .venv anew that is not sound. Where it is a symbolic link, what it leads to belongs to somebody else."""
+    for name in ("Makefile", "pyproject.toml", "requirements"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "kept").touch()
+    (tmp_path / ".venv").symlink_to(theirs)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", f"PYTHON={sys.executable}", "setup"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert f".venv is a symbolic link to {theirs}" in run.stderr
+    assert [path.name for path in theirs.iterdir()] == ["kept"]
