@@ -23,7 +23,7 @@ from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.steps import Confirm, Failed, Fetch, Fetched, Hear, Heard
-from cachesync.layers import redis_routes
+from cachesync.layers import redis_line, redis_routes
 from cachesync.layers.redis_routes import SentinelRoute
 from cachesync.protocols import Shared
 from cachesync.testing import SharedLayerContract, run_together
@@ -339,6 +339,41 @@ def test_one_question_serves_all_who_open_a_connection(server: Server, namespace
         good.is_silent.clear()
         asking.join()
         assert good.asked <= 5
+        shared.close()
+
+
+@pytest.mark.parametrize(
+    ("colour", "thread"), [("def", "cachesync-sentinels"), ("def", "cachesync-connect"), ("async def", "cachesync-sentinels")]
+)
+def test_where_no_thread_can_be_started_the_next_one_asks_again(
+    server: Server, namespace: str, colour: Colour, thread: str, monkeypatch: pytest.MonkeyPatch, loop: LoopThread
+) -> None:
+    """The system may have no room for a moment. That costs one step, not all that ever come; and a fork waits for no such thread."""
+    start = threading.Thread.start
+    refused: list[str] = []
+
+    def crowded(self: threading.Thread) -> None:
+        if self.name == thread and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with Told(server.port) as sentinel:
+        shared = RedisShared(url_of(sentinel.port), namespace=namespace)
+
+        async def ask() -> Any:
+            return await shared.of_loop().perform(Fetch(("k",)))
+
+        def asked() -> Any:
+            return shared.sync.perform(Fetch(("k",))) if colour == "def" else loop.run(ask())
+
+        monkeypatch.setattr(threading.Thread, "start", crowded)
+        first = asked()
+        assert isinstance(first, Failed)
+        assert "can't start new thread" in str(first.error)
+        assert isinstance(asked(), Fetched)
+        assert redis_line._opening == set()  # pyright: ignore[reportPrivateUsage] - what a fork would wait for
+        loop.run(shared.aclose())
         shared.close()
 
 

@@ -22,14 +22,21 @@ class OneQuestion(Generic[T]):
         self._lock = threading.Lock()
 
     def asked(self) -> Future[T]:
-        """The answer, now or later. It can not be cancelled, because others may wait for it."""
+        """The answer, now or later. It can not be cancelled, because others may wait for it.
+
+        Where no thread can be started it fails with ``OSError``, and whoever asks the next time tries again.
+        """
         with self._lock:
             asking = self._asking
             if asking is None:
                 asking = self._asking = Future()
                 asking.set_running_or_notify_cancel()
                 self._began = time.monotonic()
-                threading.Thread(target=self._answer, args=(asking,), name=self._name, daemon=True).start()
+                try:
+                    threading.Thread(target=self._answer, args=(asking,), name=self._name, daemon=True).start()
+                except RuntimeError as error:  # the system has no room for another one
+                    self._asking = None
+                    asking.set_exception(OSError(str(error)))
             return asking
 
     @property

@@ -167,7 +167,11 @@ def connect(make_connection: Callable[[], Any], deadline: float) -> Line:
                 connection.disconnect()
 
     _opening.add(done)
-    threading.Thread(target=open_, name="cachesync-connect", daemon=True).start()
+    try:
+        threading.Thread(target=open_, name="cachesync-connect", daemon=True).start()
+    except RuntimeError as error:  # the system has no room for another one
+        _opening.discard(done)
+        raise OSError(str(error)) from error
     if not done.wait(min(left, threading.TIMEOUT_MAX)):
         abandoned.set()
         raise TimeoutError("the connection did not open in time")
