@@ -50,6 +50,8 @@ class LayerError(CachesyncError):
 
     is_refusal: bool = False
     """The layer answered, and refused: it is full, or does not permit what was asked."""
+    part: str | None = None
+    """Where one of several servers has failed: which, as ``host:port``. What lies on the others is not concerned."""
 
 
 class BatchError(CachesyncError, ValueError):

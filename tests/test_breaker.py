@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from cachesync import Cache, MemoryShared, Policy, Stamp
-from cachesync.coordination.breaker import FIRST_REST, LONGEST_REST, SPREAD, Breaker
+from cachesync import Cache, Event, MemoryShared, Policy, Stamp
+from cachesync.coordination.worlds import ThreadWorld
 from cachesync.core.settings import CoordinationSettings, Settings
-from cachesync.core.steps import Announce, Reply, SharedStep
+from cachesync.core.stamps import NOWHERE
+from cachesync.core.steps import Announce, Beat, Confirm, Done, Failed, Lease, Release, Replies, Reply, SharedStep, Together
+from cachesync.errors import LayerError
+from cachesync.layers.breaker import FIRST_REST, LONGEST_REST, SPREAD, Breaker
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, engine_of, operations_of, until
 
@@ -339,3 +342,50 @@ def test_to_find_that_a_value_should_be_refreshed_is_no_trial(colour: Colour, lo
     until(lambda: caller.get("item:1") == 3, "the refresh")
     assert breaker.state == "closed"
     caller.close()
+
+
+# --- a trip -------------------------------------------------------------------------------------------------------------------------
+
+ANSWERED: list[tuple[SharedStep, Any]] = [(Confirm(), Beat(None, "", True, True)), (Release("a", "me"), Done(done=True))]
+LEASE = Lease("b", "me", NOWHERE, 1_000, None)
+
+
+def _failure(part: str | None = None) -> Failed:
+    error = LayerError("no answer in time")
+    error.part = part
+    return Failed(error)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("failed", "with_", "state", "told"),
+    [
+        ([LEASE, LEASE], [], "open", ["layer_failed"]),
+        ([LEASE, LEASE], ANSWERED[:1], "closed", ["layer_failed"]),
+        ([LEASE, LEASE], ANSWERED[1:], "open", ["layer_failed"]),
+    ],
+    ids=["nothing answered", "something answered", "the log may be elsewhere"],
+)
+def test_a_trip_is_judged_as_one(
+    failed: list[SharedStep], with_: list[tuple[SharedStep, Any]], state: str, told: list[str], is_first: bool
+) -> None:
+    """What failed in it, and what was answered, come in no order. It is an outage if nothing was answered that concerns the log."""
+    failures: list[tuple[SharedStep, Any]] = [(step, _failure()) for step in failed]
+    trip = [*failures, *with_] if is_first else [*with_, *failures]
+    assert _judged(trip) == (state, told)
+
+
+def test_one_of_several_servers_is_no_outage() -> None:
+    """Nor is it if nothing else was asked. Each of them is told once, however many steps it has failed."""
+    parts: list[tuple[SharedStep, Any]] = [(LEASE, _failure("a:1")), (LEASE, _failure("b:1")), (LEASE, _failure("a:1"))]
+    assert _judged(parts) == ("closed", ["layer_failed", "layer_failed"])
+
+
+def _judged(trip: list[tuple[SharedStep, Any]]) -> tuple[str, list[str]]:
+    """The state of the breaker after a trip, and the events. Nothing is asked but what the test says: there is no reader."""
+    events: list[Event] = []
+    with Cache(policies=POLICIES, shared=MemoryShared(), listen=False, on_event=events.append) as cache:
+        engine = engine_of(cache)
+        step = Together(tuple(one for one, _ in trip))
+        ThreadWorld(engine).note_all(step, engine.now(), Replies(tuple(reply for _, reply in trip)), [None] * len(trip))
+        return engine.breaker.state, [event.name for event in events if event.name.startswith("layer_failed")]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from cachesync.core.records import KEY, Targets
 from cachesync.core.redis_url import read_cluster_url
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.stamps import NOWHERE
-from cachesync.core.steps import Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store
+from cachesync.core.steps import Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store, Together
 from cachesync.layers import redis_cluster
 from cachesync.layers.redis_cluster import (
     ClusterShared,
@@ -33,7 +35,7 @@ from cachesync.layers.redis_wire import Bounds, Command
 from cachesync.protocols import Shared
 from cachesync.testing import SharedLayerContract
 from support.clusters import NEVER_DEAD, Cluster
-from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, until
+from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, engine_of, until
 from support.rights import OLD, listed
 from support.servers import flavours
 from support.worker import Worker, change, each_colour, follows
@@ -439,6 +441,191 @@ def test_the_listed_rights_are_enough_for_a_cluster(cluster: Cluster, namespace:
         a.do(a.cache.sweep if colour == "def" else a.cache.asweep)
         callers.close()
     assert [event for event in events if event.name != "invalidated"] == []
+
+
+# --- nodes that are silent --------------------------------------------------------------------------------------------------------
+
+BUDGET = 1.0
+"""Seconds: what a silent node costs once. Nothing below depends on how long it is."""
+
+
+class Shop:
+    """Callers around a cluster, its nodes by what lies on them, and keys of each node."""
+
+    def __init__(self, cluster: Cluster, namespace: str, colour: Colour, loop: LoopThread) -> None:
+        self.callers = Callers(cluster.url, namespace, colour, loop)
+        self.names = Names.of(namespace)
+        self._cluster = cluster
+        self.log = cluster.master_of(key_slot(self.names.meta))
+        self.silent, self.healthy = (node for node in cluster.masters if node is not self.log)
+        self.events: list[Event] = []
+
+    def keys(self, node: Any, count: int = 3) -> list[str]:
+        """Keys whose entries lie on a node."""
+        every = (f"k{number}" for number in range(10_000))
+        return list(islice((key for key in every if self._cluster.master_of(key_slot(self.names.entry(key))) is node), count))
+
+    def new(self) -> Caller:
+        caller = self.callers.new(coordination=CoordinationSettings(budget=BUDGET, max_lag=60.0))
+        caller.cache._events.add(self.events.append)  # pyright: ignore[reportPrivateUsage] - it is made without
+        caller.stamp()
+        until(partial(is_heard, caller), "hearing the log")
+        return caller
+
+    def told(self, name: str) -> list[Event]:
+        return [event for event in list(self.events) if event.name == name]
+
+
+@pytest.fixture(params=COLOURS)
+def shop(request: pytest.FixtureRequest, lasting: Cluster, namespace: str, loop: LoopThread) -> Iterator[Shop]:
+    own = Shop(lasting, namespace, request.param, loop)
+    try:
+        yield own
+    finally:
+        for node in lasting.nodes:
+            if node.is_frozen:
+                node.thaw()
+        own.callers.close()
+
+
+def never() -> Any:
+    raise AssertionError("it was computed")
+
+
+def test_a_silent_node_concerns_only_what_lies_on_it(shop: Shop) -> None:
+    """What lies on the others goes on being hit. It is told, left alone, and asked again when it answers."""
+    a, b = shop.new(), shop.new()
+    silent, others = shop.keys(shop.silent, 12), [*shop.keys(shop.healthy), *shop.keys(shop.log)]
+    for key in (*silent, *others):
+        assert a.get_or_compute(key, lambda: 1) == 1
+    shop.silent.freeze()
+    assert b.get_or_compute(silent[0], lambda: 2) == 2
+    assert engine_of(b.cache).breaker.state == "closed"
+    assert [b.get_or_compute(key, never) for key in others] == [1] * len(others)
+    began = time.monotonic()
+    assert [b.get_or_compute(key, lambda: 2) for key in silent[1:11]] == [2] * 10
+    assert time.monotonic() - began < 10 * BUDGET / 2, "nobody waits for it a second time"
+    assert b.cache.stats().shared.breaker == "closed"
+    [reason] = b.cache.health().reasons
+    assert reason.name == "part_failing"
+    assert f"127.0.0.1:{shop.silent.port}" in reason.text
+    assert any(f"127.0.0.1:{shop.silent.port}: no answer in time" in event.fields["error"] for event in shop.told("layer_failed"))
+    shop.silent.thaw()
+    until(lambda: shop.told("layer_recovered"), "its recovery")
+    assert b.cache.health().status == "ok"
+    assert b.get_or_compute(silent[11], never) == 1
+
+
+def test_of_a_batch_what_the_other_nodes_have_counts(shop: Shop) -> None:
+    """In the very trip in which one of them is found to be silent."""
+    a, b = shop.new(), shop.new()
+    silent, others = shop.keys(shop.silent), [*shop.keys(shop.healthy), *shop.keys(shop.log)]
+    for key in (*silent, *others):
+        assert a.get_or_compute(key, lambda: 1) == 1
+    assert b.do(b.cache.get_many if b.colour == "def" else b.cache.aget_many, others[:1]) == {others[0]: 1}
+    shop.silent.freeze()
+    asked = [*silent, *others]
+    assert b.do(b.cache.get_many if b.colour == "def" else b.cache.aget_many, asked) == dict.fromkeys(others, 1)
+    assert b.cache.stats().shared.breaker == "closed"
+
+
+def test_what_waits_for_a_silent_node_holds_nothing_else_up(shop: Shop) -> None:
+    """Invalidations whose node is back are announced, also those behind one whose node is not."""
+    a, b = shop.new(), shop.new()
+    first, second = shop.keys(shop.silent)[0], shop.keys(shop.healthy)[0]
+    assert [b.get_or_compute(key, lambda: 1) for key in (first, second)] == [1, 1]
+    shop.silent.freeze()
+    shop.healthy.freeze()
+    assert a.drop(first).pending
+    assert a.drop(second).pending
+    assert a.cache.stats().log.queued == 2
+    shop.healthy.thaw()
+    until(lambda: a.cache.stats().log.queued == 1, "announcing the other one")
+    until(lambda: b.get_or_compute(second, lambda: 2) == 2, "hearing it")
+    shop.silent.thaw()
+    until(lambda: a.cache.stats().log.queued == 0, "announcing the first one")
+    until(lambda: b.get_or_compute(first, lambda: 2) == 2, "hearing that, too")
+
+
+def test_without_the_node_of_the_log_redis_is_left_alone(shop: Shop) -> None:
+    """Nothing can be judged then."""
+    a, b = shop.new(), shop.new()
+    key = shop.keys(shop.healthy)[0]
+    assert a.get_or_compute(key, lambda: 1) == 1
+    shop.log.freeze()
+    assert b.get_or_compute(key, lambda: 2) == 2
+    assert b.cache.stats().shared.breaker != "closed"
+    assert "shared_failing" in {reason.name for reason in b.cache.health().reasons}
+    shop.log.thaw()
+    until(lambda: b.cache.stats().shared.breaker == "closed", "its recovery")
+
+
+HERE, THERE = ("127.0.0.1", 1), ("127.0.0.1", 2)
+
+
+@pytest.fixture
+def by_hand() -> Iterator[ClusterShared]:
+    """A layer that knows who serves which slots: one the log and all else, the other two keys."""
+    shared = ClusterShared("redis+cluster://127.0.0.1:1", namespace="ns")
+    shared.slots._owners[:] = [HERE] * redis_cluster.SLOTS  # pyright: ignore[reportPrivateUsage] - as if it had been asked
+    for key in ("b", "c"):
+        shared.slots._owners[key_slot(shared.names.entry(key))] = THERE  # pyright: ignore[reportPrivateUsage]
+    yield shared
+    shared.close()
+
+
+def test_pauses_of_several_steps_are_one(by_hand: ClusterShared) -> None:
+    """Slots that are between two nodes are waited for side by side, behind what can be asked meanwhile."""
+    moving = [Release(f"k{number}", "me") for number in range(20)]
+    flow = by_hand.carry_out(Together((*moving, Release("b", "me"))))
+    pauses: list[float] = []
+    asked = next(flow)
+    try:
+        while True:
+            if isinstance(asked, float):
+                pauses.append(asked)
+                asked = flow.send(None)
+                continue
+            assert isinstance(asked, list), "nothing else is waited for"
+            asked = flow.send([[0] * count if owner == THERE else [ResponseError("TRYAGAIN")] * count for owner, _, count in asked])
+    except StopIteration as end:
+        replies = end.value.replies
+    assert pauses == [0.01, 0.02, 0.04]
+    assert [type(reply) for reply in replies] == [Failed] * 20 + [Done]
+
+
+def test_who_waits_for_the_slots_is_told_that_nobody_knows_them(by_hand: ClusterShared) -> None:
+    """And who does not wait for that has its reply."""
+    flow = by_hand.carry_out(Together((Release("a", "me"), Release("b", "me"))))
+    errands = next(flow)
+    asked = flow.send([[0] if owner == THERE else [ResponseError("CLUSTERDOWN")] for owner, _, _ in errands])
+    assert not isinstance(asked, list | float)
+    with pytest.raises(StopIteration) as end:
+        flow.throw(OSError("nobody says"))
+    failure, done = end.value.value.replies
+    assert "nobody says" in str(failure.error)
+    assert done == Done(done=False)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_driver_tells_a_step_what_its_waiting_has_come_to(by_hand: ClusterShared, colour: Colour) -> None:
+    """That no node says how slots are dealt out is the failure of those steps that asked for it, and of no other."""
+
+    def answered(address: Any, packed: bytes, count: int) -> list[Any]:
+        return [0] * count if address == THERE else [ResponseError("CLUSTERDOWN")] * count
+
+    for address in (HERE, THERE):
+        node: Any = by_hand.node(address)
+        node.exchange = lambda packed, count, _, address=address: answered(address, packed, count)
+
+        async def aexchange(packed: bytes, count: int, address: Any = address) -> list[Any]:
+            return answered(address, packed, count)
+
+        node.aexchange = aexchange
+    deadline = time.monotonic() + LONG
+    replies = performed(by_hand, Together((Release("a", "me", deadline), Release("b", "me", deadline)), deadline), colour).replies
+    assert "no node of the cluster" in str(replies[0].error)
+    assert replies[1] == Done(done=False)
 
 
 # --- the url ----------------------------------------------------------------------------------------------------------------------

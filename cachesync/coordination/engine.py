@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
 
-from cachesync.coordination.breaker import Breaker
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flight, Flights, waiting_lock
 from cachesync.coordination.gathering import Gathering
 from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.waiters import Waiters
+from cachesync.coordination.watching import silent_of
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
@@ -44,6 +44,7 @@ from cachesync.core.steps import (
     Encrypt,
     Encrypted,
     Failed,
+    Fetch,
     Keep,
     Outdated,
     Pend,
@@ -57,6 +58,7 @@ from cachesync.core.steps import (
 )
 from cachesync.core.tuples import make
 from cachesync.errors import CodecError
+from cachesync.layers.breaker import Breaker
 from cachesync.layers.compression import compress, decompress
 from cachesync.layers.encryption import keyring_for, opened
 from cachesync.layers.forks import lock_across_forks
@@ -141,6 +143,8 @@ class Engine:
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
         self.breaker = Breaker(self.now, self.lock, self.budget)
+        self.parts: set[str] = set()
+        """The servers of the shared layer that are left alone, where there are several: the others are asked all the same."""
         self.closing = False
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
@@ -700,21 +704,31 @@ class Engine:
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------
 
-    def failed(self, step: Any, failure: Failed, *, is_late: bool = False) -> None:
-        """A step of the shared layer failed: leave it alone for a moment. ``is_late``: it was asked when the time for it was over, so its
-        failure says nothing about the layer.
+    def failed(self, step: Any, failure: Failed, *, is_outage: bool = True, is_late: bool = False) -> None:
+        """A step of the shared layer failed. If the whole layer did (``is_outage``), leave it alone for a moment. ``is_late``: it was asked
+        when the time for it was over, so its failure says nothing about the layer.
         """
         if self.closing:
             return
         if is_late:
-            error = "it was asked when the time for it was over; the shared layer has not failed"
-            self.events.send("layer_failed", "late", layer="shared", step=type(step).__name__, error=error)
+            text = "it was asked when the time for it was over; the shared layer has not failed"
+            self.events.send("layer_failed", "late", layer="shared", step=type(step).__name__, error=text)
             return
-        if getattr(failure.error, "is_refusal", False):
+        error = failure.error
+        part: str | None = getattr(error, "part", None)
+        if getattr(error, "is_refusal", False):
             self.breaker.refused = type(step)
-        else:
+        elif part is None and is_outage:
             self.breaker.failed()
-        self.events.send("layer_failed", "redis", layer="shared", step=type(step).__name__, error=self._of_layer(step, failure.error))
+        else:
+            part = part or ""
+        if part:
+            with self.lock:
+                self.parts.add(part)
+        subject = "redis" if part is None else part
+        self.events.send("layer_failed", subject, layer="shared", step=type(step).__name__, error=self._of_layer(step, error))
+        if part and not self.breaker.is_tried:  # no reader of the log does
+            self.look_at_parts()
 
     def _of_layer(self, step: Any, error: BaseException) -> str:
         """What is told of a step that failed: what a server sent may have a key in it."""
@@ -724,6 +738,19 @@ class Engine:
         if isinstance(error.__cause__, WireError):
             return "what was sent can not be read"
         return masking.text(str(error), *getattr(step, "keys", (getattr(step, "key", ""),)))
+
+    def look_at_parts(self) -> bool:
+        """Tell which servers of the shared layer have failed, and which answer again. True if any does."""
+        silent = silent_of(self.shared)
+        with self.lock:
+            failed, back = silent.keys() - self.parts, self.parts - silent.keys()
+            self.parts = set(silent)
+        for part in failed:
+            self.events.send("layer_failed", part, layer="shared", step=Fetch.__name__, error=f"{part}: {silent[part]}")
+        for part in back:
+            self.events.forget("layer_failed", part)
+            self.events.send("layer_recovered", layer="shared")
+        return bool(back)
 
     def answered(self) -> None:
         """A step of the shared layer was answered after failures."""
@@ -740,7 +767,7 @@ class Engine:
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()
-        self.failures = {}
+        self.failures, self.parts = {}, set()
         self.leases, self.limits, self.blocks, self.forsaken = {}, {}, {}, []
         self.origin = os.urandom(6).hex()
         if self.shared is not None:

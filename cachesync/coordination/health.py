@@ -11,12 +11,12 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from cachesync.coordination.breaker import State
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import EventName
 from cachesync.coordination.log_reader import LogReader
 from cachesync.core.freshness import deaf_window
 from cachesync.core.steps import Beat, Confirm, Contact, Failed, Step
+from cachesync.layers.breaker import State
 
 Status = Literal["ok", "degraded", "down"]
 STATUSES: Final[tuple[Status, ...]] = ("ok", "degraded", "down")
@@ -25,6 +25,7 @@ REASONS: Final[Mapping[str, str]] = {
     "closed": "the cache was closed: nobody reads the log, and local copies end with `max_lag`",
     "switched_off": "`enabled = false`: every call computes, because somebody wants it so",
     "shared_failing": "the shared layer fails or refuses; calls go on without it",
+    "part_failing": "one of several servers fails; what lies there is computed, and invalidations of it wait",
     "log_silent": "the log was not heard for `max_lag`: local copies are bypassed, or served stale",
     "reader_dead": "the thread that reads the log has ended, though the cache is open",
     "invalidations_queued": "invalidations of this process wait for the shared layer; the other processes do not know of them yet",
@@ -107,6 +108,8 @@ def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[
         yield _reason("switched_off")
     if (failing := engine.events.lasts("layer_failed", "redis")) is not None:
         yield _reason("shared_failing", failing)
+    if parts := sorted(engine.parts):
+        yield Reason("part_failing", f"{REASONS['part_failing']}: {', '.join(parts)}")
     if reader.is_running and not is_closed and _is_silent(engine, reader):
         yield _reason("log_silent", reader.lag())
     if reader.is_running and not is_closed and not reader.is_alive:

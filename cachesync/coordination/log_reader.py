@@ -18,7 +18,22 @@ from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine, HeldLease
 from cachesync.coordination.worlds import ThreadWorld, raised
 from cachesync.core.flows import announce, listen
-from cachesync.core.steps import NO_DEADLINE, Collect, Confirm, Done, Examine, Extend, Failed, Flow, Hear, Heard, Inquire, Step, Testify
+from cachesync.core.steps import (
+    NO_DEADLINE,
+    Announce,
+    Collect,
+    Confirm,
+    Done,
+    Examine,
+    Extend,
+    Failed,
+    Flow,
+    Hear,
+    Heard,
+    Inquire,
+    Step,
+    Testify,
+)
 from cachesync.core.together import together
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
@@ -58,6 +73,7 @@ class LogReader:
         self._due = 0.0  # when the master is asked again: seconds, monotonic clock
         self._began = 0.0  # when it was started: the log cannot have been silent for longer
         self._silent = False
+        self._flush_at = 0.0  # when what waits for one of several servers is tried again: seconds, monotonic clock
         self._is_deaf = False  # the last time something was to be heard, it failed
         self.is_running = False
         """Whether it was started, and not stopped: then it announces what is queued, and nobody else need do it."""
@@ -123,7 +139,7 @@ class LogReader:
         if engine.breaker.may_try():
             self._world.perform(Confirm(engine.now() + engine.budget))
         self._extend()
-        flushed = self.flush()
+        flushed = self._flush(is_back=engine.look_at_parts())
         now = time.monotonic()
         beat = now >= self._due
         if beat:
@@ -190,14 +206,32 @@ class LogReader:
         events.forget("reader_failed")
         return result
 
-    def flush(self) -> bool:
-        """Announce what could not be announced before, oldest first."""
+    def _flush(self, *, is_back: bool) -> bool:
+        """`flush`, if it is due. What waits for one of several servers waits longer: the others, and the log, are heard meanwhile."""
         engine = self._engine
+        if not is_back and engine.now() < self._flush_at:
+            return True
+        if self.flush():
+            return True
+        if self._is_stuck():
+            return False
+        self._flush_at = engine.now() + LONGEST_PAUSE
+        return True
+
+    def flush(self) -> bool:
+        """Announce what could not be announced before, oldest first. What waits for one of several servers holds nothing else up."""
+        engine, is_done = self._engine, True
         for ticket in engine.ledger.tickets.queued:
             stamp = self._world.run(announce(ticket, shared=True, deadline=engine.now() + PATIENCE))
-            if stamp.pending:
-                return False
-        return True
+            is_done = is_done and not stamp.pending
+            if stamp.pending and self._is_stuck():
+                break
+        return is_done
+
+    def _is_stuck(self) -> bool:
+        """Whether nothing can be announced now."""
+        breaker = self._engine.breaker
+        return breaker.is_open or breaker.refused is Announce
 
     def _extend(self) -> None:
         engine = self._engine

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
-from cachesync.coordination.breaker import State
 from cachesync.coordination.events import Span
 from cachesync.coordination.health import STATUSES, Health
 from cachesync.coordination.stats import FunctionStats, Stats
+from cachesync.layers.breaker import State
 
 NAMESPACE: Final = "namespace"
 """The label that every metric has: which cache of the process, by its namespace."""

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from cachesync.coordination.breaker import State
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.refresher import MAX_WAITING, THREADS, Refresher
 from cachesync.coordination.site import Site
 from cachesync.core.stamps import Stamp
+from cachesync.layers.breaker import State
 from cachesync.protocols import Usage
 
 ALL_POLICIES: Final = "*"

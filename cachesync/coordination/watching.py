@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
@@ -50,6 +50,12 @@ def watched_acall(events: Events, ask: Ask) -> Callable[..., Any]:
     return call
 
 
+def silent_of(shared: Shared | None) -> Mapping[str, str]:
+    """The servers of a shared layer that are left alone now, each with its trouble, where there are several and not all are in trouble."""
+    silent: Callable[[], Mapping[str, str]] | None = getattr(shared, "silent", None)
+    return {} if silent is None else silent()
+
+
 class WatchedShared:
     """A shared layer whose steps are spans. It stands in for ``inner`` as long as somebody watches."""
 
@@ -73,6 +79,9 @@ class WatchedShared:
 
     def ear(self) -> Ear:
         return self.inner.ear()
+
+    def silent(self) -> Mapping[str, str]:
+        return silent_of(self.inner)
 
     def close(self) -> None:
         self.inner.close()

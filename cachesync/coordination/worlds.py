@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -31,6 +31,7 @@ from cachesync.core.steps import (
     Beat,
     Call,
     Called,
+    Discard,
     Done,
     Each,
     Extend,
@@ -47,6 +48,7 @@ from cachesync.core.steps import (
     Release,
     Replies,
     Reply,
+    Scan,
     Seize,
     SharedStep,
     Step,
@@ -77,6 +79,8 @@ NOWHERE_INSIDE: Final[frozenset[Flight]] = frozenset()
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
 _OF_HOLDERS: Final = frozenset((Store, Release, Extend))
+_OF_ENTRIES: Final = frozenset((Store, Release, Extend, Scan, Discard))
+"""Steps that a cluster asks no node of the log for."""
 LEFT_ALONE: Final = Failed(LayerError("it does not answer, and is left alone for a while"))
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
@@ -96,17 +100,40 @@ class World:
 
     def note(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
         """Take from a reply what it says besides its answer: that the layer works, that the log is heard, that a lease is held."""
-        engine, breaker = self.engine, self.engine.breaker
-        kind = reply.__class__
-        if kind is Fetched and not breaker.is_open and breaker.refused is None:  # the commonest
+        breaker = self.engine.breaker
+        if reply.__class__ is Fetched and not breaker.is_open and breaker.refused is None:  # the commonest
             return reply
-        if kind is Failed:
-            engine.failed(step, cast("Failed", reply), is_late=asked >= step.deadline)
+        self._judge(asked, ((step, reply),))
+        return self._take(step, asked, reply)
+
+    def _judge(self, asked: float, trip: Iterable[tuple[SharedStep, Reply]]) -> None:
+        """Settle once for a whole trip whether the layer works. Each trouble is told once, however many steps it has met.
+
+        A trip that something was answered in is no outage. Steps that concern entries alone do not count there: of several servers that
+        of the log may be another one, and without it the rest is of no use.
+        """
+        engine, breaker = self.engine, self.engine.breaker
+        troubles: dict[tuple[str | None, bool, bool], tuple[SharedStep, Failed]] = {}
+        answered: set[type] = set()
+        for step, reply in trip:
+            if isinstance(reply, Failed):
+                error = reply.error
+                is_late = asked >= step.deadline
+                troubles.setdefault((getattr(error, "part", None), getattr(error, "is_refusal", False), is_late), (step, reply))
+            else:
+                answered.add(step.__class__)
+        works = not _OF_ENTRIES.issuperset(answered)
+        if (breaker.is_open and works) or (breaker.refused in answered and not troubles):
+            engine.answered()
+        for (_, _, is_late), (step, failed) in troubles.items():
+            engine.failed(step, failed, is_outage=not works, is_late=is_late)
+
+    def _take(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
+        engine = self.engine
+        if isinstance(reply, Failed):
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
             return reply
-        if breaker.is_open or breaker.refused is step.__class__:
-            engine.answered()
         if isinstance(reply, Beat | Joined):
             return reply._replace(asked=asked)
         if isinstance(step, _LEASING):
@@ -133,19 +160,11 @@ class World:
         return step._replace(steps=tuple(one for one, reply in zip(step.steps, unasked, strict=True) if reply is None)), unasked
 
     def note_all(self, step: Together, asked: float, reply: Reply, unasked: list[Reply | None]) -> Replies:
-        """As `note` for several steps, and the replies to all of them. They have travelled together, so their trouble is noted once."""
+        """As `note` for several steps that have travelled together, and the replies to all of them."""
         own = reply.replies if isinstance(reply, Replies) else (cast("Failed", reply),) * len(step.steps)
-        has_failed = False
-        noted: list[Any] = []
-        for one, answer in zip(step.steps, own, strict=True):
-            if not (has_failed and isinstance(answer, Failed)):
-                noted.append(self.note(one, asked, answer))
-            else:
-                noted.append(answer)
-                if isinstance(one, _LEASING):
-                    self.engine.forsake(one.token)
-            has_failed = has_failed or isinstance(answer, Failed)
-        answers = iter(noted)
+        said: list[tuple[SharedStep, Reply]] = list(zip(step.steps, own, strict=True))
+        self._judge(asked, said)
+        answers: Any = iter([self._take(one, asked, answer) for one, answer in said])
         return Replies(tuple(next(answers) if reply is None else reply for reply in unasked))
 
     def ask(self, step: SharedStep) -> float:

@@ -3,7 +3,7 @@
 A step's commands and the meaning of its replies are those of a single server (`redis_wire`). Here they are dealt out: what concerns the
 log goes to the node of its slot, what concerns an entry or a lease to the node of that key. What came first stays first: the head of the
 log is read before the entries that are judged by it, and keys are unlinked before the record is appended. Nodes are asked side by side
-where the order does not matter.
+where the order does not matter, and one that is silent takes nothing from the others: what they have brought counts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final, cast
 
@@ -31,6 +32,7 @@ from cachesync.layers.one_question import OneQuestion
 from cachesync.layers.redis import MAX_CONNECTIONS, RedisShared
 from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import BROKEN, PROTOCOL, PUSHES, TROUBLE, Address, Line, connect, failed, reader, refused
+from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, OutOfTimeError, place_of
 from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of, pack_all, reply_of
 
 DEFAULT_BOUNDS: Final = Bounds()
@@ -38,6 +40,8 @@ NODE_PATIENCE: Final = 0.5
 """Seconds a node may take to say how slots are dealt out before the next one is asked."""
 REFRESH_EVERY: Final = 0.1
 """Seconds between two questions of one process how slots are dealt out."""
+LEAST_REST: Final = 0.5
+"""And while a node is left alone."""
 LOOK_EVERY: Final = 2.0
 """Seconds after which a process that hears the log asks again."""
 PAUSE: Final = 0.01
@@ -56,8 +60,9 @@ _PASSING: Final = ("TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY
 class Slots:
     """Who serves which slot, as far as this process knows. Nodes are asked by one thread for all."""
 
-    def __init__(self, url: ClusterUrl) -> None:
+    def __init__(self, url: ClusterUrl, is_silent: Callable[[Address], bool] = lambda _: False) -> None:
         self._seeds = url.nodes
+        self._is_silent = is_silent  # such a node is asked last
         self._make, self._options = reader(redis.ConnectionPool, url.node, PROTOCOL)
         self._owners: list[Address | None] = [None] * SLOTS
         self._told: Address | None = None  # who answered last
@@ -86,9 +91,9 @@ class Slots:
     def _find(self) -> None:
         reasons: list[str] = []
         first = () if self._told is None else (self._told,)
-        for host, port in dict.fromkeys((*first, *self.masters(), *self._seeds)):
+        for host, port in sorted(dict.fromkeys((*first, *self.masters(), *self._seeds)), key=self._is_silent):
             try:
-                self._owners = _owners_of(self._ask(host, port), host)
+                self._owners = _owners_of(self.ask(host, port), host)
             except TROUBLE as error:
                 reasons.append(f"{host}:{port}: {str(error) or type(error).__name__}")
                 continue
@@ -96,7 +101,8 @@ class Slots:
             return
         raise RedisConnectionError(f"no node of the cluster says how slots are dealt out: {'; '.join(reasons)}")
 
-    def _ask(self, host: str, port: int) -> Any:
+    def ask(self, host: str, port: int) -> Any:
+        """What one node says. Raises ``OSError`` and redis-py's errors."""
         until = time.monotonic() + NODE_PATIENCE
         line = connect(lambda: self._make(**(self._options | {"host": host, "port": port})), until)
         try:
@@ -125,6 +131,8 @@ def _owners_of(told: Any, asked: str) -> list[Address | None]:
 
 Errand = tuple[Address, bytes, int]
 """What one node is told: the commands in RESP, and how many replies they have."""
+Outcome = list[Any] | BaseException
+"""What came of it: the replies, or why there are none."""
 
 
 def slot_of(command: Command, log_slot: int) -> int:
@@ -149,17 +157,6 @@ def stages_of(step: SharedStep, names: Names, bounds: Bounds) -> list[list[Comma
     return [list(stage) for _, stage in groupby(singles, key=lambda command: slot_of(command, log_slot) == log_slot)]
 
 
-class ClusterNode(RedisShared):
-    """One node, spoken to by commands that somebody else has chosen."""
-
-    def exchange(self, packed: bytes, count: int, deadline: float) -> list[Any]:
-        """One trip from a thread. Raises ``OSError`` and redis-py's errors; what Redis refused is a value."""
-        return self.sync.exchange(packed, count, deadline)
-
-    async def aexchange(self, packed: bytes, count: int) -> list[Any]:
-        return await self.of_loop().exchange(packed, count)
-
-
 class ClusterShared:
     """A Redis Cluster, shared by all processes of a namespace.
 
@@ -174,7 +171,7 @@ class ClusterShared:
             raise PolicyError(f"redis.url: {error}") from None
         self.names = Names.of(namespace)
         self.bounds = bounds
-        self.slots = Slots(self._url)
+        self.slots = Slots(self._url, self._is_silent)
         self._namespace = namespace
         self._most = max_connections
         self._nodes: dict[Address, ClusterNode] = {}
@@ -189,16 +186,49 @@ class ClusterShared:
         node = self._nodes.get(address)
         if node is None:
             with self._lock:
-                host, port = address
-                host = f"[{host}]" if ":" in host else host
                 made = ClusterNode(
-                    self._url.node.replace(self._url.place, f"{host}:{port}"),
+                    self._url.node.replace(self._url.place, place_of(address)),
                     namespace=self._namespace,
                     max_connections=self._most,
                     bounds=self.bounds,
+                    ask=partial(self.slots.ask, *address),
+                    patience=NODE_PATIENCE,
                 )
                 node = self._nodes.setdefault(address, made)
         return node
+
+    def unasked(self, address: Address, left: float) -> BaseException | None:
+        """Why a node is not asked now, ``None`` where it is. ``left`` are the seconds there are for it."""
+        if left <= 0:
+            return OutOfTimeError()
+        node = self.node(address)
+        if address == self.log_owner() or not node.is_left_alone():
+            return None
+        self.slots.look(LEAST_REST)  # another node may have taken over
+        return LeftAloneError(node.trouble)
+
+    def answered(self, address: Address, outcome: Outcome) -> Outcome:
+        """Note what came of asking a node."""
+        node = self.node(address)
+        if isinstance(outcome, BaseException):
+            if address != self.log_owner():
+                node.failed(outcome)
+        elif node.breaker.is_open:
+            node.breaker.answered()
+        return outcome
+
+    def silent(self) -> dict[str, str]:
+        """The nodes that are left alone now, with what they have failed with. Where a rest is over, that begins the trying."""
+        if not any(node.breaker.is_open for node in list(self._nodes.values())):
+            return {}
+        serving = set(self.slots.masters()) - {self.log_owner()}
+        return {
+            place_of(address): node.trouble for address, node in list(self._nodes.items()) if address in serving and node.is_left_alone()
+        }
+
+    def _is_silent(self, address: Address) -> bool:
+        node = self._nodes.get(address)
+        return node is not None and node.breaker.is_open
 
     def of_loop(self) -> _Loops:
         return self._loop_layer
@@ -250,7 +280,7 @@ class ClusterShared:
     # --- a step, in both colours ----------------------------------------------------------------------------------------------------
 
     def carry_out(self, step: SharedStep) -> Generator[Any, Any, SharedReply]:
-        """Yields errands to run side by side, and is sent what each has brought; or a future, or seconds, to wait for."""
+        """Yields errands to run side by side, and is sent what each has brought; or a future, or seconds, to wait for, which may fail."""
         if isinstance(step, Scan):
             return (yield from self._scan(step))
         if isinstance(step, Together):
@@ -259,11 +289,11 @@ class ClusterShared:
             yield self.slots.refresh()
         replies: list[Any] = []
         for stage in stages_of(step, self.names, self.bounds):
-            replies += yield from self._stage(stage)
+            replies += yield from self._stage(stage, keeps=isinstance(step, Fetch))
         refused(replies)
         if isinstance(step, Fetch):
             role = [replies.pop(2)] if step.strict else []
-            replies = [*replies[:2], *([replies[2:]] if step.keys else []), *role]
+            replies = [*replies[:2], *([_read(replies[2:])] if step.keys else []), *role]
         reply = reply_of(step, replies, self.names)
         if isinstance(step, Store | Release) and cast("Done", reply).done:
             with suppress(*TROUBLE):  # who waits looks again by itself
@@ -271,14 +301,17 @@ class ClusterShared:
         return reply
 
     def _side_by_side(self, steps: Sequence[SharedStep]) -> Generator[Any, Any, list[Reply]]:
-        """Several steps, each as it would be alone. What they ask one node at the same time is one trip, and each fails alone."""
+        """Several steps, each as it would be alone. What they ask one node at the same time is one trip, and each fails alone.
+
+        Whoever has to wait for something else than a node does it when all others have come so far, and all of these wait at once.
+        """
         flows = [self.carry_out(step) for step in steps]
         replies: dict[int, Reply] = {}
         asked: dict[int, Any] = {}
 
-        def advance(i: int, sent: Any) -> None:
+        def advance(i: int, sent: Any, trouble: BaseException | None = None) -> None:
             try:
-                asked[i] = flows[i].send(sent)
+                asked[i] = flows[i].send(sent) if trouble is None else flows[i].throw(trouble)
             except StopIteration as end:
                 replies[i] = end.value
             except TROUBLE as error:
@@ -287,11 +320,14 @@ class ClusterShared:
         for i in range(len(steps)):
             advance(i, None)
         while asked:
-            waits = next((i for i, one in asked.items() if not isinstance(one, list)), None)
-            if waits is not None:
-                advance(waits, (yield asked.pop(waits)))
+            errands = {i: one for i, one in asked.items() if isinstance(one, list)}
+            if not errands:
+                waits, asked = asked, {}
+                troubles = yield from _wait_for(set(waits.values()))
+                for i, one in waits.items():
+                    advance(i, None, troubles.get(one))
                 continue
-            errands, asked = asked, {}
+            asked = {i: one for i, one in asked.items() if i not in errands}
             trips: dict[Address, list[Errand]] = {}
             for one in errands.values():
                 for errand in one:
@@ -303,10 +339,10 @@ class ClusterShared:
                 advance(i, [_part(told[owner], count) for owner, _, count in one])
         return [replies[i] for i in range(len(steps))]
 
-    def _stage(self, commands: Sequence[Command]) -> Generator[Any, Any, list[Any]]:
-        stage = _Stage(commands, self.slots, self._log_slot)
+    def _stage(self, commands: Sequence[Command], *, keeps: bool = False) -> Generator[Any, Any, list[Any]]:
+        stage = _Stage(commands, self.slots, self._log_slot, keeps=keeps)
         while stage.left:
-            found: list[list[Any] | BaseException] = yield stage.errands()
+            found: list[Outcome] = yield stage.errands()
             refreshes, pause = stage.take(found)
             if refreshes:
                 yield self.slots.refresh()
@@ -324,7 +360,7 @@ class ClusterShared:
         commands = commands_of(step._replace(cursor=cursor), self.names, self.bounds)
         [found] = yield [(masters[at], pack_all(commands), len(commands))]
         if isinstance(found, BaseException):
-            raise found
+            raise NodeError(masters[at], found) from found
         refused(found)
         scanned = cast("Scanned", reply_of(step, found, self.names))
         if scanned.cursor:
@@ -332,16 +368,45 @@ class ClusterShared:
         return scanned._replace(cursor=(at + 1) << 64 if at + 1 < len(masters) else 0)
 
 
-def _part(told: Iterator[Any] | BaseException, count: int) -> list[Any] | BaseException:
+def _read(replies: Sequence[Any]) -> list[Any]:
+    """Entries, ``None`` where a node did not bring them: then nothing is known of them. Raises `NodeError` where none was brought."""
+    unread = [reply for reply in replies if isinstance(reply, NodeError)]
+    if unread and len(unread) == len(replies):
+        raise unread[0]
+    return [None if isinstance(reply, NodeError) else reply for reply in replies] if unread else list(replies)
+
+
+def _wait_for(waits: set[Any]) -> Generator[Any, Any, dict[Any, BaseException]]:
+    """Wait for futures and pauses, all at once. Returns what went wrong, for each of them."""
+    pauses = {one for one in waits if isinstance(one, float)}
+    troubles: dict[Any, BaseException] = {}
+    for future in waits - pauses:
+        try:
+            yield future
+        except TROUBLE as error:
+            troubles[future] = error
+    if pauses:
+        try:
+            yield max(pauses)
+        except TROUBLE as error:
+            troubles |= dict.fromkeys(pauses, error)
+    return troubles
+
+
+def _part(told: Iterator[Any] | BaseException, count: int) -> Outcome:
     """What one errand of a trip has brought."""
     return told if isinstance(told, BaseException) else list(islice(told, count))
 
 
 class _Stage:
-    """Commands that are said side by side, and again to whomever they are redirected to."""
+    """Commands that are said side by side, and again to whomever they are redirected to.
 
-    def __init__(self, commands: Sequence[Command], slots: Slots, log_slot: int) -> None:
+    ``keeps``: where a node fails that is not the log's, a `NodeError` stands in for each of its replies, and the others count.
+    """
+
+    def __init__(self, commands: Sequence[Command], slots: Slots, log_slot: int, *, keeps: bool = False) -> None:
         self._commands = commands
+        self._keeps = keeps
         self._slots = slots
         self._of = [slot_of(command, log_slot) for command in commands]
         self._log_slot = log_slot
@@ -368,19 +433,21 @@ class _Stage:
         packed = b"".join((_ASKING if at in asked else b"") + pack_all([self._commands[at]]) for at in places)
         return owner, packed, len(places) + sum(at in asked for at in places)
 
-    def take(self, found: Sequence[list[Any] | BaseException]) -> tuple[bool, float]:
+    def take(self, found: Sequence[Outcome]) -> tuple[bool, float]:
         """Take in what came, and note what is left to be said. Returns whether to refresh the slots, and seconds to wait, before that."""
         again: set[int] = set()
         passing: set[int] = set()
         elsewhere: dict[int, Address] = {}
-        refreshes = False
+        refreshes, was_broken = False, self._is_broken
         for (owner, places), outcome in zip(self._groups.items(), found, strict=True):
             if isinstance(outcome, BaseException):
-                if self._is_broken or not isinstance(outcome, BROKEN):
-                    self._slots.look(REFRESH_EVERY)
-                    raise outcome
-                again.update(places)
-                self._is_broken = refreshes = True
+                if not was_broken and isinstance(outcome, BROKEN):
+                    again.update(places)
+                    self._is_broken = refreshes = True
+                    continue
+                trouble = self._trouble(owner, outcome)
+                for at in places:
+                    self.replies[at] = trouble
                 continue
             brought = iter(outcome)
             for at in places:
@@ -411,6 +478,18 @@ class _Stage:
         self.left, self._elsewhere = sorted(again), elsewhere
         return refreshes, pause
 
+    def _trouble(self, owner: Address, outcome: BaseException) -> NodeError:
+        """A node has failed. Raises its error where the rest is of no use then."""
+        if not isinstance(outcome, LeftAloneError | OutOfTimeError):
+            self._slots.look(REFRESH_EVERY)
+        if owner == self._slots.owner(self._log_slot) and not isinstance(outcome, OutOfTimeError):
+            raise outcome
+        trouble = NodeError(owner, outcome)
+        trouble.__cause__ = outcome
+        if not self._keeps:
+            raise trouble
+        return trouble
+
     def _follow(self, again: set[int], elsewhere: dict[int, Address]) -> None:
         """Commands without a key are about the server that was asked with them: said again, they go along with those about the log."""
         of_log = [at for at in again if self._of[at] == self._log_slot]
@@ -431,73 +510,127 @@ class ClusterEar(RedisEar):
 
 
 class _Threads:
-    """The layer for ``def``. Nodes are asked one after the other."""
+    """The layer for ``def``."""
 
     def __init__(self, cluster: ClusterShared) -> None:
         self._cluster = cluster
 
     def perform(self, step: SharedStep, /) -> Reply:
         deadline: float = getattr(step, "deadline", float("inf"))
-        carrying, sent = self._cluster.carry_out(step), None
+        carrying = self._cluster.carry_out(step)
         try:
+            asked = next(carrying)
             while True:
-                sent = self._do(carrying.send(sent), deadline)
+                try:
+                    sent = self._do(asked, deadline)
+                except TROUBLE as error:
+                    asked = carrying.throw(error)
+                else:
+                    asked = carrying.send(sent)
         except StopIteration as end:
             return cast("Reply", end.value)
         except TROUBLE as error:
             return failed(step, error)
 
     def _do(self, asked: Any, deadline: float) -> Any:
+        if isinstance(asked, list):
+            return self._run_all(cast("list[Errand]", asked), deadline)
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError
+            raise OutOfTimeError
         if isinstance(asked, Future):
             return cast("Future[None]", asked).result(min(left, threading.TIMEOUT_MAX))
-        if isinstance(asked, float):
-            time.sleep(min(asked, left))
-            return None
-        return [self._run(errand, deadline) for errand in cast("list[Errand]", asked)]
+        time.sleep(min(asked, left))
+        return None
 
-    def _run(self, errand: Errand, deadline: float) -> list[Any] | BaseException:
+    def _run_all(self, errands: list[Errand], deadline: float) -> list[Outcome]:
+        """Side by side: all but one in threads of their own, so that a silent node costs the others no time."""
+        others = [_begin(partial(self._run, errand, deadline)) for errand in errands[1:]]
+        return [self._run(errands[0], deadline), *(ended() for ended in others)]
+
+    def _run(self, errand: Errand, deadline: float) -> Outcome:
         address, packed, count = errand
+        cluster = self._cluster
+        unasked = cluster.unasked(address, deadline - time.monotonic())
+        if unasked is not None:
+            return unasked
         try:
-            return self._cluster.node(address).exchange(packed, count, deadline)
+            return cluster.answered(address, cluster.node(address).exchange(packed, count, deadline))
         except TROUBLE as error:
-            return error
+            return cluster.answered(address, error)
+
+
+def _begin(run: Callable[[], Outcome]) -> Callable[[], Outcome]:
+    """Run something in a thread. Returns what waits for its end; where no thread can be started, what does it."""
+    ended: Future[Outcome] = Future()
+
+    def running() -> None:
+        try:
+            ended.set_result(run())
+        except BaseException as error:  # handed to the thread that waits
+            ended.set_exception(error)
+
+    try:
+        threading.Thread(target=running, name="cachesync-errand", daemon=True).start()
+    except RuntimeError:  # the system has no room for another one
+        return run
+    return ended.result
 
 
 class _Loops:
-    """The layer for ``async def``. Nodes are asked side by side."""
+    """The layer for ``async def``."""
 
     def __init__(self, cluster: ClusterShared) -> None:
         self._cluster = cluster
 
     async def perform(self, step: SharedStep, /) -> Reply:
         deadline: float = getattr(step, "deadline", float("inf"))
-        carrying, sent = self._cluster.carry_out(step), None
+        carrying = self._cluster.carry_out(step)
         try:
-            async with asyncio.timeout(None if deadline == float("inf") else max(0.0, deadline - time.monotonic())):
-                while True:
-                    sent = await self._do(carrying.send(sent))
+            asked = next(carrying)
+            while True:
+                try:
+                    sent = await self._do(asked, deadline)
+                except TROUBLE as error:
+                    asked = carrying.throw(error)
+                else:
+                    asked = carrying.send(sent)
         except StopIteration as end:
             return cast("Reply", end.value)
         except TROUBLE as error:
             return failed(step, error)
 
-    async def _do(self, asked: Any) -> Any:
-        if isinstance(asked, Future):
-            return await asyncio.wrap_future(cast("Future[None]", asked))
+    async def _do(self, asked: Any, deadline: float) -> Any:
+        if isinstance(asked, list):
+            errands = cast("list[Errand]", asked)
+            if len(errands) == 1:
+                return [await self._run(errands[0], deadline)]
+            return await asyncio.gather(*(self._run(errand, deadline) for errand in errands))
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise OutOfTimeError
         if isinstance(asked, float):
-            await asyncio.sleep(asked)
+            await asyncio.sleep(min(asked, left))
             return None
-        return await asyncio.gather(*(self._run(errand) for errand in cast("list[Errand]", asked)))
+        async with asyncio.timeout(_seconds(left)):
+            return await asyncio.wrap_future(cast("Future[None]", asked))
 
-    async def _run(self, errand: Errand) -> list[Any] | BaseException:
+    async def _run(self, errand: Errand, deadline: float) -> Outcome:
         address, packed, count = errand
+        cluster, left = self._cluster, deadline - time.monotonic()
+        unasked = cluster.unasked(address, left)
+        if unasked is not None:
+            return unasked
         try:
-            return await self._cluster.node(address).aexchange(packed, count)
+            async with asyncio.timeout(_seconds(left)):
+                return cluster.answered(address, await cluster.node(address).aexchange(packed, count))
         except TROUBLE as error:
-            return error
+            return cluster.answered(address, error)
+
+
+def _seconds(left: float) -> float | None:
+    """What to give asyncio as a timeout."""
+    return None if left == float("inf") else left
 
 
 def redis_layer(url: str, *, namespace: str, bounds: Bounds = DEFAULT_BOUNDS) -> RedisShared | ClusterShared:

@@ -104,11 +104,18 @@ def let_go(connection: Any) -> None:
 
 def failed(step: Any, error: BaseException) -> Failed:
     """The reply to a step that could not be performed."""
-    reason = "no answer in time" if isinstance(error, TimeoutError | redis.TimeoutError) else (str(error) or type(error).__name__)
-    problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason}")
+    problem = LayerError(f"Redis, {step.__class__.__name__.lower()}: {reason_of(error)}")
     problem.__cause__ = error
     problem.is_refusal = isinstance(error, ResponseError)
+    problem.part = getattr(error, "part", None)
     return Failed(problem)
+
+
+def reason_of(error: BaseException) -> str:
+    """What is told of an error."""
+    if isinstance(error, TimeoutError | redis.TimeoutError):
+        return getattr(error, "reason", "no answer in time")
+    return str(error) or type(error).__name__
 
 
 def _lacks_script(replies: Sequence[Any]) -> bool:

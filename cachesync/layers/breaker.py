@@ -1,4 +1,5 @@
 """The circuit breaker: a shared layer that has failed is left alone, so that an outage costs one budget and not one on every call.
+A cluster's nodes have one each, too.
 
 ::
 
