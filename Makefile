@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test quick lint types docs bench mutants soak api check wheel clean FORCE
+.PHONY: help setup demo test quick lint types docs bench mutants soak redis7 api check wheel clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ mutants: $(TOOLS)  ## break the package in known ways; a test must notice each; 
 
 soak: $(TOOLS)  ## two minutes of random faults, and a checker of the promises; ARGS="--chaos --seconds 20 --seed 7"
 	PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR):$(CURDIR)/tests" $(PY) -m soak $(ARGS)
+
+redis7:  ## unpack Redis 7.0 for the tests, where the distribution has one, and print its path for CACHESYNC_EXTRA_SERVER
+	@$(PYTHON) tests/support/debian.py
 
 api: $(TOOLS)  ## compare the public names with tests/api.txt; ARGS=--write renews it
 	PYTHONPATH="$(CURDIR)" $(PY) tests/api_names.py $(or $(ARGS),--check)

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import settings
 
 from support.proxy import Proxy
-from support.servers import Server, Servers, flavours
+from support.servers import EXTRA_SERVER, Server, Servers, flavours
 
 # The benchmarks are a package of the tree. Last on the path, so that cachesync itself comes from where it is installed.
 sys.path.append(str(Path(__file__).parents[1]))
@@ -37,6 +37,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 QUIET_OUTCOMES = ("skipped", "xfailed", "xpassed")
 
 _kept_logs: list[Path] = []
+
+
+def pytest_report_header() -> str:
+    return f"servers: {', '.join(flavours())}{f' ({EXTRA_SERVER})' if EXTRA_SERVER else ''}"
 
 
 @pytest.fixture(scope="session")

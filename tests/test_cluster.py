@@ -289,7 +289,7 @@ def test_processes_are_one_cache_over_many_nodes(lasting: Cluster, namespace: st
     callers.close()
 
 
-@pytest.mark.parametrize("flavour", [name for name in flavours() if name not in ("valkey9", "extra")])
+@pytest.mark.parametrize("flavour", [name for name in flavours() if name != "valkey9"])
 def test_other_servers_make_such_a_cluster_too(flavour: str, namespace: str, loop: LoopThread) -> None:
     """Redis 6.2 has no channels of shards: there all nodes are told of everything."""
     with Cluster(1, flavour=flavour, timeout=NEVER_DEAD) as cluster:

@@ -186,7 +186,8 @@ def test_each_listed_command_is_needed(every_server: Server, namespace: str, all
         return
     assert troubles, command
     name = command.partition("|")[0]
-    assert any(name.removeprefix("s") in trouble.lower() or is_old(every_server) for trouble in troubles), troubles
+    unnamed = "can't run this command"  # inside of scripts, before Redis 7.2
+    assert any(name.removeprefix("s") in trouble.lower() or unnamed in trouble for trouble in troubles), troubles
 
 
 @pytest.mark.parametrize("left_out", ["~{{{}}}:*", "~{}:e:*", "~{}:l:*"])

