@@ -10,20 +10,20 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from cachesync import Cache, Event, Policy, PolicyError, Settings
+from cachesync import Cache, Event, Policy, PolicyError, Settings, Stamp
 from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.records import KEY, Targets
 from cachesync.core.redis_url import read_cluster_url
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.stamps import NOWHERE
-from cachesync.core.steps import Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store, Together
+from cachesync.core.steps import NEVER, Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store, Together
 from cachesync.layers import redis_cluster
 from cachesync.layers.redis_cluster import (
     ClusterShared,
@@ -35,7 +35,7 @@ from cachesync.layers.redis_wire import Bounds, Command
 from cachesync.protocols import Shared
 from cachesync.testing import SharedLayerContract
 from support.clusters import NEVER_DEAD, Cluster
-from support.nodes import COLOURS, LONG, Caller, Callers, Colour, LoopThread, engine_of, until
+from support.nodes import COLOURS, LONG, Caller, Callers, Colour, HoldingShared, LoopThread, engine_of, until
 from support.rights import OLD, listed
 from support.servers import flavours
 from support.worker import Worker, change, each_colour, follows
@@ -558,6 +558,84 @@ def test_without_the_node_of_the_log_redis_is_left_alone(shop: Shop) -> None:
     assert "shared_failing" in {reason.name for reason in b.cache.health().reasons}
     shop.log.thaw()
     until(lambda: b.cache.stats().shared.breaker == "closed", "its recovery")
+
+
+# --- where entries are judged --------------------------------------------------------------------------------------------------------
+
+
+def clocks_read(node: Any) -> int:
+    """How often a node was asked for its clock: once in each trip for the head of the log."""
+    return int(node.client().info("commandstats").get("cmdstat_time", {"calls": 0})["calls"])
+
+
+def test_a_hit_asks_the_node_of_its_entry_alone(shop: Shop) -> None:
+    """While the log is heard. What lies there is judged by what this process has applied, as its own copies are."""
+    a, b = shop.new(), shop.new()
+    keys = shop.keys(shop.healthy, 12)
+    for key in keys:
+        assert a.get_or_compute(key, lambda: 1) == 1
+    assert b.get_or_compute(keys[0], never) == 1
+    before = clocks_read(shop.log)
+    assert [b.get_or_compute(key, never) for key in keys[1:6]] == [1] * 5
+    assert b.do(b.cache.get_many if b.colour == "def" else b.cache.aget_many, keys[6:10]) == dict.fromkeys(keys[6:10], 1)
+    assert clocks_read(shop.log) == before
+    engine_of(b.cache).ledger.contact = NEVER
+    assert b.get_or_compute(keys[10], never) == 1
+    assert clocks_read(shop.log) > before, "who does not hear the log asks where it ends"
+
+
+@pytest.mark.parametrize("what", ["a key", "all keys"])
+def test_what_is_invalidated_while_it_is_on_its_way_is_not_served(shop: Shop, what: str) -> None:
+    """It was read before that, and is judged when it arrives."""
+    a = shop.new()
+    keys = shop.keys(shop.healthy, 2)
+    for key in keys:
+        assert a.get_or_compute(key, lambda: 1) == 1
+    holding = HoldingShared(ClusterShared(a.cache.settings.redis.url, namespace=a.cache.settings.namespace))
+    settings = a.cache.settings
+    b = Caller(Cache(settings, policies=[Policy(name="all", match="*", ttl="1h")], shared=holding), a.colour, a.loop)
+    engine_of(b.cache).splits = True  # as that of the layer inside
+    b.stamp()
+    until(partial(is_heard, b), "hearing the log")
+    assert b.get_or_compute(keys[0], never) == 1
+    gate = holding.hold(Fetch)
+    asked = a.start(lambda: b.get_or_compute(keys[1], lambda: 2))
+    gate.wait()
+    assert cast("Fetch", holding.steps[-1]).stands is not None
+    stamp = a.drop(keys[1] if what == "a key" else "k*")
+    until(partial(b.has_applied, stamp), "applying it")
+    gate.open()
+    assert asked.result(LONG) == 2
+    b.close()
+
+
+def test_ages_are_counted_by_the_clock_of_the_logs_node(monkeypatch: pytest.MonkeyPatch, by_hand: ClusterShared) -> None:
+    """Others may be set to another time. It is read again where another node has the log, and after a while."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    names = by_hand.names
+    clock, head, stands = [b"5000", b"250000"], [b"ab" * 8, b"7"], Stamp("ab" * 8, 6)
+
+    def fetched() -> tuple[Fetched, int]:
+        """And how many trips it took, one after the other."""
+        flow, trips = by_hand.carry_out(Fetch(("b",), stands=stands)), 0
+        errands: Any = next(flow)
+        try:
+            while True:
+                trips += 1
+                errands = flow.send([[clock, head] if count == 2 else [None] for _, _, count in errands])
+        except StopIteration as end:
+            return end.value, trips
+
+    assert fetched() == (Fetched((None,), Stamp("ab" * 8, 7), 5_000_250), 2)
+    now += 1.5
+    assert fetched() == (Fetched((None,), stands, 5_001_750), 1)
+    by_hand.slots._owners[key_slot(names.meta)] = THERE  # pyright: ignore[reportPrivateUsage] - as after a failover
+    assert fetched() == (Fetched((None,), Stamp("ab" * 8, 7), 5_000_250), 2)
+    assert fetched() == (Fetched((None,), stands, 5_000_250), 1)
+    now += redis_cluster.CLOCK_KEPT + 1.0
+    clock[0] = b"9000"
+    assert fetched()[0].now == 9_000_250
 
 
 HERE, THERE = ("127.0.0.1", 1), ("127.0.0.1", 2)

@@ -122,6 +122,8 @@ class Engine:
         self.settings = settings
         self.local = local
         self.shared = shared
+        self.splits: bool = getattr(shared, "splits", False)
+        """Whether the shared layer needs one trip for an entry and another one for the head of the log."""
         self.clock = clock
         self.now = clock.monotonic
         self.events = events
@@ -344,6 +346,10 @@ class Engine:
     def _trusted_until(self, policy: Policy) -> float:
         """Until when local copies are served without hearing the log: seconds, monotonic clock."""
         return self.ledger.contact + self.settings.coordination.max_lag + deaf_window(policy)
+
+    def stands(self) -> Stamp | None:
+        """The position, if what lies in the shared layer may be judged by it as copies are: while the log is heard."""
+        return self.ledger.position if self.is_heard(self.now()) and not self.breaker.is_open else None
 
     def is_behind(self, head: Stamp | None) -> bool:
         """Whether the log has a record that is not applied here, or was not heard for too long, or was never joined."""

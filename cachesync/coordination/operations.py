@@ -92,7 +92,7 @@ class Operations:
             shares = self._shares()
             if shares and engine.ledger.tickets:
                 shares = self.run(self._flushing(ask.deadline))
-            fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False))) if shares else None
+            fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False, None))) if shares else None
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
         if self._wants_refresh(found):
@@ -114,7 +114,7 @@ class Operations:
             if shares and engine.ledger.tickets:
                 shares = await self.arun(self._flushing(ask.deadline))
             if shares:  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
-                step, asked = make(Fetch, ((ask.key,), ask.deadline, False)), engine.now()
+                step, asked = self._loops.offered(make(Fetch, ((ask.key,), ask.deadline, False, None))), engine.now()
                 try:
                     fetched = await self._loops.layer().perform(step)
                 except Exception as error:

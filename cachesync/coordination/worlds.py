@@ -36,6 +36,7 @@ from cachesync.core.steps import (
     Each,
     Extend,
     Failed,
+    Fetch,
     Fetched,
     Flow,
     Hear,
@@ -80,7 +81,7 @@ NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
 _OF_HOLDERS: Final = frozenset((Store, Release, Extend))
 _OF_ENTRIES: Final = frozenset((Store, Release, Extend, Scan, Discard))
-"""Steps that a cluster asks no node of the log for."""
+"""Steps that a cluster asks the node of the log nothing for. A read that says where its process stands is another."""
 LEFT_ALONE: Final = Failed(LayerError("it does not answer, and is left alone for a while"))
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
@@ -115,6 +116,7 @@ class World:
         engine, breaker = self.engine, self.engine.breaker
         troubles: dict[tuple[str | None, bool, bool], tuple[SharedStep, Failed]] = {}
         answered: set[type] = set()
+        works = False
         for step, reply in trip:
             if isinstance(reply, Failed):
                 error = reply.error
@@ -122,7 +124,7 @@ class World:
                 troubles.setdefault((getattr(error, "part", None), getattr(error, "is_refusal", False), is_late), (step, reply))
             else:
                 answered.add(step.__class__)
-        works = not _OF_ENTRIES.issuperset(answered)
+                works = works or not (step.__class__ in _OF_ENTRIES or getattr(step, "stands", None))
         if (breaker.is_open and works) or (breaker.refused in answered and not troubles):
             engine.answered()
         for (_, _, is_late), (step, failed) in troubles.items():
@@ -166,6 +168,13 @@ class World:
         self._judge(asked, said)
         answers: Any = iter([self._take(one, asked, answer) for one, answer in said])
         return Replies(tuple(next(answers) if reply is None else reply for reply in unasked))
+
+    def offered(self, step: SharedStep) -> SharedStep:
+        """A read as it is sent: with the position of this process, where the layer would need another trip for the head of the log."""
+        engine = self.engine
+        if engine.splits and isinstance(step, Fetch) and not step.strict:
+            return step._replace(stands=engine.stands())
+        return step
 
     def ask(self, step: SharedStep) -> float:
         """A step is about to be sent: the time. A lease is noted before it is known to be granted, so that it is never forgotten."""
@@ -302,7 +311,7 @@ class ThreadWorld(World):
         unasked = self.unasked(step)
         if unasked is not None:
             return unasked
-        asked = self.ask(step)
+        step, asked = self.offered(step), self.ask(step)
         assert self.engine.shared is not None
         try:
             reply = self.engine.shared.sync.perform(step)
@@ -454,7 +463,7 @@ class LoopWorld(World):
         unasked = self.unasked(step)
         if unasked is not None:
             return unasked
-        asked = self.ask(step)
+        step, asked = self.offered(step), self.ask(step)
         try:
             reply = await self.layer().perform(step)
         except Exception as error:

@@ -42,18 +42,20 @@ class Failed(NamedTuple):
 class Fetch(NamedTuple):
     """Read entries by key. Answered by `Fetched`.
 
-    ``strict``: the answer has to come from the master, because it confirms the log's head; any other server is a failure.
+    ``strict``: the answer has to come from the master, because it confirms the log's head; any other server is a failure. ``stands``:
+    how far whoever asks has applied the log, of which it hears. A layer that would need another trip for the head may answer with that.
     """
 
     keys: tuple[str, ...]
     deadline: float = NO_DEADLINE
     strict: bool = False
+    stands: Stamp | None = None
 
 
 class Fetched(NamedTuple):
     """The stored bytes in the order asked, ``None`` for what is not there; the log's head and the clock, in the same trip.
 
-    ``head`` is ``None`` when no log has begun. ``now`` is milliseconds of the layer's clock.
+    ``head`` is ``None`` when no log has begun. ``now`` is milliseconds of the layer's clock, or a little more.
     """
 
     blobs: tuple[bytes | None, ...]

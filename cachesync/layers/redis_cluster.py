@@ -9,6 +9,7 @@ where the order does not matter, and one that is silent takes nothing from the o
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import threading
 import time
@@ -17,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import redis
 from redis.crc import key_slot
@@ -26,13 +27,27 @@ from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
 from cachesync.core.redis_url import ClusterUrl, is_cluster_url, read_cluster_url
-from cachesync.core.steps import Done, Fetch, Release, Replies, Reply, Scan, Scanned, SharedReply, SharedStep, Store, Together
+from cachesync.core.steps import (
+    Done,
+    Fetch,
+    Fetched,
+    Leased,
+    Release,
+    Replies,
+    Reply,
+    Scan,
+    Scanned,
+    SharedReply,
+    SharedStep,
+    Store,
+    Together,
+)
 from cachesync.errors import PolicyError
 from cachesync.layers.one_question import OneQuestion
 from cachesync.layers.redis import MAX_CONNECTIONS, RedisShared
 from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import BROKEN, PROTOCOL, PUSHES, TROUBLE, Address, Line, connect, failed, reader, refused
-from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, OutOfTimeError, place_of
+from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, OutOfTimeError, UnservedError, place_of
 from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of, pack_all, reply_of
 
 DEFAULT_BOUNDS: Final = Bounds()
@@ -42,6 +57,8 @@ REFRESH_EVERY: Final = 0.1
 """Seconds between two questions of one process how slots are dealt out."""
 LEAST_REST: Final = 0.5
 """And while a node is left alone."""
+CLOCK_KEPT: Final = 60.0
+"""Seconds after which the clock of the log's node is read again: no two clocks run alike."""
 LOOK_EVERY: Final = 2.0
 """Seconds after which a process that hears the log asks again."""
 PAUSE: Final = 0.01
@@ -157,12 +174,23 @@ def stages_of(step: SharedStep, names: Names, bounds: Bounds) -> list[list[Comma
     return [list(stage) for _, stage in groupby(singles, key=lambda command: slot_of(command, log_slot) == log_slot)]
 
 
+class _Clock(NamedTuple):
+    """What the clock of the log's node said: milliseconds, when it was asked (seconds, monotonic clock), and which node that was."""
+
+    read: int
+    asked: float
+    owner: Address | None
+
+
 class ClusterShared:
     """A Redis Cluster, shared by all processes of a namespace.
 
     ``url`` is ``redis+cluster://user:password@host:port,host:port?options``: some nodes by which the others are found. Raises
     ``PolicyError`` for a url that can not be read.
     """
+
+    splits: Final = True
+    """The head of the log costs a read a trip of its own."""
 
     def __init__(self, url: str, *, namespace: str, max_connections: int = MAX_CONNECTIONS, bounds: Bounds = DEFAULT_BOUNDS) -> None:
         try:
@@ -177,6 +205,7 @@ class ClusterShared:
         self._nodes: dict[Address, ClusterNode] = {}
         self._lock = threading.Lock()
         self._log_slot: int = key_slot(self.names.meta)
+        self._clock: _Clock | None = None
         self.sync = _Threads(self)
         self._loop_layer = _Loops(self)
         self._make_ear, self._ear_options = reader(redis.ConnectionPool, self._url.node, PUSHES)
@@ -225,6 +254,18 @@ class ClusterShared:
         return {
             place_of(address): node.trouble for address, node in list(self._nodes.items()) if address in serving and node.is_left_alone()
         }
+
+    def _clock_now(self) -> tuple[int, int] | None:
+        """What the node of the log would answer to ``TIME``, or a little more; ``None`` where it has to be asked.
+
+        The nodes' clocks may differ, and ages are counted by this one.
+        """
+        clock = self._clock
+        if clock is None or clock.owner != self.log_owner():
+            return None
+        passed = time.monotonic() - clock.asked
+        milliseconds = clock.read + math.ceil(passed * 1000)
+        return None if passed > CLOCK_KEPT else (milliseconds // 1000, milliseconds % 1000 * 1000)
 
     def _is_silent(self, address: Address) -> bool:
         node = self._nodes.get(address)
@@ -287,7 +328,14 @@ class ClusterShared:
             return Replies(tuple((yield from self._side_by_side(step.steps))))
         if self.log_owner() is None:
             yield self.slots.refresh()
+        clock = self._clock_now() if isinstance(step, Fetch) and step.stands is not None and step.keys and not step.strict else None
+        if clock is not None and isinstance(step, Fetch) and step.stands is not None:
+            found = yield from self._stage([(b"GET", self.names.entry(key)) for key in step.keys], keeps=True)
+            refused(found)
+            head = step.stands.epoch.encode("ascii"), step.stands.number
+            return reply_of(step, [clock, head, _read(found)], self.names)
         replies: list[Any] = []
+        asked = time.monotonic()
         for stage in stages_of(step, self.names, self.bounds):
             replies += yield from self._stage(stage, keeps=isinstance(step, Fetch))
         refused(replies)
@@ -295,6 +343,8 @@ class ClusterShared:
             role = [replies.pop(2)] if step.strict else []
             replies = [*replies[:2], *([_read(replies[2:])] if step.keys else []), *role]
         reply = reply_of(step, replies, self.names)
+        if isinstance(reply, Fetched | Leased):
+            self._clock = _Clock(reply.now, asked, self.log_owner())
         if isinstance(step, Store | Release) and cast("Done", reply).done:
             with suppress(*TROUBLE):  # who waits looks again by itself
                 yield from self._stage([(b"PUBLISH", self.names.lease(step.key), b"")])
@@ -424,7 +474,7 @@ class _Stage:
         for at in self.left:
             owner = self._elsewhere.get(at) or self._slots.owner(self._of[at])
             if owner is None:
-                raise RedisConnectionError("no node serves a slot that is needed")
+                raise UnservedError(None if self._of[at] == self._log_slot else "")
             self._groups.setdefault(owner, []).append(at)
         return [self._errand(owner, places) for owner, places in self._groups.items()]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from cachesync.layers.breaker import Breaker
@@ -43,6 +44,14 @@ class NodeError(RedisError):
         place = place_of(address)
         self.part = "" if isinstance(error, OutOfTimeError) else place
         super().__init__(f"{place}: {_told(error)}")
+
+
+class UnservedError(RedisConnectionError):
+    """No node serves a slot that is needed. ``part`` is ``None`` for that of the log, else empty: the others are not concerned."""
+
+    def __init__(self, part: str | None) -> None:
+        super().__init__("no node serves a slot that is needed")
+        self.part = part
 
 
 def _told(error: BaseException) -> str:
