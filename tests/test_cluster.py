@@ -529,6 +529,28 @@ def test_of_a_batch_what_the_other_nodes_have_counts(shop: Shop) -> None:
     assert b.cache.stats().shared.breaker == "closed"
 
 
+def test_of_a_batch_what_the_other_nodes_take_is_stored(shop: Shop) -> None:
+    """Leases and fills travel together, and each node answers for its own."""
+    a, b = shop.new(), shop.new()
+    silent, others = shop.keys(shop.silent, 4), [*shop.keys(shop.healthy), *shop.keys(shop.log)]
+    shop.silent.freeze()
+    assert a.get_or_compute(silent[0], lambda: 1) == 1, "it is found out that this one is silent"
+    asked = [*silent[1:], *others]
+
+    def compute(keys: list[str]) -> dict[str, int]:
+        return dict.fromkeys(keys, 1)
+
+    async def acompute(keys: list[str]) -> dict[str, int]:
+        return compute(keys)
+
+    if a.colour == "def":
+        found = a.do(a.cache.get_or_compute_many, asked, compute)
+    else:
+        found = a.do(a.cache.aget_or_compute_many, asked, acompute)
+    assert found == dict.fromkeys(asked, 1)
+    assert [b.get_or_compute(key, never) for key in others] == [1] * len(others)
+
+
 def test_what_waits_for_a_silent_node_holds_nothing_else_up(shop: Shop) -> None:
     """Invalidations whose node is back are announced, also those behind one whose node is not."""
     a, b = shop.new(), shop.new()
@@ -591,8 +613,8 @@ def test_what_is_invalidated_while_it_is_on_its_way_is_not_served(shop: Shop, wh
     keys = shop.keys(shop.healthy, 2)
     for key in keys:
         assert a.get_or_compute(key, lambda: 1) == 1
-    holding = HoldingShared(ClusterShared(a.cache.settings.redis.url, namespace=a.cache.settings.namespace))
     settings = a.cache.settings
+    holding = HoldingShared(ClusterShared(shop.callers.url, namespace=settings.namespace))
     b = Caller(Cache(settings, policies=[Policy(name="all", match="*", ttl="1h")], shared=holding), a.colour, a.loop)
     engine_of(b.cache).splits = True  # as that of the layer inside
     b.stamp()
@@ -657,14 +679,14 @@ def test_pauses_of_several_steps_are_one(by_hand: ClusterShared) -> None:
     moving = [Release(f"k{number}", "me") for number in range(20)]
     flow = by_hand.carry_out(Together((*moving, Release("b", "me"))))
     pauses: list[float] = []
-    asked = next(flow)
+    asked: Any = next(flow)
     try:
         while True:
-            if isinstance(asked, float):
+            if asked.__class__ is float:
                 pauses.append(asked)
                 asked = flow.send(None)
                 continue
-            assert isinstance(asked, list), "nothing else is waited for"
+            assert asked.__class__ is list, "nothing else is waited for"
             asked = flow.send([[0] * count if owner == THERE else [ResponseError("TRYAGAIN")] * count for owner, _, count in asked])
     except StopIteration as end:
         replies = end.value.replies
@@ -689,17 +711,16 @@ def test_who_waits_for_the_slots_is_told_that_nobody_knows_them(by_hand: Cluster
 def test_a_driver_tells_a_step_what_its_waiting_has_come_to(by_hand: ClusterShared, colour: Colour) -> None:
     """That no node says how slots are dealt out is the failure of those steps that asked for it, and of no other."""
 
-    def answered(address: Any, packed: bytes, count: int) -> list[Any]:
+    def answered(address: Any, packed: bytes, count: int, deadline: float = 0.0) -> list[Any]:
         return [0] * count if address == THERE else [ResponseError("CLUSTERDOWN")] * count
+
+    async def aanswered(address: Any, packed: bytes, count: int) -> list[Any]:
+        return answered(address, packed, count)
 
     for address in (HERE, THERE):
         node: Any = by_hand.node(address)
-        node.exchange = lambda packed, count, _, address=address: answered(address, packed, count)
-
-        async def aexchange(packed: bytes, count: int, address: Any = address) -> list[Any]:
-            return answered(address, packed, count)
-
-        node.aexchange = aexchange
+        node.exchange = partial(answered, address)
+        node.aexchange = partial(aanswered, address)
     deadline = time.monotonic() + LONG
     replies = performed(by_hand, Together((Release("a", "me", deadline), Release("b", "me", deadline)), deadline), colour).replies
     assert "no node of the cluster" in str(replies[0].error)

@@ -370,7 +370,7 @@ class ClusterShared:
         for i in range(len(steps)):
             advance(i, None)
         while asked:
-            errands = {i: one for i, one in asked.items() if isinstance(one, list)}
+            errands: dict[int, list[Errand]] = {i: one for i, one in asked.items() if isinstance(one, list)}
             if not errands:
                 waits, asked = asked, {}
                 troubles = yield from _wait_for(set(waits.values()))
