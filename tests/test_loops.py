@@ -182,8 +182,9 @@ def test_an_invalidation_in_one_colour_detaches_computations_of_the_other(
 # --- threads of the library ---------------------------------------------------------------------------------------------------------
 
 
-def readers() -> int:
-    return sum(thread.name == READER for thread in threading.enumerate())
+def readers() -> set[threading.Thread]:
+    """Those that run. One of an earlier test may end meanwhile: closing waits two seconds for it, and an answer may take three."""
+    return {thread for thread in threading.enumerate() if thread.name == READER}
 
 
 async def _end(cache: Cache, ending: str) -> None:
@@ -200,7 +201,7 @@ def test_a_cache_has_one_reader_which_ends_with_it(server: Server, namespace: st
     before = readers()
     cache = open_cache(server.url, namespace)
     shop = Shop(cache)
-    assert readers() == before
+    assert readers() <= before
 
     async def ask(number: int) -> int:
         return await shop.aitem(number)
@@ -209,7 +210,7 @@ def test_a_cache_has_one_reader_which_ends_with_it(server: Server, namespace: st
         asked = [threads.submit(shop.item, number) for number in range(20)]
         asked += [threads.submit(asyncio.run, ask(number)) for number in range(20)]
         assert [future.result(LONG) for future in asked] == [1] * 40
-    assert readers() == before + 1
+    assert len(readers() - before) == 1
     if ending == "close":
         cache.close()
     elif ending == "with":
@@ -220,7 +221,7 @@ def test_a_cache_has_one_reader_which_ends_with_it(server: Server, namespace: st
     if ending == "closed twice":
         cache.close()
         asyncio.run(_end(cache, ending))
-    until(lambda: readers() == before, "the reader ends")
+    until(lambda: readers() <= before, "the reader ends")
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -238,7 +239,7 @@ def test_a_cache_that_nobody_holds_any_more_ends_its_reader_and_its_connections(
 
     def is_over() -> bool:
         gc.collect()
-        return readers() == before and proxy.connections == 0
+        return readers() <= before and proxy.connections == 0
 
     use()
     until(is_over, "the reader ends, and nothing is open")
@@ -257,7 +258,7 @@ def test_a_reader_ends_with_its_cache_while_redis_is_away(server: Server, proxy:
     else:
         proxy.hold()
     cache.close()
-    until(lambda: readers() == before, "the reader ends")
+    until(lambda: readers() <= before, "the reader ends")
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -274,7 +275,7 @@ def test_a_closed_cache_answers_and_keeps_nothing_open(server: Server, proxy: Pr
     assert (asyncio.run(ask()) if colour == "async def" else [shop.item(1), shop.item(2), shop.item(1)]) == [1, 1, 1]
     assert not cache.invalidate("item:1").pending
     until(lambda: proxy.connections == 0, "nothing is open")
-    assert readers() == before
+    assert readers() <= before
 
 
 # --- loops that stand still -------------------------------------------------------------------------------------------------------
