@@ -28,7 +28,7 @@ logger = logging.getLogger("cachesync")
 
 CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "layer_failed": (logging.WARNING, "a step of the shared layer failed, or of the local one; calls go on without it. layer, step, error"),
-    "layer_recovered": (logging.INFO, "the shared layer answers again. layer"),
+    "layer_recovered": (logging.INFO, "the shared layer answers again, or one of its servers. layer"),
     "reader_failed": (logging.ERROR, "a mistake of ours in the log's reader; it goes on a moment later. error, traceback"),
     "log_silent": (logging.WARNING, "the log was not heard for max_lag; local copies are bypassed, or served stale. lag"),
     "log_heard": (logging.INFO, "the log is heard again. stamp"),

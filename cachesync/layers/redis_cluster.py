@@ -410,7 +410,7 @@ class ClusterShared:
         commands = commands_of(step._replace(cursor=cursor), self.names, self.bounds)
         [found] = yield [(masters[at], pack_all(commands), len(commands))]
         if isinstance(found, BaseException):
-            raise NodeError(masters[at], found) from found
+            raise found if masters[at] == self.log_owner() else NodeError(masters[at], found)
         refused(found)
         scanned = cast("Scanned", reply_of(step, found, self.names))
         if scanned.cursor:
