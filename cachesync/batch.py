@@ -156,7 +156,7 @@ class _Both:
     def _at_hand(self, question: Question) -> Sequence[Any] | None:
         """The values, where a local copy of each may be served as it is."""
         engine, copies = self._operations.engine, self._site.shelf.copies
-        if gathering.get() is not None:
+        if gathering.get() is not None or self._site.policy.shadow:
             return None
         now, mark = engine.now(), engine.ledger.mark
         found = [copies.get(one.address.raw) for one in question.wanted]

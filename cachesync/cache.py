@@ -26,6 +26,7 @@ from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
+from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, log_stats, stats_of
@@ -258,6 +259,7 @@ class Cache:
             tags_from=how.tags_from,
             hidden=hidden_fields(blueprint.template, policy, blueprint.name),
             has_own_codec=how.codec is not None,
+            is_async=blueprint.is_async,
         )
 
     def _enter(self, site: Site, wrapper: Any) -> Any:
@@ -409,6 +411,16 @@ class Cache:
     def aupdate(self, key: str) -> AsyncUpdate:
         """As `update`: ``async with cache.aupdate(key) as update: ...; await update.set(value)``."""
         return AsyncUpdate(self._operations, self._ask(key))
+
+    def request(self) -> RequestScope:
+        """The block of one request: ``with cache.request():``, also ``async with``. Inside of it each key is read once, and what is read is
+        not older than what the request has seen already.
+
+        A repeated read is the same answer, from nobody but the request, whatever others change meanwhile; a change that the request makes
+        itself is seen by it. Tasks, ``asyncio.to_thread`` and `in_context` belong to the request in which they were begun. Inside of
+        another one of this cache it is part of that. It is entered once: for the next request ask for another.
+        """
+        return RequestScope(self._engine)
 
     def depends_on(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """Say inside of a computation what its result depends on: it ends with an invalidation of these ``keys`` or ``tags``.
@@ -703,6 +715,7 @@ __all__ = [
     "LogStats",
     "Missing",
     "RefreshStats",
+    "RequestScope",
     "SharedStats",
     "Stats",
     "SystemClock",

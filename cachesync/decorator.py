@@ -151,7 +151,8 @@ def dress(site: Site, blueprint: Blueprint, operations: Operations) -> Any:
     """The function that takes the place of the original, with the attributes of its colour."""
     face = (_AsyncFace if blueprint.is_async else _Face)(site, blueprint, operations)
     engine = operations.engine
-    wrapper = compile_wrapper(blueprint, site, ledger=engine.ledger, now=engine.now, slow=face.slow)
+    check = operations.shadow.check_copy
+    wrapper = compile_wrapper(blueprint, site, ledger=engine.ledger, now=engine.now, slow=face.slow, check=check)
     for attribute in _ATTRIBUTES:
         setattr(wrapper, attribute, getattr(face, attribute))
     return wrapper

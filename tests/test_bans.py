@@ -380,6 +380,44 @@ def test_a_bounded_index_of_soft_bans_says_no_later_time(
     assert not missed or (found is not None and found <= min(missed))
 
 
+@settings(max_examples=300)
+@given(
+    st.lists(bans, max_size=12, unique_by=lambda ban: ban.number),
+    st.sampled_from((1, 2, 1_000)),
+    short,
+    dependencies,
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+def test_a_soft_ban_between_two_numbers_is_found(
+    known: list[Ban], limit: int, key: str, on: tuple[Dependency, ...], above: int, most: int
+) -> None:
+    """Exactly, where nothing had to be dropped and what the value depends on is told apart; else one too many."""
+    known.sort(key=lambda ban: ban.number)
+    missed = any(above < ban.number <= most and concerns(ban, key, on) for ban in known)
+    found = soft_of(*known, limit=limit).lies_between(key, on, above, most)
+    assert found or not missed
+    assert found == missed or limit < 1_000 or (on == ANYTHING and above < most)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_soft_ban_that_was_read_may_lie_between_any_two_numbers(kind: Kind) -> None:
+    """Only the newest number is known of what another process has announced while this one heard nothing."""
+    text = {KEY: "a", TAG: "t", PREFIX: "a", GLOB: "a*", EVERYTHING: "*"}[kind]
+    on = (Dependency(TAG, "t"),)
+    index = SoftIndex()
+    index.add_all(Targets(kind, (text,)), 5)
+    assert [index.lies_between("a", on, above, 3) for above in (2, 3)] == [True, False]
+    index.note(Targets(kind, (text,)), 7, 70.0)
+    assert [index.lies_between("a", on, above, most) for above, most in ((2, 3), (6, 6), (7, 9))] == [True, False, False]
+
+
+def test_of_many_renewals_of_a_soft_ban_some_may_be_forgotten() -> None:
+    index = soft_of(*(Ban(TAG, "t", number) for number in range(2, 4 * TIMES_OF_A_BAN, 2)))
+    on = (Dependency(TAG, "t"),)
+    assert all(index.lies_between("x", on, above, above + 1) for above in range(1, 4 * TIMES_OF_A_BAN - 3))
+
+
 def test_the_time_of_a_soft_ban_that_was_read_is_not_that_of_the_next() -> None:
     """Of what another process has announced while this one heard nothing, only the number is known. Later ones do not make it later."""
     tagged = Targets(TAG, ("t",), SOFT)

@@ -41,7 +41,9 @@ match = "stores:*:stats"
 ttl = "dynamic"
 min_ttl = "10s"
 max_ttl = "1h"
-shadow = 0.01
+
+[policy.stats.http]
+vary = ["Accept"]
 """
 BAD = """\
 [policy.stores]
@@ -171,7 +173,7 @@ def test_check_shows_the_policies_of_a_good_file(run: Run, good: str) -> None:
     assert ["stores", "stores:*", "1m", "30s", "stores", "compress_over", "16KiB"] in rows
     assert ["stats", "stores:*:stats", "dynamic,", "10s", "to", "1h", "-", "-"] in rows
     assert "without effect" in out
-    assert "  policy.stats.shadow\n" in out
+    assert "  policy.stats.http.vary\n" in out
 
 
 def test_check_never_shows_a_password(run: Run, good: str) -> None:
@@ -188,10 +190,10 @@ def test_check_as_json_has_every_setting_of_every_policy(run: Run, good: str) ->
     found = json.loads(out)
     assert code == 0
     assert (found["ok"], found["problems"], found["namespace"], found["ttl"]) == (True, [], "dashboard", {"short": 60.0})
-    assert found["without_effect"] == ["policy.stats.shadow"]
+    assert found["without_effect"] == ["policy.stats.http.vary"]
     stores, stats = found["policies"]
     assert (stores["name"], stores["ttl"], stores["local_ttl"], stores["compress_over"]) == ("stores", 60.0, 30.0, 16384)
-    assert (stats["ttl"], stats["min_ttl"], stats["max_ttl"], stats["without_effect"]) == ("dynamic", 10.0, 3600.0, ["shadow"])
+    assert (stats["ttl"], stats["min_ttl"], stats["max_ttl"], stats["without_effect"]) == ("dynamic", 10.0, 3600.0, ["http.vary"])
 
 
 def test_check_tells_all_mistakes_at_once(run: Run, tmp_path: Path) -> None:
@@ -317,7 +319,7 @@ def test_explain_says_which_policy_wins_and_why(run: Run, good: str) -> None:
     assert rows.index(["stats", "stores:*:stats", "13"]) < rows.index(["stores", "stores:*", "7"])
     assert ["entry", "dashboard:e:{stores:JKT:stats}"] in rows
     assert ["lease", "dashboard:l:{stores:JKT:stats}"] in rows
-    assert "no effect yet" in out and "shadow" in out
+    assert "no effect yet" in out and "http.vary" in out
 
 
 def test_explain_as_json(run: Run, good: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from cachesync import MISSING, Cache, Entry, Event, KeyTemplateError, MemoryShared, Policies, Policy, Settings, Stamp
+from cachesync import MISSING, Cache, Entry, Event, HttpPolicy, KeyTemplateError, MemoryShared, Policies, Policy, Settings, Stamp
 from cachesync.errors import KeyArgumentError, PolicyError
 from cachesync.testing import FakeClock
 
@@ -1509,6 +1509,6 @@ def test_a_listener_that_fails_harms_nobody(cache: Cache, colour: Colour, caplog
 
 def test_a_setting_without_effect_is_said_at_the_start(events: Watch) -> None:
     """Accepted, recorded and not silently ignored."""
-    Cache(policies=[Policy(name="all", match="*", ttl=60, shadow=0.5)], on_event=events.append)
+    Cache(policies=[Policy(name="all", match="*", ttl=60, http=HttpPolicy(vary=["Accept"]))], on_event=events.append)
     (event,) = events.named("setting_without_effect")
-    assert event.fields["settings"] == ["policy.all.shadow"]
+    assert event.fields["settings"] == ["policy.all.http.vary"]

@@ -150,7 +150,7 @@ def test_a_cache_that_was_switched_off_says_so() -> None:
     assert (cache.health().status, names(cache.health())) == ("degraded", ["switched_off"])
 
 
-@pytest.mark.parametrize("name", ["violation", "possible_loss"])
+@pytest.mark.parametrize("name", ["violation", "stale_incident", "possible_loss"])
 def test_what_happened_once_is_a_reason_for_a_while(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     """A violation is told for ten minutes: whoever asks once a minute sees it, and it is not held against the process for ever."""
     cache = Cache(policies=[BYPASS])

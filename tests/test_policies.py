@@ -166,17 +166,16 @@ def test_the_longest_life_counts_every_window() -> None:
 
 def test_settings_without_effect_are_named() -> None:
     """What is accepted and not acted upon in this version is said aloud; defaults and working settings are not."""
-    working = policy(local_ttl=1, version=2, tags=["a"], compress_over=1, copy=True, jitter=0.1, negative_ttl=1)
+    working = policy(local_ttl=1, version=2, tags=["a"], compress_over=1, copy=True, jitter=0.1, negative_ttl=1, shadow=0.1)
     assert policy(consistency="strict", on_disconnect="serve", stale_while_revalidate=1).without_effect() == ()
     assert working.without_effect() == ()
     assert policy(ttl=None, min_ttl=1, max_ttl=2).without_effect() == ()
     silent = policy(
-        shadow=0.1,
         ramp=0.5,
         warm=["b"],
         http=HttpPolicy(vary=["Accept"], visibility="public"),
     )
-    assert silent.without_effect() == (*("shadow", "ramp", "warm", "http.visibility", "http.vary"),)
+    assert silent.without_effect() == (*("ramp", "warm", "http.visibility", "http.vary"),)
     assert policy(http=HttpPolicy()).without_effect() == ("http",)
     assert policy(consistency="bounded", ramp=1.0, encrypt=True, mask=["a"]).without_effect() == ()
 

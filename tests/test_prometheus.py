@@ -113,7 +113,7 @@ def test_calls_are_counted_by_what_answered_them(colour: Colour, loop: LoopThrea
     caller.get("nothing")
     text = collector.text()
     counts = {result: value(text, "cachesync_calls_total", policy="all", result=result) for result in RESULTS}
-    assert counts == {"local_hit": 3, "shared_hit": 0, "joined": 0, "computed": 1, "missed": 1}
+    assert counts == {"local_hit": 3, "shared_hit": 0, "joined": 0, "computed": 1, "missed": 1, "repeated": 0}
     assert value(text, "cachesync_local_entries") == 1
     caller.do(item, 1)
     assert value(collector.text(), "cachesync_calls_total", policy="all", result="local_hit") == 4

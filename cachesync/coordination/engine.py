@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flight, Flights, waiting_lock
 from cachesync.coordination.gathering import Gathering
+from cachesync.coordination.request_scope import scope_of
 from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.waiters import Waiters
@@ -183,7 +184,7 @@ class Engine:
         if held is None:
             return None
         is_stale = not self.is_fresh(held)
-        if is_stale and only_fresh:
+        if is_stale and (only_fresh or self._is_too_old(ask, held.dependencies, held.stamp)):
             return None
         held.hits += 1
         ends = max(held.deadline, held.stale)
@@ -254,6 +255,8 @@ class Engine:
         now = self.now()
         if now >= self._trusted_until(ask.policy) or not self._stands(held, ask) or held.is_over(now):
             return None
+        if self._is_too_old(ask, held.dependencies, held.stamp):
+            return None
         if reason:
             held.hits += 1
             age = round(now - held.made, 3)
@@ -290,6 +293,11 @@ class Engine:
                 return None
         # Each raise adds to the traceback; without this it would grow as long as the computation is left alone.
         return Failed(failure.error.with_traceback(failure.traceback))
+
+    def _is_too_old(self, ask: Ask, dependencies: tuple[Dependency, ...], stamp: Stamp | None) -> bool:
+        """Whether something stale is older than what the request that asks has seen, or than a change that it has made itself."""
+        scope = scope_of(self)
+        return scope is not None and scope.refuses(ask.key, dependencies, stamp)
 
     def is_fresh(self, held: Held) -> bool:
         """Whether a copy that may be served is fresh, too."""
@@ -401,9 +409,12 @@ class Engine:
         life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
         if life is None or life.is_over(now):
             return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
+        is_stale = now >= life.fresh
+        if is_stale and self._is_too_old(ask, dependencies, stamp):
+            return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
         site.counts.shared_hits += 1
         is_due = now >= self._due(ask, began, life.fresh)
-        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, now >= life.fresh, life.stale, is_due))
+        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, is_stale, life.stale, is_due))
 
     def _open(self, site: Site, header: Header, payload: bytes | memoryview) -> Any:
         plain: bytes | memoryview = decompress(payload) if header.flags & COMPRESSED else payload
@@ -514,6 +525,9 @@ class Engine:
         """
         if called.is_stale and (ask.least is not None or arrival.at >= called.ends):
             return None
+        # Of what was made of something stale, nobody knows here how old that was.
+        if called.is_stale and self._is_too_old(ask, called.dependencies, None if called.until == NEVER else called.stamp):
+            return None
         if called.made < arrival.since:
             return None
         with self.lock:
@@ -532,7 +546,7 @@ class Engine:
             if softened is None:
                 return called
             life = life_of(ask.policy, called.made, called.fresh or 0.0, softened)
-            if ask.least is not None or life.is_over(self.now()):
+            if ask.least is not None or life.is_over(self.now()) or self._is_too_old(ask, found, called.stamp):
                 return None
             return called._replace(is_stale=True, until=min(called.until, life.fresh), ends=min(called.ends, life.stale))
 
@@ -670,6 +684,9 @@ class Engine:
                 self.ledger.pends += 1
                 self.ledger.settle(ticket, last, self.now())  # without a shared layer it is this process that gives the numbers
             self.detach(targets)
+        scope = scope_of(self)
+        if scope is not None:
+            scope.forget(targets)
         return ticket
 
     def settle(self, step: Settle) -> Stamp:

@@ -19,6 +19,7 @@ from cachesync.core.steps import Called
 
 if TYPE_CHECKING:
     from cachesync.coordination.engine import Engine
+    from cachesync.coordination.request_scope import Scope
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,11 +33,15 @@ class Gathering:
     of other engines may be asked inside of it. Where one is on the same log and a moment behind, the result is not stored
     (``is_behind``): it would be taken for as new as its own cache is. Where one is on another log, nobody here hears of its
     invalidations, and only its freshness is inherited.
+
+    ``request`` is the scope of the request that the computation is part of, `None` outside of any.
     """
 
-    __slots__ = ("_found", "ends", "engine", "is_behind", "is_stale", "least", "until")
+    __slots__ = ("_found", "ends", "engine", "is_behind", "is_stale", "least", "request", "until")
 
     def __init__(self, engine: Engine, least: Stamp | None = None) -> None:
+        around = gathering.get()
+        self.request: Scope | None = None if around is None else around.request
         self.engine = engine
         self.least = least
         self.is_behind = False
@@ -83,7 +88,7 @@ class Gathering:
 
 
 gathering: Final[ContextVar[Gathering | None]] = ContextVar("cachesync_gathering", default=None)
-"""That of the computation which runs here, ``None`` outside of any."""
+"""That of the computation or the request which runs here, ``None`` outside of any."""
 
 
 def in_context(function: Callable[P, R]) -> Callable[P, R]:

@@ -30,6 +30,7 @@ REASONS: Final[Mapping[str, str]] = {
     "reader_dead": "the thread that reads the log has ended, though the cache is open",
     "invalidations_queued": "invalidations of this process wait for the shared layer; the other processes do not know of them yet",
     "violation": "an audit has found a process that would serve what was invalidated, in the last ten minutes",
+    "stale_incident": "a hit was out of date though no invalidation had come, in the last ten minutes: one is missing in the program",
     "possible_loss": "a server that took over lacked invalidations, in the last ten minutes; they were announced again",
     "unanswered": "the round trip of `check` was not answered within the budget",
 }
@@ -116,7 +117,7 @@ def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[
         yield _reason("reader_dead")
     if queued := len(engine.ledger.tickets.queued):
         yield Reason("invalidations_queued", f"{REASONS['invalidations_queued']}: {queued:,}")
-    recent: tuple[EventName, ...] = ("violation", "possible_loss")
+    recent: tuple[EventName, ...] = ("violation", "stale_incident", "possible_loss")
     for name in recent:
         if (ago := engine.events.ago(name)) is not None and ago < RECENT:
             yield _reason(name, ago)

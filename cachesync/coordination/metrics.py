@@ -88,13 +88,25 @@ def _by_policy(number: Callable[[FunctionStats], int]) -> Callable[[Reading], It
     return lambda reading: [((name,), number(row)) for name, row in reading.stats.policies.items()]
 
 
-RESULTS: Final = ("local_hit", "shared_hit", "joined", "computed", "missed")
+RESULTS: Final = ("local_hit", "shared_hit", "joined", "computed", "missed", "repeated")
 
 
 def _calls(reading: Reading) -> Iterable[Sample]:
     for name, row in reading.stats.policies.items():
-        for result, count in zip(RESULTS, (row.local_hits, row.shared_hits, row.joined, row.computed, row.missed), strict=True):
+        counts = (row.local_hits, row.shared_hits, row.joined, row.computed, row.missed, row.repeated)
+        for result, count in zip(RESULTS, counts, strict=True):
             yield (name, result), count
+
+
+VERDICTS: Final = ("fresh", "stale", "unstable", "failed", "dropped")
+
+
+def _checks(reading: Reading) -> Iterable[Sample]:
+    for name, row in reading.stats.policies.items():
+        fresh = row.shadowed - row.stale_incidents - row.shadow_unstable
+        counts = (fresh, row.stale_incidents, row.shadow_unstable, row.shadow_failed, row.shadow_dropped)
+        for verdict, count in zip(VERDICTS, counts, strict=True):
+            yield (name, verdict), count
 
 
 def _one(number: Callable[[Stats], float]) -> Callable[[Reading], Iterable[Sample]]:
@@ -115,6 +127,15 @@ METRICS: Final = (
     Metric("cachesync.failures", "counter", "{call}", "Computations that raised", ("policy",), _by_policy(lambda row: row.failed)),
     Metric("cachesync.stored", "counter", "{value}", "Computed values that were kept", ("policy",), _by_policy(lambda row: row.stored)),
     Metric("cachesync.not_stored", "counter", "{value}", "Values that were not kept", ("policy",), _by_policy(lambda row: row.not_stored)),
+    Metric("cachesync.shadow.checks", "counter", "{hit}", "Hits to be computed again, by what came of it", ("policy", "verdict"), _checks),
+    Metric(
+        "cachesync.stale_incidents",
+        "counter",
+        "{incident}",
+        "Hits that were out of date, though no invalidation had come",
+        ("policy",),
+        _by_policy(lambda row: row.stale_incidents),
+    ),
     Metric("cachesync.refreshes", "gauge", "{refresh}", "Refreshes under way", (), _one(lambda stats: stats.refreshes.under_way)),
     Metric(
         "cachesync.invalidations",

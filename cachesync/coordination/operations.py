@@ -19,6 +19,8 @@ from cachesync.coordination.log_reader import PATIENCE, LogReader
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
+from cachesync.coordination.request_scope import Reading, reading_of
+from cachesync.coordination.shadow import Shadow, is_hit
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.watching import UNWATCHED, WatchedShared
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
@@ -74,6 +76,7 @@ class Operations:
         self.arun = self._loops.run
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
+        self.shadow = Shadow(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
         self._is_flushing = False
         self.is_closed = False
@@ -84,9 +87,12 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled or engine.is_busy_here():
             return cast("Result", self.run(calling(ask)))
+        reading = self._reading(ask)
+        if reading is not None and reading.found is not None:
+            return reading.found
         least = self._least()
         if least is not None or self._is_strict(ask):
-            return cast("Result", self._used(ask, self.run(self.confirming(ask, least))))
+            return cast("Result", self._used(ask, self._checked(ask, self.run(self.confirming(ask, least))), reading))
         found: Result | None = engine.at_hand(ask)
         if found is None:
             shares = self._shares()
@@ -97,16 +103,19 @@ class Operations:
             found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
         if self._wants_refresh(found):
             self.refresher.start(ask)
-        return cast("Result", self._used(ask, found))
+        return cast("Result", self._used(ask, self._checked(ask, found), reading))
 
     async def aobtain(self, ask: Ask) -> Result:
         """As `obtain`."""
         engine = self.engine
         if not engine.settings.enabled:
             return cast("Result", await self.arun(calling(ask)))
+        reading = self._reading(ask)
+        if reading is not None and reading.found is not None:
+            return reading.found
         least = self._least()
         if least is not None or self._is_strict(ask):
-            return cast("Result", self._used(ask, await self.arun(self.confirming(ask, least))))
+            return cast("Result", self._used(ask, self._checked(ask, await self.arun(self.confirming(ask, least))), reading))
         found: Result | None = engine.at_hand(ask)
         if found is None:
             fetched: Any = None
@@ -124,7 +133,7 @@ class Operations:
             found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
         if self._wants_refresh(found):
             self.refresher.start_task(ask)
-        return cast("Result", self._used(ask, found))
+        return cast("Result", self._used(ask, self._checked(ask, found), reading))
 
     def _judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
         """What the shared layer's reply is worth. A hit ends here, without a flow."""
@@ -154,8 +163,24 @@ class Operations:
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
 
-    def _used(self, ask: Ask, result: Any) -> Any:
-        """A result is handed out: the computation that asked for it, if it was one, depends on it from now on."""
+    def _reading(self, ask: Ask, *, anew: bool = False) -> Reading | None:
+        """A key is about to be read. Inside of a request: what that has read of it already, unless it has to be read ``anew``."""
+        reading = reading_of(self.engine, ask.key, anew=anew or self._is_strict(ask))
+        if reading is not None and reading.found is not None:
+            ask.site.counts.repeated += 1
+            ask.site.counts.stale += reading.found.is_stale
+        return reading
+
+    def _checked(self, ask: Ask, result: Any) -> Any:
+        """A result that may be a hit: some of them are computed again behind the caller's back (``shadow``)."""
+        if ask.policy.shadow and is_hit(result):
+            self.shadow.sample(ask, result)
+        return result
+
+    def _used(self, ask: Ask, result: Any, reading: Reading | None = None) -> Any:
+        """A result is handed out: the computation or the request that asked for it, if it was one, takes note of it."""
+        if reading is not None:
+            result = reading.remember(result)
         if result.__class__ is Called and result.is_stale:
             ask.site.counts.stale += 1
         found = gathering.get()
@@ -193,7 +218,8 @@ class Operations:
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:
         """As `confirming`, for a caller who asked for a stamp, inside of a computation for one who did the same."""
         check_stamp(least)
-        result: Result = self._used(ask, (yield from self.confirming(ask, self._least_of(least))))
+        reading = self._reading(ask, anew=True)
+        result: Result = self._used(ask, self._checked(ask, (yield from self.confirming(ask, self._least_of(least)))), reading)
         return result
 
     def obtaining_each(self, wanted: Sequence[Wanted], refresh: Callable[[list[Ask]], None]) -> Generator[Step, Any, list[Result]]:
@@ -226,8 +252,11 @@ class Operations:
         least = self._least_of(least)
         answers: dict[str, Result] = {}
         for asks in self._pages(wanted, page):
-            results = yield from self._obtaining_page(asks, least, at_once)
-            answers.update((ask.key, self._used(ask, result)) for ask, result in zip(asks, results, strict=True))
+            readings = self._readings(asks, least)
+            results = yield from self._obtaining_page(asks, least, at_once, readings)
+            for ask, result, reading in zip(asks, results, readings, strict=True):
+                is_repeated = reading is not None and reading.found is not None
+                answers[ask.key] = result if is_repeated else self._used(ask, self._checked(ask, result), reading)
             stale = [ask for ask, result in zip(asks, results, strict=True) if self._wants_refresh(result)]
             if stale:
                 refresh(stale)
@@ -243,11 +272,17 @@ class Operations:
         while chosen := list(islice(rest, page)):
             yield [self.engine.ask(*one) for one in chosen]
 
-    def _obtaining_page(self, asks: Sequence[Ask], least: Stamp | None, at_once: bool) -> Generator[Step, Any, list[Result]]:
+    def _readings(self, asks: Sequence[Ask], least: Stamp | None) -> Sequence[Reading | None]:
+        """As `_reading` for several keys."""
+        return [self._reading(ask, anew=least is not None) for ask in asks] if gathering.get() is not None else [None] * len(asks)
+
+    def _obtaining_page(
+        self, asks: Sequence[Ask], least: Stamp | None, at_once: bool, readings: Sequence[Reading | None]
+    ) -> Generator[Step, Any, list[Result]]:
         engine = self.engine
         if not engine.settings.enabled:
             return list((yield from together([calling(ask) for ask in asks])))
-        answers: dict[str, Result] = {}
+        answers: dict[str, Result] = _repeated(asks, readings)
         missing = self._missing(asks, least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
         confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
@@ -257,11 +292,12 @@ class Operations:
         return [answers[ask.key] for ask in asks]
 
     def _missing(self, asks: Sequence[Ask], least: Stamp | None, found: dict[str, Any]) -> list[Ask]:
-        """What no local copy answers; the others go into ``found``."""
+        """What is not in ``found`` and no local copy answers; what one answers goes there, too."""
         engine = self.engine
         reached = least is None or engine.has_reached(least)
         for ask in asks:
-            at_hand = engine.at_hand(ask, only_fresh=least is not None) if reached and not self._is_strict(ask) else None
+            is_asked = ask.key not in found and reached and not self._is_strict(ask)
+            at_hand = engine.at_hand(ask, only_fresh=least is not None) if is_asked else None
             if at_hand is not None:
                 found[ask.key] = at_hand
         return [ask for ask in asks if ask.key not in found]
@@ -281,14 +317,17 @@ class Operations:
         if not self.engine.settings.enabled:
             return answers
         for asks in self._pages(wanted, PAGE):
+            readings = self._readings(asks, least)
+            repeated = _repeated(asks, readings)
+            answers.update(repeated)
             missing = self._missing(asks, least, answers)
             if missing and (yield from self._sharing(asks[0].deadline)):
                 strict = least is not None or any(map(self._is_strict, missing))
                 looked = yield from look_many(missing, strict=strict, least=least)
                 answers.update((ask.key, found) for ask, found in zip(missing, looked, strict=True) if isinstance(found, Called))
-            for ask in asks:
-                if ask.key in answers:
-                    self._used(ask, answers[ask.key])
+            for ask, reading in zip(asks, readings, strict=True):
+                if ask.key in answers and ask.key not in repeated:
+                    answers[ask.key] = self._used(ask, answers[ask.key], reading)
         return answers
 
     def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
@@ -305,16 +344,19 @@ class Operations:
         if not engine.settings.enabled:
             return Refused()
         confirms = self._is_strict(ask) or least is not None
+        reading = self._reading(ask, anew=confirms)
+        if reading is not None and reading.found is not None:
+            return reading.found
         if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
             answer = engine.at_hand(ask, only_fresh=confirms)
             if answer is not None:
-                return cast("Called", self._used(ask, answer))
+                return cast("Called", self._used(ask, answer, reading))
         if not (yield from self._sharing(ask.deadline)):
             return Refused()
         if not confirms:
-            return cast("Called | Refused", self._used(ask, (yield from look(ask))))
+            return cast("Called | Refused", self._used(ask, (yield from look(ask)), reading))
         found = yield from obtain_confirmed(ask, least)
-        return Refused() if isinstance(found, Failed) else cast("Called | Refused", self._used(ask, found))
+        return Refused() if isinstance(found, Failed) else cast("Called | Refused", self._used(ask, found, reading))
 
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
@@ -526,6 +568,7 @@ class Operations:
         self.is_closed = True
         self._listens = False
         self.refresher.close()
+        self.shadow.close()
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
             lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
@@ -538,6 +581,12 @@ class Operations:
         self.engine.after_fork()
         self.reader.after_fork()
         self.refresher.after_fork()
+        self.shadow.after_fork()
+
+
+def _repeated(asks: Sequence[Ask], readings: Sequence[Reading | None]) -> dict[str, Any]:
+    """What a request has read already, by key."""
+    return {ask.key: one.found for ask, one in zip(asks, readings, strict=True) if one is not None and one.found is not None}
 
 
 def value_of(policy: Policy, result: Result) -> Any:

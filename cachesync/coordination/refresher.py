@@ -108,7 +108,7 @@ class Refresher:
             return _noted(spans, self._run(flow))
 
     async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> None:
-        gathering.set(None)  # it is no part of the computation that found the value stale, which does not wait for it
+        gathering.set(None)  # it is no part of the computation or the request that found the value stale, which does not wait for it
         computing.set(frozenset())
         outcomes: Sequence[Result] | None = None
         try:

@@ -31,6 +31,12 @@ class Counts:
     """How long a computation takes in this process: a moving average, 0 before the first."""
     stale: int = 0
     missed: int = 0
+    repeated: int = 0
+    shadowed: int = 0
+    stale_incidents: int = 0
+    shadow_unstable: int = 0
+    shadow_failed: int = 0
+    shadow_dropped: int = 0
 
 
 Quick = Callable[..., tuple[str, Hashable, tuple[str, ...]] | None]
@@ -51,7 +57,7 @@ class Site:
 
     ``quick``, where there is one, does both for the commonest calls. ``codec`` is made when bytes are first needed, because a return
     annotation may name what is defined further down in its module; ``has_own_codec`` says that the program brought it. ``hidden`` are the
-    fields that the policy masks.
+    fields that the policy masks. ``is_async`` says that what ``call`` returns is awaited.
     """
 
     name: str
@@ -68,6 +74,7 @@ class Site:
     tags_from: Callable[[Any], Any] | None = None
     hidden: frozenset[int] = frozenset()
     has_own_codec: bool = False
+    is_async: bool = False
     function: Callable[[], Any] = lambda: None
     """The decorated function, as long as anybody has it: a weak reference."""
     counts: Counts = field(default_factory=Counts)

@@ -22,7 +22,8 @@ ALL_POLICIES: Final = "*"
 class FunctionStats:
     """Counts of one cached function, or of one policy's keys by text, or of several together, since the process started.
 
-    ``calls`` = ``local_hits`` + ``shared_hits`` + ``joined`` + ``computed`` + ``missed`` but for calls that failed while they waited.
+    ``calls`` = ``local_hits`` + ``shared_hits`` + ``joined`` + ``computed`` + ``missed`` + ``repeated`` but for calls that failed while
+    they waited.
     """
 
     local_hits: int
@@ -43,6 +44,18 @@ class FunctionStats:
     """Answers that were flagged stale, whatever they are counted as besides."""
     missed: int = 0
     """Look-ups that compute nothing (``get``) and found nothing."""
+    repeated: int = 0
+    """Answered from what the same request had read before (`Cache.request`)."""
+    shadowed: int = 0
+    """Hits that were computed again and compared (``shadow``)."""
+    stale_incidents: int = 0
+    """Those among them that were out of date, though no invalidation had come (event ``stale_incident``)."""
+    shadow_unstable: int = 0
+    """Those among them whose function returned something else each time (event ``shadow_unstable``)."""
+    shadow_failed: int = 0
+    """Hits whose second computation raised (event ``shadow_failed``)."""
+    shadow_dropped: int = 0
+    """Hits that were to be checked and were not: too many at once, or it could not be told any more what was right."""
     policy: str = ALL_POLICIES
     """The policy's name; ``"*"`` where several are added up."""
 
@@ -54,12 +67,12 @@ class FunctionStats:
     @property
     def calls(self) -> int:
         """How often it was asked."""
-        return self.hits + self.computed + self.joined + self.missed
+        return self.hits + self.computed + self.joined + self.missed + self.repeated
 
     @property
     def hit_rate(self) -> float:
         """The share of calls that were answered without computing, 0 to 1; 0 before the first call."""
-        return (self.hits + self.joined) / self.calls if self.calls else 0.0
+        return (self.hits + self.joined + self.repeated) / self.calls if self.calls else 0.0
 
 
 COUNTED: Final = tuple(field.name for field in fields(FunctionStats) if field.name != "policy")
@@ -223,6 +236,12 @@ def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: L
             not_stored=counts.not_stored,
             stale=counts.stale,
             missed=counts.missed,
+            repeated=counts.repeated,
+            shadowed=counts.shadowed,
+            stale_incidents=counts.stale_incidents,
+            shadow_unstable=counts.shadow_unstable,
+            shadow_failed=counts.shadow_failed,
+            shadow_dropped=counts.shadow_dropped,
             policy=site.policy.name,
         )
     events = engine.events

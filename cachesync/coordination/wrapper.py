@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import linecache
+import random
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -219,10 +220,13 @@ def _text_source(template: Template, index: int) -> str:
     return field.path if field.plain is str else f"_cs_str({field.path})"
 
 
-def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Callable[[], float], slow: Callable[..., Any]) -> Any:
+def compile_wrapper(
+    blueprint: Blueprint, site: Site, *, ledger: Any, now: Callable[[], float], slow: Callable[..., Any], check: Callable[..., Any]
+) -> Any:
     """The function that stands in for the original: the hit, written out for its parameters.
 
-    ``slow`` is given the parameter values where there is no copy that can be served as it is.
+    ``slow`` is given the parameter values where there is no copy that can be served as it is; ``check`` the site, these values and the
+    copy, for the share of hits that the policy's ``shadow`` says. Where that is 0 a hit has nothing of it.
     """
     function, template = blueprint.function, blueprint.template
     signature = inspect.signature(function)
@@ -238,6 +242,9 @@ def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Calla
         "_cs_copy": copy.deepcopy,
         "_cs_class": type,  # and not __class__, which may be a property that lies
         "_cs_Exception": Exception,
+        "_cs_random": random.random,
+        "_cs_check": check,
+        "_cs_site": site,
         **defaults,
     }
     for index, field in enumerate(template.fields):
@@ -259,6 +266,11 @@ def compile_wrapper(blueprint: Blueprint, site: Site, *, ledger: Any, now: Calla
         f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark and _cs_inside() is None:",
         f"{indent}    _cs_held.hits += 1",
     ]
+    if site.policy.shadow:
+        look_up += [
+            f"{indent}    if _cs_random() < {site.policy.shadow!r}:",
+            f"{indent}        _cs_check(_cs_site, {_tuple(signature.parameters)}, _cs_held)",
+        ]
     rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error
     slowly = f"    return {waiting}_cs_slow({_tuple(signature.parameters)})"
     if site.policy.copy:  # a copy is made outside of the try: what it raises is not a miss

@@ -282,6 +282,27 @@ class SoftIndex(BanIndex):
         found += [self._first(kind, text, number, newest) for kind, text, newest in self.matching(key, dependencies) if newest > number]
         return min(found, default=None)
 
+    def lies_between(self, key: str, dependencies: tuple[Dependency, ...], above: int, most: int) -> bool:
+        """Whether one of the bans above ``above`` and up to ``most`` matches; also where that is not known."""
+        if above >= min(most, self.highest):
+            return False
+        floors = self.floors
+        if above < max(self._untimed, floors.keys, floors.tags if dependencies else 0) or any(
+            kind == EVERYTHING for kind, _ in dependencies
+        ):
+            return True
+        if floors.all > above and self._may_lie_between(EVERYTHING, "*", floors.all, above, most):
+            return True
+        return any(
+            newest > above and self._may_lie_between(kind, text, newest, above, most)
+            for kind, text, newest in self.matching(key, dependencies)
+        )
+
+    def _may_lie_between(self, kind: Kind, text: str, newest: int, above: int, most: int) -> bool:
+        times = self._times.get((kind, text), ())
+        is_known = 0 < len(times) < TIMES_OF_A_BAN and times[-1][0] == newest and all(at > _LONG_AGO for _, at in times)
+        return newest <= most or not is_known or any(above < number <= most for number, _ in times)
+
     def _first(self, kind: Kind, text: str, number: int, newest: int) -> float:
         times = self._times.get((kind, text), ())
         if not times or times[-1][0] != newest:
