@@ -21,7 +21,7 @@ from cachesync.coordination.gathering import gathering
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Fetch
 from cachesync.layers.forks import lock_across_forks
-from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, finished, read_log, until, use
+from support.nodes import COLOURS, LONG, Callers, Colour, Gate, HoldingShared, LoopThread, finished, read_log, until, use
 from support.servers import Server
 
 T = TypeVar("T")
@@ -160,6 +160,29 @@ def test_a_repeated_read_is_the_same_answer_whatever_others_change(two: Two, cac
 
     assert two.run(body) == [1, 1, 2]
     assert two.here.cache.stats().total.repeated == 1
+
+
+def test_processes_that_hear_the_log_by_themselves(server: Server, namespace: str, colour: Colour, loop: LoopThread) -> None:
+    """As in production: the invalidation of one is heard by the other within its request, and takes effect when that is over."""
+    callers = Callers(server.url, namespace, colour, loop)
+    here, there = callers.new(), callers.new()
+    data = {"value": 1}
+
+    @here.cached("item:{name}")
+    async def item(name: str) -> int:
+        return data["value"]
+
+    async def body() -> list[int]:
+        async with here.cache.request():
+            values = [await use(item, "a")]
+            data["value"] = 2
+            stamp = await use(there.cache.invalidate if colour == "def" else there.cache.ainvalidate, "item:a")
+            until(lambda: here.has_applied(stamp), "hearing")
+            values.append(await use(item, "a"))
+        return [*values, await use(item, "a")]
+
+    assert (finished(body()) if colour == "def" else loop.run(body())) == [1, 1, 2]
+    callers.close()
 
 
 def test_a_repeated_read_asks_nobody(two: Two) -> None:

@@ -165,6 +165,8 @@ class Operations:
 
     def _reading(self, ask: Ask, *, anew: bool = False) -> Reading | None:
         """A key is about to be read. Inside of a request: what that has read of it already, unless it has to be read ``anew``."""
+        if gathering.get() is None:
+            return None
         reading = reading_of(self.engine, ask.key, anew=anew or self._is_strict(ask))
         if reading is not None and reading.found is not None:
             ask.site.counts.repeated += 1
@@ -274,7 +276,7 @@ class Operations:
 
     def _readings(self, asks: Sequence[Ask], least: Stamp | None) -> Sequence[Reading | None]:
         """As `_reading` for several keys."""
-        return [self._reading(ask, anew=least is not None) for ask in asks] if gathering.get() is not None else [None] * len(asks)
+        return [self._reading(ask, anew=least is not None) for ask in asks]
 
     def _obtaining_page(
         self, asks: Sequence[Ask], least: Stamp | None, at_once: bool, readings: Sequence[Reading | None]

@@ -268,7 +268,7 @@ def compile_wrapper(
     ]
     if site.policy.shadow:
         look_up += [
-            f"{indent}    if _cs_random() < {site.policy.shadow!r}:",
+            f"{indent}    if _cs_random() < _cs_site.policy.shadow:",
             f"{indent}        _cs_check(_cs_site, {_tuple(signature.parameters)}, _cs_held)",
         ]
     rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error

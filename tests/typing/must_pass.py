@@ -28,6 +28,7 @@ from cachesync import (
     Stamp,
     Stats,
 )
+from cachesync.cache import RequestScope
 from cachesync.testing import FakeClock
 
 T = TypeVar("T")
@@ -334,6 +335,13 @@ found = cache.get("stores:x")
 if found is not MISSING:
     print(found)
 cache.get("stores:x", None)
+with cache.request() as scope:
+    assert_type(scope, RequestScope)
+
+
+async def in_a_request() -> None:
+    async with cache.request() as waiting:
+        assert_type(waiting, RequestScope)
 
 
 @cache.on_event
