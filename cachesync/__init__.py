@@ -9,6 +9,7 @@ from cachesync.coordination.policy_file import load_settings
 from cachesync.core.entry import Entry
 from cachesync.core.policies import Policies
 from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.reloads import Changes
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
@@ -42,6 +43,7 @@ __all__ = [
     "CachedMany",
     "CachesyncError",
     "CachetoolsMemory",
+    "Changes",
     "CodecError",
     "Entry",
     "Event",

@@ -24,7 +24,9 @@ from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
 from cachesync.coordination.policy_file import load_settings
-from cachesync.coordination.registry import Registry
+from cachesync.coordination.policy_watcher import PolicyWatcher
+from cachesync.coordination.registry import Registry, fit
+from cachesync.coordination.reloading import Reloader, bounds_of
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
@@ -36,10 +38,10 @@ from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
 from cachesync.core.flows import Ask, Result
 from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
-from cachesync.core.masking import hidden_fields
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
 from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
+from cachesync.core.reloads import Changes
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called, Flow
@@ -50,7 +52,6 @@ from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
 from cachesync.layers.redis_cluster import ClusterShared, redis_layer
-from cachesync.layers.redis_wire import Bounds
 from cachesync.protocols import Clock, Codec, Listener, LocalLayer, Shared, Watcher
 
 P = ParamSpec("P")
@@ -93,8 +94,8 @@ class Cache:
     Redis apart. ``shared`` is another shared layer, ``local`` another local one (any cachetools cache through ``CachetoolsMemory``),
     ``clock`` another clock (seconds; for tests). ``on_event`` is told of every event. With ``listen=False`` no thread reads the log
     of invalidations: those of other processes are learned of with each trip to the shared layer only. ``encryption_keys`` is what
-    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. Raises
-    ``PolicyError`` for settings that are wrong or do not go together.
+    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. ``watch``
+    reloads the policy file when it changes, as `reload` does. Raises ``PolicyError`` for settings that are wrong or do not go together.
     """
 
     def __init__(
@@ -110,39 +111,47 @@ class Cache:
         on_event: Listener | None = None,
         listen: bool = True,
         encryption_keys: str | None = None,
+        watch: bool = False,
     ) -> None:
         if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
             raise PolicyError(f"settings: {settings!r} is none; a policy file is read by Cache.from_file(path)")
         if isinstance(shared, str):
             raise PolicyError("shared: a text is no layer; a url is given as redis=...")  # it may hold a password
         settings = settings or Settings()
-        if policies is not None:
-            settings = replace(settings, policies=Policies(policies))
-        if namespace is not None:
-            settings = replace(settings, namespace=namespace)
-        if redis is not None:
-            settings = replace(settings, redis=RedisSettings(url=redis))
-        if encryption_keys is not None:
-            settings = replace(settings, encryption_keys=EncryptionKeys(encryption_keys))
+        given = {
+            "policies": None if policies is None else Policies(policies),
+            "namespace": namespace,
+            "redis": None if redis is None else RedisSettings(url=redis),
+            "encryption_keys": None if encryption_keys is None else EncryptionKeys(encryption_keys),
+        }
+        self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        settings = replace(settings, **self._given)
         if not len(settings.policies):
             raise PolicyError("policies: there is none, so no key could be cached; give a file or policies=[Policy(...)]")
-        self.settings = settings
+        self._file = None if settings.file is None else os.path.abspath(settings.file)  # the process may go elsewhere
+        if watch and self._file is None:
+            raise PolicyError("watch: there is no file to watch; make the cache by Cache.from_file(path, watch=True)")
         self._events = Events()
         if on_event is not None:
             self._events.add(on_event)
+        asked = bounds_of(settings)
         if shared is None and settings.redis is not None and settings.enabled:
-            shared = redis_layer(settings.redis.url, namespace=settings.namespace, bounds=_bounds(settings))
+            shared = redis_layer(settings.redis.url, namespace=settings.namespace, bounds=asked)
         if clock is not None and isinstance(shared, RedisShared | ClusterShared):
             raise PolicyError("clock: Redis is waited for by the system's clock; beside another give shared=MemoryShared(clock.monotonic)")
         bounds = settings.local
         ticking = clock or SystemClock()
+        memory = None
         if local is None:
-            local = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
+            local = memory = LocalMemory(max_entries=bounds.max_entries, max_bytes=bounds.max_bytes, clock=ticking.monotonic)
         self._engine = Engine(settings, local=local, shared=shared, clock=ticking, events=self._events)
-        self._registry = Registry(settings.policies, local)
+        self._registry = Registry(settings.policies, local, self._engine.lock)
         if self._registry.masking.is_needed:
             self._events.masking = self._registry.masking
         self._operations = Operations(self._engine, self._registry, listen=listen)
+        self._reloader = Reloader(self._engine, self._registry, bounds=asked, memory=memory)
+        if watch and self._file is not None:
+            self._operations.watcher = PolicyWatcher(self._file, self.reload)
         if unused := settings.without_effect():
             self._events.send("setting_without_effect", policy="*", settings=list(unused))
 
@@ -153,6 +162,11 @@ class Cache:
         ``others`` are the keywords of `Cache`. Raises ``PolicyError`` with every mistake in the file at once.
         """
         return cls(load_settings(path), **others)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings now: `reload` changes them."""
+        return self._engine.settings
 
     # --- decorating ---------------------------------------------------------------------------------------------------------------
 
@@ -235,14 +249,7 @@ class Cache:
         return self._enter(site, dress_many(site, items, self._operations, page))
 
     def _site(self, blueprint: Blueprint, how: Decorate, call: Callable[..., Any], make_codec: Callable[[], Codec]) -> Site:
-        policy = self.settings.policies.for_shape(blueprint.template.shape)
-        if policy.is_dynamic != (how.ttl is not None):
-            problem = (
-                f'policy {policy.name!r} has ttl = "dynamic": give ttl=lambda result: ... to the decorator'
-                if policy.is_dynamic
-                else f'policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = "dynamic"'
-            )
-            raise KeyTemplateError(f"{blueprint.name}: {problem}")
+        policy, hidden = fit(self._registry.policies, blueprint.template, blueprint.name, is_dynamic=how.ttl is not None)
         twin = self._registry.twin(blueprint, how.same_as)
         return Site(
             name=blueprint.name,
@@ -257,7 +264,7 @@ class Cache:
             tag_indexes=blueprint.tag_indexes,
             lifetime=how.ttl,
             tags_from=how.tags_from,
-            hidden=hidden_fields(blueprint.template, policy, blueprint.name),
+            hidden=hidden,
             has_own_codec=how.codec is not None,
             is_async=blueprint.is_async,
         )
@@ -473,6 +480,45 @@ class Cache:
         """As `sweep`."""
         return cast("Swept", await self._operations.arun(self._operations.sweeping(progress)))
 
+    # --- reloading ----------------------------------------------------------------------------------------------------------------
+
+    def reload(self, settings: Settings | None = None, *, policies: Iterable[Policy] | None = None) -> Changes:
+        """Take other policies over while the cache is in use. Returns what has changed.
+
+        Without arguments the policy file is read again. A cache that was made from objects is given ``policies``, or ``settings``. All
+        of it is taken over; or it raises ``PolicyError`` with every mistake, and nothing has changed. It is a mistake, too, to leave a
+        function without a policy, and to change what needs a restart (namespace, Redis, keys). Events say what became of it:
+        ``policies_reloaded`` or ``policies_refused``.
+
+        Once it has returned, new calls are under the new policies, and what is held or stored is shortened where they say less. Nothing is
+        lengthened. In ``async def`` code use `areload`, which reads the file and asks Redis without blocking the loop.
+        """
+        try:
+            changes, keys = self._reloader.reload(self._to_reload(settings, policies))
+        except PolicyError as error:
+            self._events.forget("policies_refused")
+            self._events.send("policies_refused", problems=list(error.problems))
+            raise
+        was_refused = self._events.lasts("policies_refused") is not None
+        self._events.forget("policies_refused")
+        if keys:  # they are stored as they may not lie there any more: unlinked after it, or refused before it
+            self._operations.run(self._operations.invalidating((Targets(KEY, keys),)))
+        if changes or was_refused:
+            self._events.forget("policies_reloaded")
+            self._events.send("policies_reloaded", added=list(changes.added), removed=list(changes.removed), settings=changes.names())
+        return changes
+
+    async def areload(self, settings: Settings | None = None, *, policies: Iterable[Policy] | None = None) -> Changes:
+        """As `reload`."""
+        return await asyncio.to_thread(self.reload, settings, policies=policies)
+
+    def _to_reload(self, settings: Settings | None, policies: Iterable[Policy] | None) -> Settings:
+        if policies is not None:
+            return replace(settings or self.settings, policies=Policies(policies))
+        if settings is None and self._file is None:
+            raise PolicyError("there is no file to read again: this cache was made from objects; give it reload(policies=[...])")
+        return replace(settings or load_settings(cast("str", self._file)), **self._given)
+
     # --- looking ------------------------------------------------------------------------------------------------------------------
 
     def ttl(self, name: str) -> float:
@@ -556,18 +602,6 @@ class Cache:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _bounds(settings: Settings) -> Bounds:
-    """What Redis is asked to keep: bans for as long as an entry, or a computation under its lease, may be older than they are."""
-    coordination = settings.coordination
-    return Bounds(
-        log_records=coordination.log_records,
-        log_keep=coordination.log_keep,
-        bans=coordination.bans,
-        longest_life=max(policy.longest_life for policy in settings.policies) + coordination.lease,
-        durable=max(1, round(coordination.budget * 1000 / 3)) if coordination.durable else 0,  # it may have to be said twice
-    )
 
 
 class _NobodyReturnsThis:

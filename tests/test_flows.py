@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Generator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, Final, get_args
 
 import pytest
@@ -80,7 +81,8 @@ from cachesync.core.steps import (
 EPOCH: Final = "00112233445566ff"
 OTHER_EPOCH: Final = "ffeeddccbbaa9988"
 POLICY: Final = Policy(name="items", match="item:*", ttl=60, stale_while_revalidate=10, stale_if_error=20, version=3)
-ASK: Final = Ask("item:1", POLICY, (Dependency("t", "items"),), None, 1, str, (1,), deadline=100.0, budget=0.25, lease=10_000)
+SITE: Final = SimpleNamespace(policy=POLICY, is_over=False)
+ASK: Final = Ask("item:1", POLICY, (Dependency("t", "items"),), SITE, 1, str, (1,), deadline=100.0, budget=0.25, lease=10_000)
 BLOB: Final = b"a stored entry"
 DOWN: Final = Failed(OSError("the server is away"))
 NOW: Final = 5_000

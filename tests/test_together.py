@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -38,7 +39,8 @@ from cachesync.core.steps import (
 from cachesync.core.together import MAX_BYTES_OF_A_TRIP, together
 
 POLICY: Final = Policy(name="items", match="item:*", ttl=60)
-ASKS: Final = [Ask(f"item:{n}", POLICY, (), None, n, str, (n,), deadline=100.0, budget=0.25, lease=10_000) for n in range(4)]
+SITE: Final = SimpleNamespace(policy=POLICY, is_over=False)
+ASKS: Final = [Ask(f"item:{n}", POLICY, (), SITE, n, str, (n,), deadline=100.0, budget=0.25, lease=10_000) for n in range(4)]
 AT: Final = Stamp("00112233445566ff", 5)
 HERE: Final = Stands(AT, is_heard=True)
 DONE: Final = Done(done=True)

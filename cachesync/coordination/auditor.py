@@ -58,13 +58,13 @@ class Auditor:
         self._engine = engine
         self._find = find
         self._sites = sites
-        self._share = engine.settings.coordination.audit
         self._lock = threading.Lock()
         self._audits: list[Audit] = []
 
     def sample(self, targets: tuple[Targets, ...], stamp: Stamp) -> None:
         """An invalidation was announced under ``stamp``: audit it, or let it pass."""
-        if not self._share or random.random() >= self._share:
+        share = self._engine.settings.coordination.audit
+        if not share or random.random() >= share:
             return
         first = stamp.number - len(targets) + 1
         audited = [

@@ -26,10 +26,11 @@ from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
 from cachesync.core.freshness import Life, deaf_window, due_of, life_of, longest_freshness, stale_window
-from cachesync.core.ledger import Ledger
+from cachesync.core.ledger import Ledger, Mark
 from cachesync.core.masking import told
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, written
+from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
@@ -55,6 +56,7 @@ from cachesync.core.steps import (
     Rests,
     Settle,
     Spare,
+    Store,
     Ticket,
 )
 from cachesync.core.tuples import make
@@ -142,6 +144,7 @@ class Engine:
         self.failures: dict[str, Failure] = {}  # computations that are left alone, by key, the oldest first
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
+        self.sending: dict[str, Ask] = {}  # token of a lease to the question whose answer is on its way to the shared layer
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -172,11 +175,9 @@ class Engine:
 
     def ask(self, site: Site, address: Address, values: tuple[Any, ...], call: Callable[..., Any] | None = None) -> Ask:
         """The question for one call; ``call`` computes the answer where that is not the site's function."""
-        key, raw, dependencies = address
+        key, raw, dependencies, policy = address
         budget = self.budget
-        return make(
-            Ask, (key, site.policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease, None)
-        )
+        return make(Ask, (key, policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease, None))
 
     def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
         """The answer that a local copy gives. It may be stale, where the policy allows that."""
@@ -237,6 +238,16 @@ class Engine:
             self.forsaken = [lease for lease in self.forsaken if lease not in taken]
         return [Release(key, held, self.now() + self.budget) for key, held in taken]
 
+    def sends(self, step: Store | Release) -> bool:
+        """What was made under a policy is about to be sent. False where a reload has replaced the policy since: then it is not."""
+        ask = step.ask
+        assert ask is not None
+        with self.lock:
+            if ask.site.is_over or ask.policy is not ask.site.policy:
+                return False
+            self.sending[step.token] = ask
+            return True
+
     # --- local copies -------------------------------------------------------------------------------------------------------------
 
     def held(self, ask: Ask) -> Held | None:
@@ -250,10 +261,10 @@ class Engine:
         ask, reason = step
         site: Site = ask.site
         held = site.shelf.copies.get(ask.raw)
-        if held is None or not ask.policy.stale_if_error or ask.least is not None:
+        if held is None or not site.policy.stale_if_error or ask.least is not None:
             return None
         now = self.now()
-        if now >= self._trusted_until(ask.policy) or not self._stands(held, ask) or held.is_over(now):
+        if now >= self._trusted_until(site.policy) or not self._stands(held, ask) or held.is_over(now):
             return None
         if self._is_too_old(ask, held.dependencies, held.stamp):
             return None
@@ -306,41 +317,48 @@ class Engine:
 
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
-        trusted = self._trusted_until(ask.policy)
-        if now >= trusted or not held.is_served(now):
+        if now >= self._trusted_until(ask.site.policy) or not held.is_served(now):
             return False
         return self._stands(held, ask) and held.is_served(now)
 
     def _stands(self, held: Held, ask: Ask) -> bool:
-        """Judge a copy against what was applied since the last time. It leaves if an invalidation concerns it."""
-        trusted = self._trusted_until(ask.policy)
+        """Judge a copy against what was applied since the last time, and by its policy if that was reloaded since. It leaves if an
+        invalidation concerns it, or such a reload.
+        """
+        site: Site = ask.site
         with self.lock:
-            ledger = self.ledger
+            ledger, policy = self.ledger, site.policy
             if held.mark is not ledger.mark:
                 position = ledger.position
                 number = ledger.lineage.number(held.stamp)
                 # Below the floor of keys, a ban on this very key may have been dropped that this copy was never judged by.
                 is_unknown = position is None or number is None or held.checked < ledger.bans.floors.keys
-                if is_unknown or ledger.refuses(ask.key, held.dependencies, held.checked):
+                judged = cast("Mark", held.mark).reloads
+                if is_unknown or judged < site.ended or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
                 softened = ledger.softened(ask.key, held.dependencies, held.checked)
                 if softened is not None:
-                    life = life_of(ask.policy, held.made, held.deadline - held.made, softened)
+                    life = life_of(policy, held.made, held.deadline - held.made, softened)
                     held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
+                if judged < site.changed:
+                    life = Life(held.deadline, held.stale, held.spare)
+                    held.deadline, held.stale, held.spare = shortened(life, policy, made=held.made, value=held.value)
+                    held.due = self._due(ask, held.made, held.deadline if policy.ttl is None else held.made + policy.ttl)
                 held.checked = max(held.checked, 0 if position is None else position.number)
                 held.mark = ledger.mark
-            held.until = min(held.deadline, trusted, self._looked_at(held.due))
+            held.until = min(held.deadline, self._trusted_until(policy), self._looked_at(held.due))
         return True
 
     def _due(self, ask: Ask, made: float, fresh: float) -> float:
         """From when on a value that is fresh until ``fresh`` is refreshed before its time. The luck of this process with it is that of
         its beginning.
         """
-        if ask.policy.early_refresh is None:
+        policy: Policy = ask.site.policy
+        if policy.early_refresh is None:
             return ALWAYS
         luck = (hash((self.origin, made)) % 2**32 + 1) / 2**32
-        return due_of(ask.policy, made, fresh, seconds=ask.site.counts.seconds, luck=luck)
+        return due_of(policy, made, fresh, seconds=ask.site.counts.seconds, luck=luck)
 
     def _looked_at(self, due: float) -> float:
         """Until when a copy is served without a look at its age: it may be due, and then it is looked at once in `DUE_PAUSE`."""
@@ -379,6 +397,9 @@ class Engine:
         if position is None or self.is_behind(head):
             return BEHIND
         policy, declared, site = ask[1:4]  # unpacked: to ask a named tuple for each field costs more than all of this
+        if policy is not site.policy:  # it was reloaded since
+            ask = ask.today()
+            policy, declared = ask[1:3]
         try:
             header, stored = unseal(blob)
             payload: bytes | memoryview = stored
@@ -407,6 +428,8 @@ class Engine:
         began = min(now, ask.deadline - ask.budget) - age
         seen = 0 if head is None else head.number
         life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
+        if life is None and policy is not site.policy:  # it was reloaded in this very moment
+            return self.judge(ask, blob, head, server_now)
         if life is None or life.is_over(now):
             return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
         is_stale = now >= life.fresh
@@ -442,9 +465,11 @@ class Engine:
         """Judge a value and hold it here, in one piece against applying the log. Its life, ``None`` where an invalidation refuses it.
 
         ``seen`` is the number up to which no invalidation of the very key has come, because the entry stood, or was computed, then.
-        What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served.
+        What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served. What a reload has come
+        in between is held under the new policy, for the lesser time, or is refused too.
         """
-        policy, shelf = ask.policy, ask.site.shelf
+        site: Site = ask.site
+        shelf = site.shelf
         standing = shelf.copies.get(ask.raw)
         displaced = None if standing is None else standing.value  # it is let go after the lock: a finalizer may ask this cache
         now, trouble = self.now(), None
@@ -453,6 +478,13 @@ class Engine:
             position, number = ledger.position, ledger.lineage.number(stamp)
             if position is None or number is None or seen < ledger.bans.floors.keys:
                 return None
+            policy = site.policy
+            if site.is_over:
+                return None
+            if policy is not ask.policy:
+                if ends_copies(ask.policy, policy):
+                    return None
+                fresh = min(fresh, longest_freshness(policy, value))
             if ledger.refuses(ask.key, dependencies, number, own=own):
                 return None
             life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number))
@@ -559,7 +591,7 @@ class Engine:
             tags_of(() if ask.site.tags_from is None else ask.site.tags_from(value))
             lifetime_of(ask.policy, ask.site.lifetime, value)
         except Exception as error:  # whatever the decorator's functions raise
-            problem = CodecError(f"{ask.shown}: its ttl or its tags can not be told: {told(error, ask.policy)}")
+            problem = CodecError(f"{ask.shown}: its ttl or its tags can not be told: {told(error, ask.site.policy)}")
             problem.__cause__ = error
             return Failed(problem)
         return self._result(ask, value, self.now() - began, found)
@@ -575,6 +607,7 @@ class Engine:
 
         A lifetime or a tag that makes no sense means that it is not stored, nor is what was made of something stale.
         """
+        ask = ask.today()
         dependencies = ask.dependencies
         if is_used_up(value):
             self.not_stored(ask, f"a {type(value).__name__} is used up by its first reader; return a list, or make the function async")
@@ -639,7 +672,7 @@ class Engine:
     def _told(ask: Ask, error: Exception) -> str:
         """What an event says of an exception. The texts of our own codecs quote no value."""
         is_plain = isinstance(error, CodecError) and not ask.site.has_own_codec
-        return str(error) if is_plain else told(error, ask.policy, str)
+        return str(error) if is_plain else told(error, ask.site.policy, str)
 
     def not_stored(self, ask: Ask, reason: str) -> None:
         """A value is with its caller, and nowhere else."""

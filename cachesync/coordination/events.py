@@ -56,6 +56,8 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. patterns, tags"),
     "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. patterns, tags"),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
+    "policies_reloaded": (logging.INFO, "the policies were reloaded while the process runs. added, removed, settings"),
+    "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
     "listener_failed": (logging.ERROR, "a listener or a watcher has raised; the others and the cache go on. listener, event, error"),
 }
 """Every event: its log level and what it says, with the names of its fields."""
@@ -84,6 +86,8 @@ EventName = Literal[
     "invalidation_queued",
     "invalidation_lost",
     "setting_without_effect",
+    "policies_reloaded",
+    "policies_refused",
     "listener_failed",
 ]
 """The names of `CATALOGUE`, for type checkers: a name that is misspelt in a listener is found by them."""
@@ -98,6 +102,7 @@ SPANS: Final[Mapping[str, str]] = {
 """Every span: what goes on between its beginning and its end, with the names of its fields. ``stamp`` is known at the end."""
 
 FIELDS: Final[Mapping[str, str]] = {
+    "added": "list of texts: names of policies",
     "age": "seconds since the value was made",
     "commands": "list of texts: the names of the commands that Redis is asked in one trip",
     "error": "text: what was raised or refused",
@@ -111,7 +116,9 @@ FIELDS: Final[Mapping[str, str]] = {
     "lost": "number of invalidations",
     "patterns": "list of texts: keys, prefixes, globs",
     "policy": "text: the name of a policy",
+    "problems": "list of texts: every mistake, and what was expected",
     "reason": "text",
+    "removed": "list of texts: names of policies",
     "seconds": "seconds for which it is left alone",
     "served": "text: the number of the stamp that would be served, by whom, and how long after",
     "settings": "list of texts: the full names of settings",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 
@@ -135,6 +135,13 @@ class Flights:
         for flight in detached:
             del self._flights[flight.key]
         return detached
+
+    def part(self, is_apart: Callable[[Flight], bool]) -> list[Flight]:
+        """Nobody joins these flights any more. Returns them."""
+        parted = [flight for flight in self._flights.values() if is_apart(flight)]
+        for flight in parted:
+            del self._flights[flight.key]
+        return parted
 
     def clear(self) -> list[Flight]:
         """Nobody joins any of today's flights. Returns them."""

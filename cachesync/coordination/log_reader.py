@@ -66,8 +66,6 @@ class LogReader:
         self._auditor = auditor
         self._world = ThreadWorld(engine, {Examine: self._examine})
         self._world.asks_always = True
-        coordination = engine.settings.coordination
-        self._interval = min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._due = 0.0  # when the master is asked again: seconds, monotonic clock
@@ -108,6 +106,12 @@ class LogReader:
         ear = self._engine.waiters.ear
         if ear is not None:
             ear.wake()
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two questions to the master."""
+        coordination = self._engine.settings.coordination
+        return min(coordination.max_lag * SHARE_OF_LAG, coordination.lease * SHARE_OF_LEASE, LONGEST_PAUSE)
 
     @property
     def is_alive(self) -> bool:

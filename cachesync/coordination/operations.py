@@ -16,6 +16,7 @@ from cachesync.coordination.events import logger
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.health import Health, checking, health_of
 from cachesync.coordination.log_reader import PATIENCE, LogReader
+from cachesync.coordination.policy_watcher import PolicyWatcher
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
@@ -79,6 +80,7 @@ class Operations:
         self.shadow = Shadow(engine, self.run, self.arun)
         self._listens = listen and engine.shared is not None
         self._is_flushing = False
+        self.watcher: PolicyWatcher | None = None
         self.is_closed = False
         _survive_forks(self)
 
@@ -532,9 +534,11 @@ class Operations:
         return cast("Health", await world.run(checking(self.engine, self.reader, is_closed=self.is_closed)))
 
     def awake(self) -> None:
-        """The log's reader runs from the first time on that the shared layer matters."""
+        """The log's reader runs from the first time on that the shared layer matters, and the policy file is watched from then on."""
         if self._listens and not self.reader.is_running:
             self.reader.start()
+        if self.watcher is not None and not self.watcher.is_running:
+            self.watcher.start()
 
     def _shares(self) -> bool:
         self.awake()
@@ -571,6 +575,8 @@ class Operations:
         self._listens = False
         self.refresher.close()
         self.shadow.close()
+        if self.watcher is not None:
+            self.watcher.stop()
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
             lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
@@ -584,6 +590,8 @@ class Operations:
         self.reader.after_fork()
         self.refresher.after_fork()
         self.shadow.after_fork()
+        if self.watcher is not None:
+            self.watcher.after_fork()
 
 
 def _repeated(asks: Sequence[Ask], readings: Sequence[Reading | None]) -> dict[str, Any]:

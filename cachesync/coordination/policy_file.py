@@ -33,7 +33,7 @@ def load_settings(path: str | os.PathLike[str], environ: Mapping[str, str] | Non
     ``environ`` takes the place of the process's environment, which wins over the file.
     """
     name = os.fspath(path)
-    text, problem = _read(name)
+    text, problem = read_text(name)
     if problem:
         raise PolicyError(f"{name}:{problem}")
     form: Format = "json" if Path(name).suffix.lower() == ".json" else "toml"
@@ -47,7 +47,7 @@ def _at_once(name: str, flags: int) -> int:
     return descriptor
 
 
-def _read(name: str) -> tuple[str, str]:
+def read_text(name: str) -> tuple[str, str]:
     """The text, or why there is none. Nothing is raised from here, so that no exception carries the file's bytes along."""
     try:
         with open(name, "rb", opener=_at_once) as file:

@@ -127,7 +127,7 @@ class Refresher:
                 self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
             elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
                 self._engine.events.send(
-                    "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.policy)
+                    "refresh_failed", ask.site.name, key=ask.key, policy=ask.policy.name, error=told(outcome.error, ask.site.policy)
                 )
 
 

@@ -3,26 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakSet
 
 from cachesync.coordination.masking import Masking
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.wrapper import Blueprint
-from cachesync.core.keys import overlap
+from cachesync.core.keys import Template, overlap
+from cachesync.core.masking import hidden_fields
 from cachesync.core.policies import Policies
+from cachesync.core.policy import Policy
 from cachesync.errors import KeyArgumentError, KeyTemplateError
 from cachesync.layers.codecs import AnyCodec
-from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import LocalLayer
 
 
-class Registry:
-    """The sites of one cache. Safe to use from any thread."""
+def fit(policies: Policies, template: Template, name: str, *, is_dynamic: bool) -> tuple[Policy, frozenset[int]]:
+    """The policy of a function's keys, and which of their fields it masks. ``is_dynamic``: the decorator was given a ``ttl``.
 
-    def __init__(self, policies: Policies, local: LocalLayer) -> None:
-        self._policies = policies
+    Raises `KeyTemplateError` where function and policy do not go together.
+    """
+    policy = policies.for_shape(template.shape)
+    if policy.is_dynamic != is_dynamic:
+        problem = (
+            f'policy {policy.name!r} has ttl = "dynamic": give ttl=lambda result: ... to the decorator'
+            if policy.is_dynamic
+            else f'policy {policy.name!r} has a ttl of its own; ttl=... is for policies with ttl = "dynamic"'
+        )
+        raise KeyTemplateError(f"{name}: {problem}")
+    return policy, hidden_fields(template, policy, name)
+
+
+class Registry:
+    """The sites of one cache. Safe to use from any thread. ``lock`` is the engine's: a reload changes both in one piece."""
+
+    def __init__(self, policies: Policies, local: LocalLayer, lock: AbstractContextManager[Any]) -> None:
+        self.policies = policies
         self._local = local
-        self._lock = lock_across_forks()
+        self._lock = lock
+        self._living: WeakSet[Site] = WeakSet()  # those too whose function was defined anew, as long as anybody has the old one
         self._sites: tuple[Site, ...] = ()
         self._by_segments: dict[int, list[Site]] = {}
         self._by_policy: dict[str, Site] = {}
@@ -54,7 +74,13 @@ class Registry:
 
     def add(self, site: Site) -> None:
         """Take a decorated function in; it takes the place of an older one that is defined anew."""
+        assert site.template is not None
         with self._lock:
+            policy, hidden = fit(self.policies, site.template, site.name, is_dynamic=site.lifetime is not None)
+            site.take(policy, hidden, 0)  # it may have been reloaded since it was looked for
+            twin = next((other for other in self._sites if other.shelf is site.shelf), site)
+            site.changed, site.ended = twin.changed, twin.ended
+            self._living.add(site)
             self._sites = (*(other for other in self._sites if not _is_replaced(other, site.name)), site)
             by_segments: dict[int, list[Site]] = {}
             for other in self._sites:
@@ -79,7 +105,8 @@ class Registry:
         return next((site for site in sites if site.template is not None and site.template.split(key) is not None), None)
 
     def _site_of_policy(self, key: str) -> Site:
-        policy = self._policies.match(key)
+        policies = self.policies
+        policy = policies.match(key)
         if policy is None:
             raise KeyArgumentError(f"no policy matches the key {self.masking.key(key)!r}; add one whose pattern does, or mend the key")
         if policy.is_dynamic:
@@ -87,6 +114,8 @@ class Registry:
                 f'{self.masking.key(key)!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
             )
         with self._lock:
+            if policies is not self.policies:  # they were reloaded in this very moment
+                return self._site_of_policy(key)
             site = self._by_policy.get(policy.name)
             if site is None:
                 site = self._by_policy[policy.name] = Site(
@@ -96,7 +125,73 @@ class Registry:
                     make_codec=AnyCodec,
                     call=_no_function,
                 )
+                self._living.add(site)
         return site
+
+    # --- reloads ------------------------------------------------------------------------------------------------------------------
+
+    def plan(self, policies: Policies) -> Plan:
+        """Find out what each site's policy would be, without changing anything."""
+        with self._lock:
+            living, functions, texts = list(self._living), self._sites, tuple(self._by_policy.values())
+        plan = Plan(policies)
+        moved = [policy.pattern for policy in _unlike(self.policies, policies)]
+        for site in living:
+            if site.is_over:
+                continue
+            problem = plan.add(site, is_moved=any(site.policy.pattern.overlaps(pattern) for pattern in moved))
+            if problem and (site in functions or site in texts):
+                plan.problems.append(problem)
+        return plan
+
+    def take(self, plan: Plan, reloads: int) -> None:
+        """Put every site under its policy of the plan, from the reload of this number on. The engine's lock is held."""
+        self.policies = plan.policies
+        self.masking = Masking(plan.policies, self.site_of, self.sites)
+        for site, found in plan.sites.items():
+            if found is None:
+                site.retire(reloads)
+            else:
+                site.take(*found, reloads)
+        self._by_policy = {name: site for name, site in self._by_policy.items() if not site.is_over}
+
+
+class Plan:
+    """Which policy each site would get of ``policies``, with the fields it masks; ``None`` for a site whose keys go elsewhere.
+
+    ``problems`` says for which functions, or keys written as text, there would be none.
+    """
+
+    def __init__(self, policies: Policies) -> None:
+        self.policies = policies
+        self.sites: dict[Site, tuple[Policy, frozenset[int]] | None] = {}
+        self.problems: list[str] = []
+
+    def add(self, site: Site, *, is_moved: bool) -> str:
+        """Find a site's policy. ``is_moved``: not all of its keys, if it has no function, have the policy of that name as before.
+
+        Returns what is wrong, if anything is.
+        """
+        self.sites[site] = None
+        if site.template is not None:
+            try:
+                self.sites[site] = fit(self.policies, site.template, site.name, is_dynamic=site.lifetime is not None)
+            except KeyTemplateError as error:
+                return str(error) if site.name in str(error) else f"{site.name}: {error}"
+            return ""
+        policy = self.policies.match(site.policy.match)
+        if policy is None or policy.is_dynamic:
+            what = "has none" if policy is None else 'has one with ttl = "dynamic", which only a function can have'
+            return f"{site.name}: they are in use as text, and not each of {site.policy.match!r} keeps a policy: this file {what}"
+        if not is_moved:
+            self.sites[site] = policy, frozenset()
+        return ""
+
+
+def _unlike(old: Policies, new: Policies) -> list[Policy]:
+    """The policies that are not in both under the same name and for the same keys."""
+    places = [{(policy.name, policy.match): policy for policy in policies} for policies in (old, new)]
+    return [policy for mine, others in (places, reversed(places)) for place, policy in mine.items() if place not in others]
 
 
 def _is_replaced(site: Site, name: str) -> bool:

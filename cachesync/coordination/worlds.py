@@ -132,6 +132,8 @@ class World:
 
     def _take(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
         engine = self.engine
+        if isinstance(step, Store | Release):
+            engine.sending.pop(step.token, None)
         if isinstance(reply, Failed):
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
@@ -150,11 +152,15 @@ class World:
 
     def unasked(self, step: SharedStep) -> Reply | None:
         """The reply to a step that the shared layer is not asked: because it is left alone, or because the step is about a lease that
-        the parent of this process has taken, which a forked child may not end.
+        the parent of this process has taken, which a forked child may not end, or says what was made under a policy that is no more.
         """
         if step.__class__ in _OF_HOLDERS and not cast("Store", step).token.startswith(self.engine.origin):
             return Done(done=False)
-        return LEFT_ALONE if self.engine.breaker.leaves_alone and not self.asks_always else None
+        if self.engine.breaker.leaves_alone and not self.asks_always:
+            return LEFT_ALONE
+        if isinstance(step, Store | Release) and step.ask is not None and not self.engine.sends(step):
+            return Done(done=False)
+        return None
 
     def asked_of(self, step: Together) -> tuple[Together, list[Reply | None]]:
         """Those of several steps that the shared layer is asked, and the replies to the others (``None`` for what is asked)."""
@@ -231,6 +237,8 @@ class World:
         """A step was interrupted, and nobody knows whether it happened: what it may have left behind is put in order later."""
         if isinstance(step, Announce):
             self.engine.leave(Ticket(step.targets, step.nonces, step.origin, None, step.again))
+        elif isinstance(step, Store | Release):
+            self.engine.sending.pop(step.token, None)
 
     def share(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> Result | None:
         """What of a flight's outcome is for somebody who joined it, ``None`` for nothing."""

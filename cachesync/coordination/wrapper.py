@@ -273,18 +273,28 @@ def compile_wrapper(
         ]
     rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error
     slowly = f"    return {waiting}_cs_slow({_tuple(signature.parameters)})"
-    if site.policy.copy:  # a copy is made outside of the try: what it raises is not a miss
-        body = [
-            "    _cs_found = None",
-            *look_up,
-            f"{indent}    _cs_found = _cs_held",
-            *rescue,
-            "    if _cs_found is not None:",
-            "        return _cs_copy(_cs_found.value)",
-            slowly,
-        ]
-    else:
-        body = [*look_up, f"{indent}    return _cs_held.value", *rescue, slowly]
-    lines = [f"{'async ' if blueprint.is_async else ''}def {name}({declared}):", *body]
-    wrapper = _execute("\n".join(lines) + "\n", scope, blueprint.name)[name]
+    head = f"{'async ' if blueprint.is_async else ''}def {name}({declared}):"
+    plain = [head, *look_up, f"{indent}    return _cs_held.value", *rescue, slowly]
+    copying = [  # a copy is made outside of the try: what it raises is not a miss
+        head,
+        "    _cs_found = None",
+        *look_up,
+        f"{indent}    _cs_found = _cs_held",
+        *rescue,
+        "    if _cs_found is not None:",
+        "        return _cs_copy(_cs_found.value)",
+        slowly,
+    ]
+
+    def compiled(copies: bool) -> Any:
+        return _execute("\n".join(copying if copies else plain) + "\n", scope, blueprint.name)[name]
+
+    def recode(copies: bool) -> None:
+        """A hit asks for no policy, so where a reload changes ``copy`` the function gets the other code."""
+        function = site.function()
+        if function is not None:
+            function.__code__ = compiled(copies).__code__
+
+    wrapper = compiled(site.policy.copy)
+    site.recode = recode
     return functools.update_wrapper(wrapper, function)

@@ -11,12 +11,12 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple, cast
 
 from cachesync.core.auditing import Question
-from cachesync.core.entry import Dependency
+from cachesync.core.entry import Dependency, bounded
 from cachesync.core.envelope import IDENTITY, Header, seal
-from cachesync.core.freshness import stale_window
+from cachesync.core.freshness import longest_freshness, stale_window
 from cachesync.core.masking import told
 from cachesync.core.policy import Policy
-from cachesync.core.records import KEY, Record, Targets
+from cachesync.core.records import KEY, TAG, Record, Targets
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
 from cachesync.core.steps import (
     RESTING,
@@ -117,12 +117,24 @@ class Ask(NamedTuple):
     @property
     def shown(self) -> str:
         """The key as anybody may be shown it: without what its policy masks."""
-        shown: str = self.site.shown(self.key) if self.policy.mask else self.key
+        shown: str = self.site.shown(self.key) if self.site.policy.mask else self.key
         return shown
 
     def later(self, seconds: float) -> Ask:
         """The same question after so many seconds that were not spent on the shared layer."""
         return self._replace(deadline=self.deadline + seconds) if seconds else self
+
+    def is_replaced(self, reply: Done | Failed) -> bool:
+        """Whether something was not sent, because the policy was reloaded while it was packed under this one."""
+        return isinstance(reply, Done) and not reply.done and self.site.policy is not self.policy
+
+    def today(self) -> Ask:
+        """The same question under the policy that its site has now: it may have been reloaded since the question was asked."""
+        policy: Policy = self.site.policy
+        if policy is self.policy:
+            return self
+        tags = (Dependency(TAG, text) for text in policy.tags)
+        return self._replace(policy=policy, dependencies=bounded((*self.dependencies, *tags)))
 
 
 def obtain(ask: Ask, fetched: Fetched | Failed | None, refused: Refused | None) -> Generator[Step, Any, Result]:
@@ -172,7 +184,7 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
 
 
 def _stand_in(ask: Ask, failed: Failed) -> Generator[Step, Any, Result]:
-    spare: Called | None = (yield Spare(ask, told(failed.error, ask.policy))) if ask.policy.stale_if_error else None
+    spare: Called | None = (yield Spare(ask, told(failed.error, ask.site.policy))) if ask.policy.stale_if_error else None
     return failed if spare is None else spare
 
 
@@ -329,13 +341,15 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
     begun: Begun = yield Begin(leased.now if leased else 0)
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
-        rest, milliseconds = None, 0
-        if ask.policy.errors and _is_of_its_key(called):
-            yield Rest(ask, begun, called)
-            rest = Holder(RESTING, begun.stamp or NOWHERE, _why(ask.policy, called.error))
-            milliseconds = max(1, round(ask.policy.errors * 1000))
+        rest, milliseconds, today, deadline = None, 0, ask.today(), deadline + called.seconds
+        if today.policy.errors and _is_of_its_key(called):
+            yield Rest(today, begun, called)
+            rest = Holder(RESTING, begun.stamp or NOWHERE, _why(today.policy, called.error))
+            milliseconds = max(1, round(today.policy.errors * 1000))
         if leased is not None:
-            yield Release(ask.key, token, deadline + called.seconds, rest, milliseconds)
+            given_back: Done | Failed = yield Release(ask.key, token, deadline, rest, milliseconds, None if rest is None else today)
+            if today.is_replaced(given_back):
+                yield Release(ask.key, token, deadline)
         return called
     called = called._replace(stamp=begun.stamp, made=begun.made)
     if called.fresh is None:
@@ -480,7 +494,14 @@ def replace(
 def _store(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, bool]:
-    """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either."""
+    """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either.
+
+    It is stored under the policy of now, and not for longer than that allows. What was begun under another ``version`` is not stored.
+    """
+    version, ask = ask.policy.version, ask.today()
+    if ask.site.is_over or ask.policy.version != version:
+        yield Release(ask.key, token, deadline)
+        return False
     packed: Encoded | Failed
     if encoded is not None:
         packed = encoded
@@ -490,7 +511,7 @@ def _store(
     if isinstance(packed, Failed) or begun.stamp is None or called.fresh is None:
         yield Release(ask.key, token, deadline)
         return True
-    fresh = max(1, round(called.fresh * 1000))
+    fresh = max(1, round(min(called.fresh, longest_freshness(ask.policy, called.value)) * 1000))
     header = Header(
         flags=packed.flags,
         epoch=bytes.fromhex(begun.stamp.epoch),
@@ -516,7 +537,9 @@ def _store(
     if left <= 0 or blob is None:
         yield Release(ask.key, token, deadline)
         return True
-    done: Done | Failed = yield Store(ask.key, token, blob, left, deadline)
+    done: Done | Failed = yield Store(ask.key, token, blob, left, deadline, ask)
+    if ask.is_replaced(done):
+        yield Release(ask.key, token, deadline)
     return isinstance(done, Failed) or done.done
 
 

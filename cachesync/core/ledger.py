@@ -22,9 +22,12 @@ _ENDLESS: Final = 2**63
 
 
 class Mark:
-    """One generation of the ledger. Only its identity matters."""
+    """One generation of the ledger, told by its identity. ``reloads`` counts how often the policies had been reloaded by then."""
 
-    __slots__ = ()
+    __slots__ = ("reloads",)
+
+    def __init__(self, reloads: int = 0) -> None:
+        self.reloads = reloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,11 @@ class Ledger:
 
     def turn(self) -> None:
         """Begin a new generation: every copy held is judged again before it is served."""
-        self.mark = Mark()
+        self.mark = Mark(self.mark.reloads)
+
+    def turn_by_reload(self) -> None:
+        """The same after the policies were reloaded: every copy is judged by its new policy, too."""
+        self.mark = Mark(self.mark.reloads + 1)
 
     # --- the log ------------------------------------------------------------------------------------------------------------------
 

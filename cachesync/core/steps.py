@@ -129,7 +129,7 @@ class Extend(NamedTuple):
 class Release(NamedTuple):
     """Give a lease back, if it is still one's own. Answered by `Done`.
 
-    ``rest`` is what to leave in its place for ``milliseconds``, so that nobody computes meanwhile.
+    ``rest`` is what to leave in its place for ``milliseconds``, so that nobody computes meanwhile; ``ask`` as in `Store`.
     """
 
     key: str
@@ -137,12 +137,14 @@ class Release(NamedTuple):
     deadline: float = NO_DEADLINE
     rest: Holder | None = None
     milliseconds: int = 0
+    ask: Ask | None = None
 
 
 class Store(NamedTuple):
     """Fill ``key`` and end the lease, only while the lease is one's own and no higher stamp of the epoch stands there.
 
-    Answered by `Done`: ``done`` is false when the lease was lost, which means that an invalidation came first.
+    Answered by `Done`: ``done`` is false when the lease was lost, which means that an invalidation came first. ``ask`` is the question
+    under whose policy the bytes were made: it is not sent where a reload has replaced that. It means nothing to a layer.
     """
 
     key: str
@@ -150,6 +152,7 @@ class Store(NamedTuple):
     blob: bytes
     milliseconds: int
     deadline: float = NO_DEADLINE
+    ask: Ask | None = None
 
 
 class Done(NamedTuple):

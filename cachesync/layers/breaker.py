@@ -36,7 +36,7 @@ class Breaker:
     def __init__(self, now: Callable[[], float], lock: AbstractContextManager[Any], budget: float) -> None:
         self._now = now
         self._lock = lock
-        self._budget = budget
+        self.budget = budget
         self._rest = 0.0
         self.resting_until = NEVER
         self._trying_until = NEVER
@@ -75,7 +75,7 @@ class Breaker:
             now = self._now()
             if not self.is_open or now < self.resting_until or now < self._trying_until:
                 return False
-            self._trying_until = now + self._budget  # by then it is known whether it answers
+            self._trying_until = now + self.budget  # by then it is known whether it answers
             return True
 
     def failed(self) -> None:

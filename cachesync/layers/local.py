@@ -164,15 +164,9 @@ class LocalMemory:
     """
 
     def __init__(self, max_entries: int = 100_000, max_bytes: int = 256 * 1024 * 1024, clock: Callable[[], float] = time.monotonic) -> None:
-        if max_entries < 1:
-            raise ValueError(f"max_entries is {max_entries}; a local layer holds at least 1 entry")
-        if max_bytes < 2 * SIZE_UNIT:
-            raise ValueError(f"max_bytes is {max_bytes}; a local layer holds at least {2 * SIZE_UNIT} bytes")
+        self._bound(max_entries, max_bytes)
         self.lock = lock_across_forks()
         self._clock = clock
-        self._max_entries = max_entries
-        self._max_units = max_bytes // SIZE_UNIT
-        self._largest = self._max_units // 2
         self._small: deque[Held] = deque()
         self._main: deque[Held] = deque()
         self._ghost = Ghost()
@@ -184,6 +178,22 @@ class LocalMemory:
         self._evictions = 0
         self._numbers = itertools.count()
         self._orphans: deque[Shelf] = deque()
+
+    def resize(self, max_entries: int, max_bytes: int) -> None:
+        """Hold more or less from now on: what is too much leaves. Raises ``ValueError`` as the constructor does."""
+        with self.lock:
+            self._bound(max_entries, max_bytes)
+            while self._living > self._max_entries or self._units > self._max_units:
+                self._evict()
+
+    def _bound(self, max_entries: int, max_bytes: int) -> None:
+        if max_entries < 1:
+            raise ValueError(f"max_entries is {max_entries}; a local layer holds at least 1 entry")
+        if max_bytes < 2 * SIZE_UNIT:
+            raise ValueError(f"max_bytes is {max_bytes}; a local layer holds at least {2 * SIZE_UNIT} bytes")
+        self._max_entries = max_entries
+        self._max_units = max_bytes // SIZE_UNIT
+        self._largest = self._max_units // 2
 
     def shelf(self) -> OwnedShelf:
         """A new, empty shelf. Its ``copies`` is a real dict."""

@@ -65,11 +65,12 @@ HEAD_BYTES: Final = 16_384
 """As much of an entry is read to judge it without its value. A header with more dependencies than fit is not judged."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bounds:
     """What the shared layer keeps for all: records, for how many seconds, bans, and how long any entry may live (seconds).
 
-    ``durable`` is how many milliseconds an announcement waits for a replica to confirm it, 0 for not at all.
+    ``durable`` is how many milliseconds an announcement waits for a replica to confirm it, 0 for not at all. All connections of a layer
+    have the same object, and a reload of the policies changes it.
     """
 
     log_records: int = 10_000
