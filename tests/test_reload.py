@@ -56,7 +56,8 @@ WIDE = CoordinationSettings(budget=LONG, max_lag=10_000.0)
 
 def items(**options: Any) -> Policy:
     """The policy of ``item:*``."""
-    return Policy(**{"name": "items", "match": "item:*", "ttl": TTL, **options})
+    chosen: dict[str, Any] = {"name": "items", "match": "item:*", "ttl": TTL, **options}
+    return Policy(**chosen)
 
 
 class App(Caller):
@@ -144,7 +145,7 @@ def around(server: Server, namespace: str, colour: Colour, loop: LoopThread) -> 
 
     def new(*policies: Policy, **how: Any) -> App:
         shared = HoldingShared(RedisShared(server.url, namespace=namespace))
-        app = App(colour, loop, *policies, **{"shared": shared, "clock": REAL, "keys": KEYS, **how})
+        app = App(colour, loop, *policies, shared=shared, clock=REAL, keys=KEYS, **how)
         made.append(app)
         return app
 
@@ -385,7 +386,7 @@ def test_nothing_is_stored_in_clear_after_encryption_was_switched_on(around: Mak
     gate.open()
     assert reading.result(LONG) == "in clear"
     stored = server.client().get(Names.of(namespace).entry("item:text:1"))
-    assert stored is None or b"in clear" not in stored
+    assert not isinstance(stored, bytes) or b"in clear" not in stored
     assert (stored is not None) == (step == "while it computes")
     assert app.do(text, 1) == "in clear"
 
@@ -417,7 +418,9 @@ def test_what_a_computation_failed_with_is_not_left_in_clear(around: Make, serve
     gate.open()
     with pytest.raises(LookupError):
         reading.result(LONG)
-    assert b"in clear" not in (server.client().get(Names.of(namespace).lease("item:1")) or b"")
+    left = server.client().get(Names.of(namespace).lease("item:1"))
+    assert isinstance(left, bytes)
+    assert b"in clear" not in left
 
 
 def test_nothing_shows_a_field_after_it_was_masked(make: Make) -> None:
@@ -486,7 +489,7 @@ def test_keys_as_text_may_get_another_policy(make: Make, colour: Colour) -> None
 
 # --- what is refused --------------------------------------------------------------------------------------------------------------
 
-REFUSED = {
+REFUSED: dict[str, tuple[list[Policy], str]] = {
     "a function would have no policy": ([Policy(name="pages", match="page:*", ttl=1)], "item: no policy matches"),
     "its keys would have several": ([items(match="item:1*")], "matches only a part"),
     "it would have to say how long": ([items(ttl=None, min_ttl=1, max_ttl=2)], 'ttl = "dynamic"'),
@@ -519,7 +522,11 @@ def test_a_function_with_a_ttl_of_its_own_keeps_a_dynamic_policy(colour: Colour,
     """A policy that ceases to be dynamic does not fit a decorator that says how long."""
     dynamic = Policy(name="own", match="own:*", ttl=None, min_ttl=1, max_ttl=100)
     app = App(colour, loop, items(), dynamic)
-    own = app.decorate("own:{number}", ttl=lambda value: 50)
+
+    def lives(value: int) -> float:
+        return 50.0 * value
+
+    own = app.decorate("own:{number}", ttl=lives)
     assert app.do(own, 1) == 1
     with pytest.raises(PolicyError, match="has a ttl of its own"):
         app.reload(items(), Policy(name="own", match="own:*", ttl=5))

@@ -19,12 +19,14 @@ from cachesync.layers.codecs import AnyCodec
 from cachesync.protocols import LocalLayer
 
 
-def fit(policies: Policies, template: Template, name: str, *, is_dynamic: bool) -> tuple[Policy, frozenset[int]]:
+def fit(
+    policies: Policies, template: Template, name: str, *, is_dynamic: bool, known: Policy | None = None
+) -> tuple[Policy, frozenset[int]]:
     """The policy of a function's keys, and which of their fields it masks. ``is_dynamic``: the decorator was given a ``ttl``.
 
-    Raises `KeyTemplateError` where function and policy do not go together.
+    It is looked for unless it is ``known``. Raises `KeyTemplateError` where function and policy do not go together.
     """
-    policy = policies.for_shape(template.shape)
+    policy = known or policies.for_shape(template.shape)
     if policy.is_dynamic != is_dynamic:
         problem = (
             f'policy {policy.name!r} has ttl = "dynamic": give ttl=lambda result: ... to the decorator'
@@ -130,19 +132,15 @@ class Registry:
 
     # --- reloads ------------------------------------------------------------------------------------------------------------------
 
-    def plan(self, policies: Policies) -> Plan:
-        """Find out what each site's policy would be, without changing anything."""
+    def add_to(self, plan: Plan) -> None:
+        """Find out what the policy of each site would be that the plan has not got yet, without changing anything."""
         with self._lock:
-            living, functions, texts = list(self._living), self._sites, tuple(self._by_policy.values())
-        plan = Plan(policies)
-        moved = [policy.pattern for policy in _unlike(self.policies, policies)]
+            living = [site for site in self._living if not site.is_over and site not in plan.sites]
+            in_use = {*self._sites, *self._by_policy.values()}
         for site in living:
-            if site.is_over:
-                continue
-            problem = plan.add(site, is_moved=any(site.policy.pattern.overlaps(pattern) for pattern in moved))
-            if problem and (site in functions or site in texts):
+            problem = plan.add(site)
+            if problem and site in in_use:
                 plan.problems.append(problem)
-        return plan
 
     def take(self, plan: Plan, reloads: int) -> None:
         """Put every site under its policy of the plan, from the reload of this number on. The engine's lock is held."""
@@ -162,20 +160,19 @@ class Plan:
     ``problems`` says for which functions, or keys written as text, there would be none.
     """
 
-    def __init__(self, policies: Policies) -> None:
+    def __init__(self, old: Policies, policies: Policies) -> None:
         self.policies = policies
+        self._moved = [policy.pattern for policy in _unlike(old, policies)]
         self.sites: dict[Site, tuple[Policy, frozenset[int]] | None] = {}
         self.problems: list[str] = []
 
-    def add(self, site: Site, *, is_moved: bool) -> str:
-        """Find a site's policy. ``is_moved``: not all of its keys, if it has no function, have the policy of that name as before.
-
-        Returns what is wrong, if anything is.
-        """
+    def add(self, site: Site) -> str:
+        """Find a site's policy. Returns what is wrong, if anything is."""
         self.sites[site] = None
         if site.template is not None:
+            known = None if self._moved else self.policies.get(site.policy.name)
             try:
-                self.sites[site] = fit(self.policies, site.template, site.name, is_dynamic=site.lifetime is not None)
+                self.sites[site] = fit(self.policies, site.template, site.name, is_dynamic=site.lifetime is not None, known=known)
             except KeyTemplateError as error:
                 return str(error) if site.name in str(error) else f"{site.name}: {error}"
             return ""
@@ -183,7 +180,7 @@ class Plan:
         if policy is None or policy.is_dynamic:
             what = "has none" if policy is None else 'has one with ttl = "dynamic", which only a function can have'
             return f"{site.name}: they are in use as text, and not each of {site.policy.match!r} keeps a policy: this file {what}"
-        if not is_moved:
+        if not any(site.policy.pattern.overlaps(pattern) for pattern in self._moved):  # all of its keys have this policy as before
             self.sites[site] = policy, frozenset()
         return ""
 

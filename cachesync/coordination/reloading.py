@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from cachesync.coordination.engine import Engine
-from cachesync.coordination.registry import Registry
+from cachesync.coordination.registry import Plan, Registry
 from cachesync.core.reloads import Changes, changes_between, ends_copies, kept, needing_restart
 from cachesync.core.settings import Settings
 from cachesync.errors import PolicyError
@@ -75,16 +75,16 @@ class Reloader:
 
     def _swap(self, old: Settings, settings: Settings) -> tuple[str, ...]:
         engine, registry = self._engine, self._registry
-        bounds = bounds_of(settings)
+        bounds, plan = bounds_of(settings), Plan(old.policies, settings.policies)
+        registry.add_to(plan)
+        keyring = engine.keyring
+        try:
+            keyring = keyring or keyring_for(settings, stores=engine.shared is not None and settings.enabled)
+        except PolicyError as error:
+            plan.problems += error.problems
         with engine.lock:
-            plan = registry.plan(settings.policies)
-            keyring = engine.keyring
-            try:
-                keyring = keyring or keyring_for(settings, stores=engine.shared is not None and settings.enabled)
-            except PolicyError as error:
-                plan.problems += error.problems
+            registry.add_to(plan)  # what was decorated in between
             self._refuse(settings, plan.problems)
-
             for field in fields(bounds):  # before any entry lives longer than bans do
                 setattr(self._bounds, field.name, getattr(bounds, field.name))
             engine.settings, engine.keyring = settings, keyring
