@@ -28,7 +28,7 @@ from cachesync.core.freshness import life_of, longest_freshness
 from cachesync.core.names import Names
 from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
-from cachesync.core.steps import Store
+from cachesync.core.steps import Fetch, Store
 from cachesync.layers.codecs import AnyCodec
 from cachesync.layers.redis import RedisShared
 from cachesync.testing import FakeClock
@@ -359,6 +359,59 @@ def test_a_computation_across_a_reload_is_stored_for_the_lesser_time(make: Make)
     app.origin.version = 2
     app.clock.advance(4)
     assert (other if engine_of(app.cache).shared is not None else app).read() == 2
+
+
+def test_a_computation_from_before_the_version_was_raised_is_stored_nowhere(make: Make) -> None:
+    """Its own caller has it, and the next one computes."""
+    app = make()
+    gate = app.origin.hold()
+    reading = app.start(app.item, 1)
+    gate.wait()
+    app.reload(items(version=2))
+    gate.open()
+    assert reading.result(LONG) == 1
+    app.origin.version = 2
+    assert app.read() == 2
+
+
+@pytest.mark.parametrize("when", ["on its way", "being decoded"])
+@pytest.mark.parametrize("change", ["a shorter ttl", "another version"])
+def test_an_entry_that_is_read_across_a_reload_is_under_the_new_policy(colour: Colour, loop: LoopThread, when: str, change: str) -> None:
+    """It was asked for under the old one, and is held for the lesser time, or computed anew."""
+    gates: list[Gate] = []
+
+    class Holding(AnyCodec):
+        def decode(self, payload: bytes | memoryview, /) -> Any:
+            if gates:
+                gates.pop().stand()
+            return super().decode(payload)
+
+    clock, computed = FakeClock(), list[int]()
+    shared = HoldingShared(MemoryShared(clock.monotonic))
+    one, two = (App(colour, loop, clock=clock, shared=layer) for layer in (shared, shared.inner))
+
+    def decorated(app: App) -> Any:
+        @app.cached("item:text:{number}", codec=Holding())
+        async def text(number: int) -> int:
+            computed.append(number)
+            return len(computed)
+
+        return text
+
+    first, second = decorated(one), decorated(two)
+    assert two.do(second, 1) == 1
+    gate = shared.hold(Fetch) if when == "on its way" else Gate()
+    if when == "being decoded":
+        gates.append(gate)
+    reading = ThreadPoolExecutor(1).submit(one.do, first, 1)
+    gate.wait()
+    one.cache.reload(policies=[items(ttl=3) if change == "a shorter ttl" else items(version=2)])
+    gate.open()
+    assert reading.result(LONG) == (1 if change == "a shorter ttl" else 2)
+    clock.advance(4 if change == "a shorter ttl" else 0)
+    assert one.do(first, 1) == 2
+    for app in (one, two):
+        app.close()
 
 
 @pytest.mark.parametrize("step", ["while it computes", "while it is packed"])

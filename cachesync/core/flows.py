@@ -338,6 +338,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
         leased, deadline = obtained
     if leased is not None:
         yield from catch_up(leased.head, deadline)
+    ask = ask.today()
     begun: Begun = yield Begin(leased.now if leased else 0)
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
