@@ -332,9 +332,9 @@ class Engine:
                 position = ledger.position
                 number = ledger.lineage.number(held.stamp)
                 # Below the floor of keys, a ban on this very key may have been dropped that this copy was never judged by.
-                is_unknown = position is None or number is None or held.checked < ledger.bans.floors.keys
                 judged = cast("Mark", held.mark).reloads
-                if is_unknown or judged < site.ended or ledger.refuses(ask.key, held.dependencies, held.checked):
+                is_unknown = position is None or number is None or held.checked < ledger.bans.floors.keys or judged < site.ended
+                if is_unknown or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
                 softened = ledger.softened(ask.key, held.dependencies, held.checked)
