@@ -331,9 +331,9 @@ class Engine:
             if held.mark is not ledger.mark:
                 position = ledger.position
                 number = ledger.lineage.number(held.stamp)
-                # Below the floor of keys, a ban on this very key may have been dropped that this copy was never judged by.
                 judged = cast("Mark", held.mark).reloads
-                is_unknown = position is None or number is None or held.checked < ledger.bans.floors.keys or judged < site.ended
+                # Below the floor of keys, a ban on this very key may have been dropped that this copy was never judged by.
+                is_unknown = position is None or number is None or judged < site.ended or held.checked < ledger.bans.floors.keys
                 if is_unknown or ledger.refuses(ask.key, held.dependencies, held.checked):
                     ask.site.shelf.drop(ask.raw)
                     return False
