@@ -13,6 +13,7 @@ from cachesync.core.reloads import Changes
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
+from cachesync.core.switches import Switches
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
 from cachesync.errors import (
     BatchError,
@@ -24,6 +25,7 @@ from cachesync.errors import (
     OverdueError,
     PolicyError,
     RestingError,
+    SwitchError,
 )
 from cachesync.layers.codecs import PickleCodec
 from cachesync.layers.local import LocalMemory
@@ -71,6 +73,8 @@ __all__ = [
     "Stamp",
     "Stats",
     "Swept",
+    "SwitchError",
+    "Switches",
     "in_context",
     "load_settings",
 ]

@@ -46,8 +46,9 @@ from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called, Flow
 from cachesync.core.sweeping import Swept
+from cachesync.core.switches import Switches, read_switch
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
-from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError
+from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError, SwitchError
 from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
@@ -152,6 +153,8 @@ class Cache:
         self._reloader = Reloader(self._engine, self._registry, bounds=asked, memory=memory)
         if watch and self._file is not None:
             self._operations.watcher = PolicyWatcher(self._file, self.reload)
+        if settings.switches:
+            self._engine.tell_switches("the environment")
         if unused := settings.without_effect():
             self._events.send("setting_without_effect", policy="*", settings=list(unused))
 
@@ -518,6 +521,37 @@ class Cache:
         if settings is None and self._file is None:
             raise PolicyError("there is no file to read again: this cache was made from objects; give it reload(policies=[...])")
         return replace(settings or load_settings(cast("str", self._file)), **self._given)
+
+    # --- switching ----------------------------------------------------------------------------------------------------------------
+
+    def switch(self, target: str, value: str) -> None:
+        """Turn caching down, or up again, in every process: ``cache.switch("all", "ttl")``, ``cache.switch("redis", "off")``.
+
+        ``target`` is ``"all"`` or a policy's name, with the modes ``"full"``, ``"ttl"``, ``"headers"`` and ``"off"``; or a layer,
+        ``"local"`` or ``"redis"``, which is ``"on"`` or ``"off"``. It has returned when the processes are told: those that read the log
+        obey at once, and those that start later too. Raises `SwitchError` for what can not be switched, and ``LayerError`` where Redis
+        can not be told; then nothing is switched.
+        """
+        self._operations.switch(self._read_switch(target, value))
+
+    async def aswitch(self, target: str, value: str) -> None:
+        """As `switch`."""
+        await self._operations.aswitch(self._read_switch(target, value))
+
+    def switch_here(self, target: str, value: str) -> None:
+        """As `switch`, in this process alone, and until it ends. Nobody is asked. Of what is switched here, by the environment and for all,
+        the most cautious counts.
+        """
+        self._engine.switch(self._read_switch(target, value))
+
+    def switches(self) -> Switches:
+        """What is switched now, by whom, and what that comes to, as far as this process knows."""
+        return self._engine.switches
+
+    def _read_switch(self, target: str, value: str) -> tuple[str, str]:
+        if not all(isinstance(text, str) for text in cast("tuple[object, ...]", (target, value))):  # callers without a type checker
+            raise SwitchError(f'what is switched, and how, are texts, such as "all" and "ttl", not {target!r} and {value!r}')
+        return read_switch(target, value, [policy.name for policy in self.settings.policies])
 
     # --- looking ------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | demo``.
+"""The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | switch | demo``.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
 matches, an answer was stale, Redis could not be reached. 2: the command was not understood, there is no Redis to speak to, or something
@@ -230,6 +230,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_file(sweep)
     _add_json(sweep)
     sweep.set_defaults(run=_sweep)
+
+    switch = _command(
+        commands,
+        "switch",
+        "turn caching down in every process, or show what is",
+        "Switches in all running processes, in less than a second, and in those that start later, until it is switched back. Without a "
+        "target, shows what is switched. TARGET is all, a policy, or a layer. all and policies can be full (as the policies say), ttl "
+        "(lifetimes alone, no invalidation), headers (HTTP validators alone; functions as with off) or off (everything is computed). "
+        "local and redis are on or off. Where several concern a key, the most cautious counts. Needs Redis.",
+        "cachesync switch",
+        "cachesync switch redis off",
+        "cachesync switch redis on",
+        "cachesync switch all ttl",
+        "cachesync switch stores off",
+        "cachesync switch --json | jq .switched",
+    )
+    switch.add_argument("target", nargs="?", metavar="TARGET", help="all, local, redis, or the name of a policy")
+    switch.add_argument("value", nargs="?", metavar="VALUE", help="full, ttl, headers or off; for a layer on or off")
+    switch.add_argument("--timeout", metavar="T", type=_seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
+    _add_file(switch)
+    _add_json(switch)
+    switch.set_defaults(run=_switch)
 
     demo = _command(
         commands,
@@ -465,6 +487,16 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from cachesync.operate import sweep
 
     return _with_redis("sweep", arguments, lambda settings: sweep(settings, as_json=arguments.json, out=sys.stdout, errors=sys.stderr))
+
+
+def _switch(arguments: argparse.Namespace) -> int:
+    from cachesync.operate import switch
+
+    def run(settings: Settings) -> int:
+        target, value = arguments.target, arguments.value
+        return switch(settings, target, value, timeout=arguments.timeout, as_json=arguments.json, out=sys.stdout, errors=sys.stderr)
+
+    return _with_redis("switch", arguments, run)
 
 
 def _with_redis(name: str, arguments: argparse.Namespace, run: Callable[[Settings], int]) -> int:

@@ -10,7 +10,8 @@
     ├── LayerError           a layer failed and nothing could be served
     ├── BatchError           a function of many arguments answered for other items than it was asked for
     ├── RestingError         a computation failed a moment ago in another process and is left alone (errors)
-    └── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
+    ├── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
+    └── SwitchError          there is no such switch, or it can not be turned like that (at the call)
 
 The exceptions of a cached function arrive as they left it: they are never wrapped.
 """
@@ -70,3 +71,7 @@ class RestingError(CachesyncError):
 
 class OverdueError(CachesyncError, TimeoutError):
     """A computation takes longer than its policy lets anybody wait (``hard_timeout``). It goes on, and its result will be stored."""
+
+
+class SwitchError(CachesyncError, ValueError):
+    """There is no such switch, or it can not be turned like that. The text says what would be right."""

@@ -1,4 +1,4 @@
-"""``cachesync invalidate`` and ``cachesync sweep``: what is done to a running system from a terminal or a script.
+"""``cachesync invalidate``, ``sweep`` and ``switch``: what is done to a running system from a terminal or a script.
 
 Each is a `Cache` for a moment, under the policy file of the system. An application that can not reach Redis queues an invalidation and
 goes on; a command that ends would take its queue along. So it tries for a while, and where that does not help it says so.
@@ -10,8 +10,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Final, NamedTuple, TextIO
 
 from cachesync.cache import Cache
@@ -22,9 +23,10 @@ from cachesync.core.policies import Policies
 from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
+from cachesync.core.switches import read_switch
 from cachesync.core.units import format_duration
-from cachesync.errors import KeyArgumentError, LayerError
-from cachesync.printing import address_of, counted, quoted
+from cachesync.errors import KeyArgumentError, LayerError, SwitchError
+from cachesync.printing import address_of, counted, print_table, quoted
 
 OK: Final = 0
 NO: Final = 1
@@ -49,7 +51,7 @@ def _cache(settings: Settings, outcome: Outcome, budget: float) -> Cache:
     coordination = replace(settings.coordination, budget=max(settings.coordination.budget, budget))
     # No value is read or written here, so nobody needs the keys that encrypt them.
     policies = Policies(replace(policy, encrypt=False) for policy in settings.policies)
-    settings = replace(settings, coordination=coordination, policies=policies, enabled=True)
+    settings = replace(settings, coordination=coordination, policies=policies, enabled=True, switches={})
     return Cache(settings, listen=False, on_event=outcome.note)
 
 
@@ -280,3 +282,92 @@ class Progress:
 def _counts(swept: Swept) -> str:
     judged = f"; {swept.unjudged:,} could not be judged" if swept.unjudged else ""
     return f"{counted(swept.examined, 'entry', 'entries')} examined, {swept.deleted:,} dead and deleted{judged}"
+
+
+# --- switch ---------------------------------------------------------------------------------------------------------------------
+
+
+def switch(settings: Settings, target: str | None, value: str | None, *, timeout: float, as_json: bool, out: TextIO, errors: TextIO) -> int:
+    """Switch for all processes (nothing, where no target is named), and print what is switched now. Returns the exit code."""
+    if (target is None) != (value is None):
+        errors.write("cachesync switch: a target goes with a value, such as: cachesync switch all ttl\n")
+        return USAGE
+    names = {policy.name for policy in settings.policies}
+    try:
+        if target is not None and value is not None:
+            read_switch(target, value, names)
+    except SwitchError as mistake:
+        errors.write(f"cachesync switch: {mistake}\n")
+        return USAGE
+    outcome, problem, code = Outcome(), "", OK
+    switched: dict[str, str] = {}
+    version = 0
+    try:
+        with _cache(settings, outcome, min(timeout, BUDGET)) as cache:
+            problem = _switched(cache, target, value, timeout)
+            switched, version = dict(cache.switches().everywhere), cache.switches().version
+    except KeyboardInterrupt:
+        problem, code = "interrupted: say it again to be sure, that does no harm", INTERRUPTED
+    if problem and code == OK:
+        problem = f"{address_of(settings)} could not be asked within {format_duration(timeout)}: {_sentence(problem)}" + (
+            " Nothing was switched for certain; say it again, that does no harm." if target else ""
+        )
+        code = NO
+    if as_json:
+        told: dict[str, object] = {"ok": code == OK, "switched": switched, "changed": _time_of(version)}
+        out.write(json.dumps(told | ({"error": problem} if problem else {})) + "\n")
+    elif not problem:
+        _show_switched(switched, version, names, out)
+    if problem:
+        errors.write(f"cachesync switch: {problem}\n")
+    return code
+
+
+def _switched(cache: Cache, target: str | None, value: str | None, timeout: float) -> str:
+    """Try until the timeout. What went wrong, empty for nothing."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            if target is not None and value is not None:
+                cache.switch(target, value)
+                return ""
+            health = cache.check()
+            problem = next((reason.text for reason in health.reasons if reason.name == "unanswered"), "")
+            if not problem:
+                return ""
+        except LayerError as error:
+            problem = str(error)
+        left = until - time.monotonic()
+        if left <= 0:
+            return problem
+        time.sleep(min(PAUSE, left))
+
+
+def _time_of(version: int) -> str | None:
+    """When something was switched last, as RFC 3339 writes it: versions are milliseconds since 1970, by the server's clock."""
+    if not version:
+        return None
+    try:
+        return datetime.fromtimestamp(version / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _show_switched(switched: Mapping[str, str], version: int, policies: Collection[str], out: TextIO) -> None:
+    since = _time_of(version)
+    when = f" (since {since})" if since else ""
+    if not switched:
+        out.write(f"nothing is switched: everything is cached as its policy says{when}\n")
+        return
+    rows = [(_plain(target), _plain(value), _remark(target, policies)) for target, value in switched.items()]
+    print_table(("switched", "to", ""), rows)
+    out.write(f"for all processes; the rest is as its policy says{when}\n")
+
+
+def _plain(text: str) -> str:
+    return text if text.isprintable() else quoted(text)
+
+
+def _remark(target: str, policies: Collection[str]) -> str:
+    known = not target.startswith("policy.") or target.removeprefix("policy.") in policies
+    return "" if known else "no such policy in this file"

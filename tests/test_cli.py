@@ -19,7 +19,7 @@ import cachesync
 from cachesync.cli import main
 from cachesync.core.keys import check_key
 
-COMMANDS = ("check", "explain", "schema", "key", "tail", "invalidate", "sweep", "demo")
+COMMANDS = ("check", "explain", "schema", "key", "tail", "invalidate", "sweep", "switch", "demo")
 GOOD = """\
 namespace = "dashboard"
 

@@ -62,6 +62,7 @@ from cachesync.core.steps import (
     SharedStep,
     Snapshot,
     Store,
+    Throw,
     Together,
 )
 from cachesync.core.steps import (
@@ -85,6 +86,7 @@ FILE_NAME = re.compile(r"# ([\w.-]+\.(?:py|toml))$")
 JSON_NAME = re.compile(r"`([\w-]+\.json)`")
 NEEDS_REDIS = "<!-- runs with: Redis -->"
 EXPORTED = {"CACHESYNC_REDIS_URL", "CACHESYNC_REDIS_ENABLED", "CACHESYNC_ENABLED", "CACHESYNC_FILE", "CACHESYNC_ENCRYPTION_KEYS"}
+EXPORTED |= {"CACHESYNC_SWITCH"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +473,7 @@ def test_the_reference_shows_every_command_that_redis_is_asked() -> None:
         Inquire(question),
         Answer(question, "o", 1),
         Collect(question),
+        Throw((("all", "off"),)),
         Together((Fetch(("k",)), Extend("k", "t", 1))),
     ]
     assert {type(step) for step in steps} == set(get_args(SharedStep))

@@ -40,6 +40,7 @@ from cachesync.core.steps import (
     Torn,
     Woken,
 )
+from cachesync.core.switches import NOTHING_THROWN
 from cachesync.errors import LayerError
 from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import Line
@@ -82,13 +83,13 @@ def record(number: int) -> Record:
 
 def answer(number: int) -> bytes:
     """The answers to the question where the log ends, by a master that numbers it."""
-    told = b"*4\r\n" + b"".join(map(bulk, (EPOCH.encode(), b"%d" % number, b"c%d" % number, b"aa11")))
+    told = b"*5\r\n" + b"".join(map(bulk, (EPOCH.encode(), b"%d" % number, b"c%d" % number, b"aa11"))) + b"_\r\n"
     info = b"# Replication\r\nrole:master\r\nmaster_replid:aa11\r\n"
     return told + b"=%d\r\ntxt:%b\r\n" % (len(info) + 4, info)
 
 
 def beat_at(number: int) -> Beat:
-    return Beat(Stamp(EPOCH, number), f"c{number}", is_master=True, is_same=True)
+    return Beat(Stamp(EPOCH, number), f"c{number}", is_master=True, is_same=True, thrown=NOTHING_THROWN)
 
 
 CONFIRMED = push(b"ssubscribe", NAMES.log, 1)
@@ -159,7 +160,7 @@ class Wire:
         self._stack.close()
 
 
-QUESTION = [[b"HMGET", NAMES.meta, b"e", b"n", b"c", b"r"], [b"INFO", b"replication"]]
+QUESTION = [[b"HMGET", NAMES.meta, b"e", b"n", b"c", b"r", b"s"], [b"INFO", b"replication"]]
 
 
 def test_an_ear_subscribes_before_it_asks_where_the_log_ends() -> None:
@@ -298,9 +299,9 @@ ODD_REPLIES = {
     "numbers": b":1\r\n" * 4,
     "nulls": b"_\r\n" * 4,
     "empty lists": b"*0\r\n" * 4,
-    "lists of nothing": b"*4\r\n_\r\n_\r\n_\r\n_\r\n" * 4,
-    "half a head": b"*4\r\n" + bulk(EPOCH.encode()) + bulk(b"x") + b"_\r\n_\r\n" + bulk(b"role:master"),
-    "a nonce of no letters": b"*4\r\n" + bulk(EPOCH.encode()) + bulk(b"1") + bulk(b"\xff") + b"_\r\n" + bulk(b"role:master"),
+    "lists of nothing": b"*5\r\n_\r\n_\r\n_\r\n_\r\n_\r\n" * 4,
+    "half a head": b"*5\r\n" + bulk(EPOCH.encode()) + bulk(b"x") + b"_\r\n_\r\n_\r\n" + bulk(b"role:master"),
+    "a nonce of no letters": b"*5\r\n" + bulk(EPOCH.encode()) + bulk(b"1") + bulk(b"\xff") + b"_\r\n_\r\n" + bulk(b"role:master"),
     "the end": b"",
 }
 

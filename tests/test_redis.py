@@ -65,6 +65,7 @@ from cachesync.core.steps import (
     Snapshot,
     Store,
 )
+from cachesync.core.switches import NOTHING_THROWN, Thrown
 from cachesync.layers.memory import MemoryShared
 from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, commands_of, pack, pack_all, reply_of
@@ -983,6 +984,7 @@ STEPS: list[SharedStep] = [
     Inquire(QUESTION),
     steps.Testify(QUESTION, "me", 3),
     Collect(QUESTION),
+    steps.Throw((("all", "off"),)),
 ]
 
 
@@ -1011,10 +1013,10 @@ def is_well_formed(step: SharedStep, reply: Any) -> bool:
         case Log():
             return are(Record, *reply.records) and is_head(reply.head) and are(bool, reply.gap)
         case Beat():
-            return is_head(reply.head) and are(str, reply.nonce) and are(bool, reply.is_master, reply.is_same)
+            return is_head(reply.head) and are(str, reply.nonce) and are(bool, reply.is_master, reply.is_same) and says(reply.thrown)
         case Joined():
             cuts = reply.lineage.cuts
-            return is_stamp(reply.head) and are(str, reply.nonce, *cuts) and are(int, *cuts.values())
+            return is_stamp(reply.head) and are(str, reply.nonce, *cuts) and are(int, *cuts.values()) and says(reply.thrown)
         case Bans():
             numbers = [number for _, number in reply.found]
             well = are(int, *numbers, *reply.hard, reply.soft) and are(bool, reply.more) and are(Floors, reply.hard)
@@ -1026,8 +1028,14 @@ def is_well_formed(step: SharedStep, reply: Any) -> bool:
             return are(int, reply.entries)
         case steps.Testimony():
             return are(str, *(origin for origin, _ in reply.answers)) and are(int, *(number for _, number in reply.answers))
+        case Thrown():
+            return says(reply)
         case _:
             return False
+
+
+def says(thrown: Any) -> bool:
+    return are(int, thrown.version) and are(str, *(text for switched in thrown.switched for text in switched))
 
 
 def is_head(found: object) -> bool:
@@ -1066,10 +1074,11 @@ ODD_REPLIES: dict[str, tuple[SharedStep, list[Any]]] = {
     "a ban at nowhere": (ReadBans(0, 10), [[b"ta", b"nan"], NO_FLOORS, MARKED]),
     "a ban without a number": (ReadBans(0, 10), [[b"ta"], NO_FLOORS, MARKED]),
     "a floor that is no number": (ReadBans(0, 10), [[], [EPOCH, b"x", None, None, None], MARKED]),
-    "cuts that are no pairs": (Snapshot(), [[EPOCH, b"1", b"c", b"[1]"]]),
-    "cuts that can not be read": (Snapshot(), [[EPOCH, b"1", b"c", b"[["]]),
-    "no word of the role": (Confirm(), [[EPOCH, b"1", b"c", b"r"], None]),
+    "cuts that are no pairs": (Snapshot(), [[EPOCH, b"1", b"c", b"[1]", None]]),
+    "cuts that can not be read": (Snapshot(), [[EPOCH, b"1", b"c", b"[[", None]]),
+    "no word of the role": (Confirm(), [[EPOCH, b"1", b"c", b"r", None], None]),
     "an answer without a number": (Collect(QUESTION), [[b"me"], 1]),
+    "nothing about what is switched": (steps.Throw(()), [b"OK"]),
 }
 
 
@@ -1090,13 +1099,18 @@ def test_what_is_written_out_by_hand_is_what_would_be_packed(key: str) -> None:
 
 def test_what_redis_says_of_itself_is_read() -> None:
     """Where the log ends is told by a master that numbers it: a replica is none, nor is a server that has taken over since."""
-    told = [EPOCH, b"7", b"nonce", b"aa11"]
+    told = [EPOCH, b"7", b"nonce", b"aa11", None]
     info = b"# Replication\r\nrole:%b\r\nconnected_slaves:0\r\nmaster_replid:%b\r\nmaster_replid2:00\r\n"
-    beat = Beat(Stamp(EPOCH.decode(), 7), "nonce", is_master=True, is_same=True)
+    beat = Beat(Stamp(EPOCH.decode(), 7), "nonce", is_master=True, is_same=True, thrown=NOTHING_THROWN)
     assert reply_of(Confirm(), [told, info % (b"master", b"aa11")], WIRE_NAMES) == beat
     assert reply_of(Confirm(), [told, info % (b"slave", b"aa11")], WIRE_NAMES) == beat._replace(is_master=False)
     assert reply_of(Confirm(), [told, info % (b"master", b"bb22")], WIRE_NAMES) == beat._replace(is_same=False)
-    assert reply_of(Confirm(), [[None] * 4, info % (b"master", b"aa11")], WIRE_NAMES) == Beat(None, "", is_master=True, is_same=False)
+    unlogged = beat._replace(head=None, nonce="", is_same=False)
+    assert reply_of(Confirm(), [[None] * 5, info % (b"master", b"aa11")], WIRE_NAMES) == unlogged
+    switched = b'{"v":3,"s":{"all":"off"}}'
+    assert reply_of(Confirm(), [[*told[:4], switched], info % (b"master", b"aa11")], WIRE_NAMES) == beat._replace(
+        thrown=Thrown(3, (("all", "off"),))
+    )
     assert reply_of(Confirm(), [told, b""], WIRE_NAMES) == beat._replace(is_master=False, is_same=False)
 
 

@@ -130,6 +130,7 @@ def steps_of(names: Names, admin: Any) -> Iterator[SharedStep]:
         Inquire(question),
         steps.Testify(question, "me", 1),
         Collect(question),
+        steps.Throw((("all", "off"),)),
     ]
     yield from asked
     admin.hset(names.meta, "r", "another server")  # as after a failover

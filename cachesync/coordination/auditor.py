@@ -129,13 +129,17 @@ class Auditor:
                 except KeyArgumentError:
                     continue  # no policy of this process knows it
                 held = site.shelf.copies.get(address.raw)
-                if held is not None:
+                if held is not None and self._counts(site):
                     yield key, held
             return
-        copies = (held for site in self._sites() for held in site.shelf)
+        copies = (held for site in self._sites() if self._counts(site) for held in site.shelf)
         for held in islice(copies, COPIES_LOOKED_AT):
             if targets.kind == EVERYTHING or matches(targets, "", held.dependencies):
                 yield "", held
+
+    def _counts(self, site: Site) -> bool:
+        """Whether invalidations count for what a site has cached: they do not while its lifetime alone decides."""
+        return self._engine.switches.mode_of(site.policy.name) != "ttl"
 
     def _would_serve(self, key: str, held: Held) -> bool:
         """Whether a hit would answer with this copy: at once, or after judging it."""

@@ -32,7 +32,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, written
 from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import Settings
-from cachesync.core.stamps import EPOCH_BYTES, NOWHERE, Stamp
+from cachesync.core.stamps import BY_LIFETIME, EPOCH_BYTES, NOWHERE, Stamp
 from cachesync.core.steps import (
     NO_DEADLINE,
     Admit,
@@ -59,6 +59,7 @@ from cachesync.core.steps import (
     Store,
     Ticket,
 )
+from cachesync.core.switches import BYPASSES, Mode, Switches, Thrown, place_of
 from cachesync.core.tuples import make
 from cachesync.errors import CodecError
 from cachesync.layers.breaker import Breaker
@@ -135,6 +136,10 @@ class Engine:
         self.flights = Flights()
         self.waiters = Waiters()
         self.ledger = self._new_ledger()
+        self.switches = Switches(environment=settings.switches)
+        """What is switched, for this process: replaced under the lock, together with the mark."""
+        self.is_forgotten = False
+        """Whether the shared layer has lost what is switched for all."""
         self.losses = 0
         """Records that were applied here and that the log has lost."""
         self.violations = 0
@@ -177,20 +182,33 @@ class Engine:
         """The question for one call; ``call`` computes the answer where that is not the site's function."""
         key, raw, dependencies, policy = address
         budget = self.budget
-        return make(Ask, (key, policy, dependencies, site, raw, call or site.call, values, self.now() + budget, budget, self.lease, None))
+        deadline, mode = self.now() + budget, self._mode(key, policy)
+        return make(Ask, (key, policy, dependencies, site, raw, call or site.call, values, deadline, budget, self.lease, None, mode))
+
+    def _mode(self, key: str, policy: Policy) -> Mode:
+        """How a key is cached now. What needs more than a lifetime can promise is computed where that alone decides."""
+        if not self.settings.enabled or (policy.ramp < 1.0 and place_of(key) >= policy.ramp):
+            return "off"
+        mode = self.switches.mode_of(policy.name)
+        return "off" if mode == "ttl" and policy.consistency == "strict" and self.shared is not None else mode
+
+    def is_off(self, policy: Policy) -> bool:
+        """Whether the functions of a policy are called each time."""
+        return not self.settings.enabled or self.switches.mode_of(policy.name) in BYPASSES
 
     def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
         """The answer that a local copy gives. It may be stale, where the policy allows that."""
         held = self.held(ask)
         if held is None:
             return None
-        is_stale = not self.is_fresh(held)
+        is_stale = not self.is_fresh(held, ask)
         if is_stale and (only_fresh or self._is_too_old(ask, held.dependencies, held.stamp)):
             return None
         held.hits += 1
         ends = max(held.deadline, held.stale)
         is_due = self.now() >= held.due
-        return Called(held.value, 0.0, None, held.stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
+        stamp = BY_LIFETIME if ask.by_ttl else held.stamp
+        return Called(held.value, 0.0, None, stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
     def is_busy_here(self) -> bool:
         """Whether this thread holds the engine's lock, or that of who waits for whom: a finalizer has interrupted it, and must not wait
@@ -209,8 +227,8 @@ class Engine:
         return self.origin + os.urandom(6).hex()
 
     def uses_shared(self) -> bool:
-        """Whether whoever asks this may ask the shared layer now: there is one, and it did not fail a moment ago."""
-        return self.shared is not None and self.breaker.admits()
+        """Whether whoever asks this may ask the shared layer now: there is one that is switched on, and it did not fail a moment ago."""
+        return self.shared is not None and self.switches.redis and self.breaker.admits()
 
     def forsake(self, token: str) -> None:
         """A lease is of no more use: its computation was cancelled, or may not fill any more. The log's reader gives it back."""
@@ -264,16 +282,16 @@ class Engine:
         if held is None or not site.policy.stale_if_error or ask.least is not None:
             return None
         now = self.now()
-        if now >= self._trusted_until(site.policy) or not self._stands(held, ask) or held.is_over(now):
-            return None
-        if self._is_too_old(ask, held.dependencies, held.stamp):
+        stands = self._lives(held, ask) if ask.by_ttl else now < self._trusted_until(site.policy) and self._stands(held, ask)
+        if not stands or held.is_over(now) or self._is_too_old(ask, held.dependencies, held.stamp):
             return None
         if reason:
             held.hits += 1
             age = round(now - held.made, 3)
             self.events.send("spare_served", site.name, key=ask.key, policy=ask.policy.name, age=age, error=reason)
         ends = max(held.deadline, held.stale, held.spare)
-        return Called(held.value, 0.0, None, held.stamp, held.made, NEVER, held.dependencies, is_stale=True, ends=ends)
+        stamp = BY_LIFETIME if ask.by_ttl else held.stamp
+        return Called(held.value, 0.0, None, stamp, held.made, NEVER, held.dependencies, is_stale=True, ends=ends)
 
     def rest(self, step: Rest) -> Done:
         ask, begun, failed = step
@@ -293,33 +311,63 @@ class Engine:
         if failure is None:
             return None
         with self.lock:
-            ledger, stamp = self.ledger, failure.stamp
-            if stamp is not None:
-                number = ledger.lineage.number(stamp)
-            else:  # while the log was never heard, nobody but this process has invalidated anything, as far as it can know
-                number = 0 if ledger.position is None else None
-            is_over = self.now() >= failure.until or number is None
-            if is_over or ledger.refuses(ask.key, ask.dependencies, number or 0) or ledger.softened(ask.key, ask.dependencies, number or 0):
+            is_over = self.now() >= failure.until
+            if is_over or (not ask.by_ttl and self._is_outdated(failure, ask)):
                 self.failures.pop(ask.key, None)
                 return None
         # Each raise adds to the traceback; without this it would grow as long as the computation is left alone.
         return Failed(failure.error.with_traceback(failure.traceback))
+
+    def _is_outdated(self, failure: Failure, ask: Ask) -> bool:
+        """Whether an invalidation concerns a computation that is left alone. The lock is held."""
+        ledger, stamp = self.ledger, failure.stamp
+        if stamp is not None:
+            number = ledger.lineage.number(stamp)
+        else:  # while the log was never heard, nobody but this process has invalidated anything, as far as it can know
+            number = 0 if ledger.position is None else None
+        if number is None or ledger.refuses(ask.key, ask.dependencies, number):
+            return True
+        return ledger.softened(ask.key, ask.dependencies, number) is not None
 
     def _is_too_old(self, ask: Ask, dependencies: tuple[Dependency, ...], stamp: Stamp | None) -> bool:
         """Whether something stale is older than what the request that asks has seen, or than a change that it has made itself."""
         scope = scope_of(self)
         return scope is not None and scope.refuses(ask.key, dependencies, stamp)
 
-    def is_fresh(self, held: Held) -> bool:
+    def is_fresh(self, held: Held, ask: Ask) -> bool:
         """Whether a copy that may be served is fresh, too."""
         now = self.now()
-        return now < held.deadline and self.is_heard(now)
+        return now < held.deadline and (ask.by_ttl or self.is_heard(now))
 
     def _renew(self, held: Held, ask: Ask) -> bool:
         now = self.now()
+        if ask.by_ttl:
+            return held.is_served(now) and self._lives(held, ask) and held.is_served(now)
         if now >= self._trusted_until(ask.site.policy) or not held.is_served(now):
             return False
         return self._stands(held, ask) and held.is_served(now)
+
+    def _lives(self, held: Held, ask: Ask) -> bool:
+        """Let hits be served by lifetime alone, without a look. The mark says that a copy was judged: it is given unjudged only while
+        invalidations do not count, and the switch that lets them count again replaces it. It leaves if a reload concerns it.
+        """
+        site: Site = ask.site
+        with self.lock:
+            if cast("Mark", held.mark).reloads < site.ended:
+                site.shelf.drop(ask.raw)
+                return False
+            self._shorten(held, ask)
+            if self._mode(ask.key, site.policy) == "ttl":
+                held.mark, held.until = self.ledger.mark, min(held.deadline, self._looked_at(held.due))
+        return True
+
+    def _shorten(self, held: Held, ask: Ask) -> None:
+        """Let a copy live no longer than its policy says, if that was reloaded since it was judged. The lock is held."""
+        site: Site = ask.site
+        if cast("Mark", held.mark).reloads < site.changed:
+            policy, life = site.policy, Life(held.deadline, held.stale, held.spare)
+            held.deadline, held.stale, held.spare = shortened(life, policy, made=held.made, value=held.value)
+            held.due = self._due(ask, held.made, held.deadline if policy.ttl is None else held.made + policy.ttl)
 
     def _stands(self, held: Held, ask: Ask) -> bool:
         """Judge a copy against what was applied since the last time, and by its policy if that was reloaded since. It leaves if an
@@ -341,12 +389,10 @@ class Engine:
                 if softened is not None:
                     life = life_of(policy, held.made, held.deadline - held.made, softened)
                     held.deadline, held.stale, held.spare = life.fresh, min(life.stale, held.stale), min(life.spare, held.spare)
-                if judged < site.changed:
-                    life = Life(held.deadline, held.stale, held.spare)
-                    held.deadline, held.stale, held.spare = shortened(life, policy, made=held.made, value=held.value)
-                    held.due = self._due(ask, held.made, held.deadline if policy.ttl is None else held.made + policy.ttl)
+                self._shorten(held, ask)
                 held.checked = max(held.checked, 0 if position is None else position.number)
-                held.mark = ledger.mark
+                if self._mode(ask.key, policy) not in BYPASSES:  # else a hit would pass by what was switched meanwhile
+                    held.mark = ledger.mark
             held.until = min(held.deadline, self._trusted_until(policy), self._looked_at(held.due))
         return True
 
@@ -393,8 +439,10 @@ class Engine:
 
     def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
+        if self.is_off(ask.policy):  # which may have come to be known since the question was asked
+            return Refused()
         position = self.ledger.position
-        if position is None or self.is_behind(head):
+        if not ask.by_ttl and (position is None or self.is_behind(head)):
             return BEHIND
         policy, declared, site = ask[1:4]  # unpacked: to ask a named tuple for each field costs more than all of this
         if policy is not site.policy:  # it was reloaded since
@@ -411,9 +459,12 @@ class Engine:
         age, fresh = (server_now - made) / 1000, lifetime / 1000
         if age >= fresh + stale_window(policy) or age < -CLOCK_SLACK or schema != policy.version:
             return Refused(dead=blob[:IDENTITY])
-        stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
-        if self.ledger.lineage.number(stamp) is None:
-            return Refused(dead=blob[:IDENTITY])
+        if ask.by_ttl or position is None:
+            stamp = BY_LIFETIME
+        else:
+            stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
+            if self.ledger.lineage.number(stamp) is None:
+                return Refused(dead=blob[:IDENTITY])
         opening = self.now()
         try:
             value = self._open(site, header, payload)
@@ -465,8 +516,9 @@ class Engine:
         """Judge a value and hold it here, in one piece against applying the log. Its life, ``None`` where an invalidation refuses it.
 
         ``seen`` is the number up to which no invalidation of the very key has come, because the entry stood, or was computed, then.
-        What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served. What a reload has come
-        in between is held under the new policy, for the lesser time, or is refused too.
+        What every read confirms anew (``consistency = "strict"``) is not held: no copy here would ever be served. Nor is what was asked
+        for by its lifetime alone, where invalidations count again by now, nor anything where functions are called by now: a hit would
+        serve it. What a reload has come in between is held under the new policy, for the lesser time, or is refused too.
         """
         site: Site = ask.site
         shelf = site.shelf
@@ -474,30 +526,35 @@ class Engine:
         displaced = None if standing is None else standing.value  # it is let go after the lock: a finalizer may ask this cache
         now, trouble = self.now(), None
         with self.lock:
-            ledger = self.ledger
-            position, number = ledger.position, ledger.lineage.number(stamp)
-            if position is None or number is None or seen < ledger.bans.floors.keys:
-                return None
-            policy = site.policy
+            ledger, checked, softened, trusted, policy = self.ledger, 0, None, ALWAYS, site.policy
             if site.is_over:
                 return None
             if policy is not ask.policy:
                 if ends_copies(ask.policy, policy):
                     return None
                 fresh = min(fresh, longest_freshness(policy, value))
-            if ledger.refuses(ask.key, dependencies, number, own=own):
-                return None
-            life = life_of(policy, made, fresh, ledger.softened(ask.key, dependencies, number))
+            mode = self._mode(ask.key, policy)
+            keeps = self.switches.local and mode not in BYPASSES and (policy.consistency != "strict" or self.shared is None)
+            if ask.by_ttl:
+                keeps = keeps and mode == "ttl"
+            else:
+                position, number = ledger.position, ledger.lineage.number(stamp)
+                if position is None or number is None or seen < ledger.bans.floors.keys:
+                    return None
+                if ledger.refuses(ask.key, dependencies, number, own=own):
+                    return None
+                checked, softened = position.number, ledger.softened(ask.key, dependencies, number)
+                trusted = self._trusted_until(policy)
+            life = life_of(policy, made, fresh, softened)
             if life.is_over(now) and now >= life.spare:
                 return None
             deadline, stale, spare = life
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
-            if policy.consistency != "strict" or self.shared is None:
+            if keeps:
                 due = self._due(ask, made, life.fresh)  # that of the entry: `local_ttl` makes nothing older
-                until = min(deadline, self._trusted_until(policy), self._looked_at(due))
-                units = OVERHEAD + size
-                held = Held(value, until, ledger.mark, made, deadline, stamp, position.number, dependencies, units, stale, spare, due)
+                until = min(deadline, trusted, self._looked_at(due))
+                held = Held(value, until, ledger.mark, made, deadline, stamp, checked, dependencies, OVERHEAD + size, stale, spare, due)
                 try:
                     shelf.put(ask.raw, held)
                 except Exception as error:  # of a layer that was plugged in: the value is with its caller, and in the shared layer
@@ -533,7 +590,7 @@ class Engine:
         ask, stamp, rests = step
         with self.lock:
             ledger = self.ledger
-            if stamp == NOWHERE or ledger.position is None:
+            if ask.by_ttl or stamp == NOWHERE or ledger.position is None:
                 return Done(done=False)
             number = ledger.lineage.number(stamp)
             if number is None or ledger.refuses(ask.key, ask.dependencies, number):
@@ -560,6 +617,8 @@ class Engine:
         # Of what was made of something stale, nobody knows here how old that was.
         if called.is_stale and self._is_too_old(ask, called.dependencies, None if called.until == NEVER else called.stamp):
             return None
+        if ask.by_ttl:
+            return called._replace(stamp=BY_LIFETIME)
         if called.made < arrival.since:
             return None
         with self.lock:
@@ -583,7 +642,7 @@ class Engine:
             return called._replace(is_stale=True, until=min(called.until, life.fresh), ends=min(called.ends, life.stale))
 
     def begin(self, step: Begin) -> Begun:
-        return Begun(self.ledger.position, self.now(), step.now)
+        return Begun(BY_LIFETIME if step.by_ttl else self.ledger.position, self.now(), step.now)
 
     def set(self, ask: Ask, value: Any, began: float, found: Gathering | None) -> Called | Failed:
         """A value that is set, as `called`. What makes no sense about it is told to its caller."""
@@ -625,10 +684,12 @@ class Engine:
         # It may have been read on the way. An invalidation of its key concerns a value anyway, but not the one that sets it.
         itself = Dependency(KEY, ask.key)
         dependencies = bounded((*dependencies, *(one for one in found.dependencies if one != itself)))
-        if found.is_behind:
+        if found.is_behind or (found.by_ttl and not ask.by_ttl):
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies)
         if found.is_stale:  # it never was fresh itself
             return Called(value, seconds, None, until=NEVER, dependencies=dependencies, is_stale=True, ends=found.ends)
+        if found.until == NEVER:  # nor was what it was made of ever to be stored
+            return Called(value, seconds, None, until=NEVER, dependencies=dependencies)
         return Called(value, seconds, min(fresh, found.until - (self.now() - seconds)), dependencies=dependencies)
 
     def encode(self, step: Encode) -> Encoded | Failed:
@@ -687,7 +748,7 @@ class Engine:
             self.not_stored(ask, "it can not be copied, which the policy asks for (copy = true)")
             return Done(done=False)
         position = self.ledger.position
-        if position is None or own > position.number:
+        if not ask.by_ttl and (position is None or own > position.number):
             return Done(done=False)  # what others announced before it is not known here yet
         life = self._hold(
             ask,
@@ -757,6 +818,46 @@ class Engine:
             return digest_of(site.codec.encode(value)).hex()
         except Exception:  # also whatever a codec of the user's raises: a value without bytes has no validator
             return ""
+
+    # --- switches -----------------------------------------------------------------------------------------------------------------
+
+    def switch(self, *changes: tuple[str, str]) -> None:
+        """Switch in this process alone."""
+        with self.lock:
+            is_changed = self._turn(self.switches.switched_here(*changes))
+        self._tell_switched("a call in this process", is_changed=is_changed)
+
+    def obey(self, thrown: Thrown) -> bool:
+        """Take over what is switched for all processes. False for what is older than what is known here."""
+        with self.lock:
+            if thrown.version <= self.switches.version:
+                return False
+            is_changed = self._turn(self.switches.told(thrown))
+        self._tell_switched("for all processes", is_changed=is_changed)
+        return True
+
+    def _turn(self, switches: Switches) -> bool:
+        """From now on ``switches`` hold. With the mark every hit is judged anew: at once, and by what holds from now on.
+
+        True where that makes a difference. The lock is held.
+        """
+        before, self.switches = self.switches, switches
+        if before.effective == switches.effective:
+            return False
+        if not switches.local:
+            self.local.clear()
+        self.ledger.turn()
+        return True
+
+    def _tell_switched(self, by: str, *, is_changed: bool) -> None:
+        if is_changed:
+            self.waiters.wake()  # nobody waits for another process where that does not count any more
+            self.tell_switches(by)
+
+    def tell_switches(self, by: str) -> None:
+        """Say what is switched, and who has done it."""
+        switched = [f"{target}={value}" for target, value in self.switches.effective.items()]
+        self.events.send("switched", ",".join(switched), switched=switched, by=by)
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------
 

@@ -1,30 +1,39 @@
-"""What the environment says over the head of the policy file: two switches, where Redis is, and the keys that encrypt."""
+"""What the environment says over the head of the policy file: switches, where Redis is, and the keys that encrypt."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from cachesync.core.encryption_keys import VARIABLE, EncryptionKeys
 from cachesync.core.settings import RedisSettings
+from cachesync.core.switches import read_switches
 from cachesync.core.units import as_written
-from cachesync.errors import PolicyError
+from cachesync.errors import PolicyError, SwitchError
 
+SWITCH: Final = "CACHESYNC_SWITCH"
+"""The variable that switches several things in one process: ``all=ttl,stores=off``."""
 _WORDS: Final = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 
 
 class Environment(NamedTuple):
-    """The two switches, on unless thrown; the Redis and the keys that the environment names, if any; and what is wrong with them."""
+    """The two switches, on unless thrown; the Redis and the keys that the environment names, if any; what it switches besides, by target;
+    and what is wrong with all of that.
+    """
 
     enabled: bool
     redis_enabled: bool
     redis: RedisSettings | None
     encryption_keys: EncryptionKeys | None
+    switches: Mapping[str, str]
     problems: tuple[str, ...]
 
 
-def read_environment(environ: Mapping[str, str]) -> Environment:
-    """What the variables say. An empty one is wrong too: it would silently mean something."""
+def read_environment(environ: Mapping[str, str], policies: Collection[str] | None = None) -> Environment:
+    """What the variables say. An empty one is wrong too: it would silently mean something.
+
+    ``policies`` are the names that can be switched; ``None`` where they are not known, and then nothing is read about them.
+    """
     problems: list[str] = []
 
     def switch(name: str) -> bool:
@@ -46,4 +55,10 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
             keys = EncryptionKeys(environ[VARIABLE], where=f"environment: {VARIABLE}")
         except PolicyError as wrong:
             problems += wrong.problems
-    return Environment(enabled, redis_enabled, redis, keys, tuple(problems))
+    switches: Mapping[str, str] = {}
+    if SWITCH in environ and policies is not None:
+        try:
+            switches = read_switches(environ[SWITCH], policies)
+        except SwitchError as wrong:
+            problems += (f"environment: {SWITCH}: {problem}" for problem in str(wrong).splitlines())
+    return Environment(enabled, redis_enabled, redis, keys, switches, tuple(problems))

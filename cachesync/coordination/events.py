@@ -55,6 +55,7 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "invalidated": (logging.DEBUG, "an invalidation was announced, or a value set. patterns, tags, stamp"),
     "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. patterns, tags"),
     "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. patterns, tags"),
+    "switched": (logging.WARNING, "what is cached was switched, for this process or for all: this is what holds now. switched, by"),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
     "policies_reloaded": (logging.INFO, "the policies were reloaded while the process runs. added, removed, settings"),
     "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
@@ -85,6 +86,7 @@ EventName = Literal[
     "invalidated",
     "invalidation_queued",
     "invalidation_lost",
+    "switched",
     "setting_without_effect",
     "policies_reloaded",
     "policies_refused",
@@ -104,6 +106,7 @@ SPANS: Final[Mapping[str, str]] = {
 FIELDS: Final[Mapping[str, str]] = {
     "added": "list of texts: names of policies",
     "age": "seconds since the value was made",
+    "by": "text: the environment, a call in this process, or for all processes",
     "commands": "list of texts: the names of the commands that Redis is asked in one trip",
     "error": "text: what was raised or refused",
     "event": "text: the event or span that a listener was told of",
@@ -124,6 +127,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "settings": "list of texts: the full names of settings",
     "stamp": "text: a position in the log, `epoch:number`",
     "step": "text: what the shared layer was asked to do, such as `Fetch`",
+    "switched": "list of texts such as `all=ttl`; empty where everything is as the policies say",
     "tags": "list of texts",
     "traceback": "text",
 }

@@ -14,6 +14,7 @@ from cachesync.core.steps import (
     Apply,
     Contact,
     Done,
+    Obey,
     Position,
     Reaches,
     Rejoin,
@@ -40,6 +41,7 @@ class Follower:
             Position: self.position,
             Apply: self.apply,
             Rejoin: self.rejoin,
+            Obey: self.obey,
             Contact: self.contact,
             Reaches: self.reaches,
             Wake: self.wake,
@@ -60,9 +62,14 @@ class Follower:
             engine.waiters.wake()  # a lease may be gone with what it was for
         return Done(records is not None)
 
+    def obey(self, step: Obey) -> Done:
+        return Done(self._engine.obey(step.thrown))
+
     def rejoin(self, step: Rejoin) -> Done:
         engine = self._engine
         joined = step.joined
+        if joined.thrown is not None:
+            engine.obey(joined.thrown)
         with engine.lock:
             ledger = engine.ledger
             try:
@@ -89,7 +96,10 @@ class Follower:
         return Done(self._engine.has_reached(step.stamp))
 
     def contact(self, step: Contact) -> Done:
-        engine = self._engine
+        engine, beat = self._engine, step.beat
+        if beat.thrown is not None and beat.is_master:
+            engine.obey(beat.thrown)
+            engine.is_forgotten = beat.thrown.version < engine.switches.version
         with engine.lock:
             agrees = engine.ledger.agrees(step.beat)
             if agrees:

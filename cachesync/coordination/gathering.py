@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
 from cachesync.core.records import KEY
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ class Gathering:
     ``least`` is the stamp that its caller asked for: nothing it is made of may be older. ``engine`` is whose computation it is; caches
     of other engines may be asked inside of it. Where one is on the same log and a moment behind, the result is not stored
     (``is_behind``): it would be taken for as new as its own cache is. Where one is on another log, nobody here hears of its
-    invalidations, and only its freshness is inherited.
+    invalidations, and only its freshness is inherited. ``by_ttl``: something was served by its lifetime alone, so that nobody knows
+    whether it was invalidated.
 
     ``request`` is the scope of the request that the computation is part of, `None` outside of any.
     """
 
-    __slots__ = ("_found", "ends", "engine", "is_behind", "is_stale", "least", "request", "until")
+    __slots__ = ("_found", "by_ttl", "ends", "engine", "is_behind", "is_stale", "least", "request", "until")
 
     def __init__(self, engine: Engine, least: Stamp | None = None) -> None:
         around = gathering.get()
@@ -45,6 +46,7 @@ class Gathering:
         self.engine = engine
         self.least = least
         self.is_behind = False
+        self.by_ttl = False
         self._found: dict[Dependency, None] = {}
         self.until = math.inf
         self.is_stale = False
@@ -74,7 +76,7 @@ class Gathering:
         """All that another one has found out concerns this one, too."""
         if inner.engine.is_beside(self.engine):
             self.add(inner._found)
-        self.is_behind = self.is_behind or inner.is_behind
+        self.is_behind, self.by_ttl = self.is_behind or inner.is_behind, self.by_ttl or inner.by_ttl
         self.until = min(self.until, inner.until)
         self.is_stale, self.ends = self.is_stale or inner.is_stale, min(self.ends, inner.ends)
 
@@ -83,6 +85,7 @@ class Gathering:
         if engine.is_beside(self.engine):
             self.add((Dependency(KEY, key), *called.dependencies))
         self.until = min(self.until, called.until)
+        self.by_ttl = self.by_ttl or called.stamp == BY_LIFETIME
         if called.is_stale:
             self.is_stale, self.ends = True, min(self.ends, called.ends)
 

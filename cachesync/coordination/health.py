@@ -24,6 +24,7 @@ STATUSES: Final[tuple[Status, ...]] = ("ok", "degraded", "down")
 REASONS: Final[Mapping[str, str]] = {
     "closed": "the cache was closed: nobody reads the log, and local copies end with `max_lag`",
     "switched_off": "`enabled = false`: every call computes, because somebody wants it so",
+    "switched": "a switch was thrown: less is cached than the policies say, because somebody wants it so",
     "shared_failing": "the shared layer fails or refuses; calls go on without it",
     "part_failing": "one of several servers fails; what lies there is computed, and invalidations of it wait",
     "log_silent": "the log was not heard for `max_lag`: local copies are bypassed, or served stale",
@@ -107,6 +108,8 @@ def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[
         yield _reason("closed")
     if not engine.settings.enabled:
         yield _reason("switched_off")
+    if switched := engine.switches.effective:
+        yield Reason("switched", f"{REASONS['switched']}: {', '.join(f'{target}={value}' for target, value in switched.items())}")
     if (failing := engine.events.lasts("layer_failed", "redis")) is not None:
         yield _reason("shared_failing", failing)
     if parts := sorted(engine.parts):

@@ -33,7 +33,9 @@ from cachesync.core.steps import (
     Inquire,
     Step,
     Testify,
+    Throw,
 )
+from cachesync.core.switches import Thrown
 from cachesync.core.together import together
 from cachesync.layers.forks import lock_across_forks
 from cachesync.protocols import Ear
@@ -144,6 +146,7 @@ class LogReader:
             self._world.perform(Confirm(engine.now() + engine.budget))
         self._extend()
         flushed = self._flush(is_back=engine.look_at_parts())
+        self._remind()
         now = time.monotonic()
         beat = now >= self._due
         if beat:
@@ -236,6 +239,15 @@ class LogReader:
         """Whether nothing can be announced now."""
         breaker = self._engine.breaker
         return breaker.is_open or breaker.refused is Announce
+
+    def _remind(self) -> None:
+        """Say what is switched to a shared layer that has lost it. Where somebody was faster, or knows better, that counts."""
+        engine = self._engine
+        if engine.is_forgotten:
+            reply = self._world.perform(Throw((), engine.switches.thrown, engine.now() + PATIENCE))
+            if isinstance(reply, Thrown):
+                engine.is_forgotten = False
+                engine.obey(reply)
 
     def _extend(self) -> None:
         engine = self._engine

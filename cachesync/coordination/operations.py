@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.batches import LoopBatches, ThreadBatches
@@ -43,15 +43,17 @@ from cachesync.core.flows import (
     seize,
 )
 from cachesync.core.policy import Policy
-from cachesync.core.records import Targets, parts_of, written
+from cachesync.core.records import KEY, Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
-from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Ticket
+from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Throw, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
+from cachesync.core.switches import Thrown
 from cachesync.core.together import together
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
 from cachesync.layers.forks import lock_across_forks
 
+W = TypeVar("W", ThreadWorld, LoopWorld)
 PAGE: Final = 1_000
 """Keys that are asked for at once. More of them are several pages, one after the other."""
 
@@ -87,12 +89,14 @@ class Operations:
     def obtain(self, ask: Ask) -> Result:
         """The local copy, the shared entry, or a computation."""
         engine = self.engine
-        if not engine.settings.enabled or engine.is_busy_here():
+        if engine.is_busy_here():
             return cast("Result", self.run(calling(ask)))
+        least = self._least()
+        if self._bypasses(ask, least):
+            return cast("Result", self.run(self._calling(ask, least)))
         reading = self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
-        least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, self._checked(ask, self.run(self.confirming(ask, least))), reading))
         found: Result | None = engine.at_hand(ask)
@@ -110,12 +114,12 @@ class Operations:
     async def aobtain(self, ask: Ask) -> Result:
         """As `obtain`."""
         engine = self.engine
-        if not engine.settings.enabled:
-            return cast("Result", await self.arun(calling(ask)))
+        least = self._least()
+        if self._bypasses(ask, least):
+            return cast("Result", await self.arun(self._calling(ask, least)))
         reading = self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
-        least = self._least()
         if least is not None or self._is_strict(ask):
             return cast("Result", self._used(ask, self._checked(ask, await self.arun(self.confirming(ask, least))), reading))
         found: Result | None = engine.at_hand(ask)
@@ -144,7 +148,7 @@ class Operations:
         blob, engine = fetched.blobs[0], self.engine
         if blob is not None:
             return engine.judge(ask, blob, fetched.head, fetched.now)
-        return BEHIND if engine.is_behind(fetched.head) else None
+        return BEHIND if not ask.by_ttl and engine.is_behind(fetched.head) else None
 
     def _wants_refresh(self, found: Result | None) -> bool:
         """Whether what was served is stale, or due. What was made of something stale was computed just now."""
@@ -161,6 +165,22 @@ class Operations:
         """The stamp that whoever asked for the computation under way here asked for."""
         found = gathering.get()
         return None if found is None else found.asks(self.engine)
+
+    def _bypasses(self, ask: Ask, least: Stamp | None) -> bool:
+        """Whether the function is called, whatever is cached. That something is not older than a stamp, a lifetime can not promise."""
+        return ask.bypasses or (ask.by_ttl and least is not None)
+
+    def _calling(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
+        """Call the function of a key that is not cached now. What is computed around it is made of the result all the same, and what it
+        asks itself may not be older than it could be otherwise.
+        """
+        self.awake()
+        if least is None and self._is_strict(ask):
+            least = UNREACHED
+        result = yield from calling(ask._replace(least=least))
+        if isinstance(result, Called) and result.fresh is not None:
+            result = result._replace(until=self.engine.now() - result.seconds + result.fresh)
+        return cast("Result", self._used(ask, result))
 
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
@@ -198,8 +218,8 @@ class Operations:
         Where that can not be confirmed the function is called, and nothing is stored.
         """
         engine = self.engine
-        if not engine.settings.enabled:
-            return (yield from calling(ask))
+        if self._bypasses(ask, least):
+            return (yield from self._calling(ask, least))
         if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
             called = engine.at_hand(ask, only_fresh=True)
             if called is not None:
@@ -228,8 +248,9 @@ class Operations:
 
     def obtaining_each(self, wanted: Sequence[Wanted], refresh: Callable[[list[Ask]], None]) -> Generator[Step, Any, list[Result]]:
         """The answers to several questions, each computed by itself, in their order; up to the first failure."""
-        if not self.engine.settings.enabled:
-            computed: tuple[Result, ...] = yield Each(tuple(calling(self.engine.ask(*one)) for one in wanted))
+        if wanted and self.engine.is_off(wanted[0].site.policy):
+            least = self._least()
+            computed: tuple[Result, ...] = yield Each(tuple(self._calling(self.engine.ask(*one), least) for one in wanted))
             return list(computed)
         answers = yield from self.obtaining_many(wanted, refresh)
         results: list[Result] = []
@@ -277,17 +298,20 @@ class Operations:
             yield [self.engine.ask(*one) for one in chosen]
 
     def _readings(self, asks: Sequence[Ask], least: Stamp | None) -> Sequence[Reading | None]:
-        """As `_reading` for several keys."""
-        return [self._reading(ask, anew=least is not None) for ask in asks]
+        """As `_reading` for several keys. What is called whatever was read is no reading."""
+        return [None if self._bypasses(ask, least) else self._reading(ask, anew=least is not None) for ask in asks]
 
     def _obtaining_page(
         self, asks: Sequence[Ask], least: Stamp | None, at_once: bool, readings: Sequence[Reading | None]
     ) -> Generator[Step, Any, list[Result]]:
         engine = self.engine
-        if not engine.settings.enabled:
-            return list((yield from together([calling(ask) for ask in asks])))
         answers: dict[str, Result] = _repeated(asks, readings)
-        missing = self._missing(asks, least, answers)
+        bypassed = [ask for ask in asks if ask.key not in answers and self._bypasses(ask, least)]
+        if bypassed:
+            flows = tuple(self._calling(ask, least) for ask in bypassed)
+            called: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(flows))
+            answers.update(zip((ask.key for ask in bypassed), called, strict=True))
+        missing = self._missing([ask for ask in asks if ask.key not in answers], least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
         confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
         shared = bool(missing) and (yield from self._sharing(asks[0].deadline))
@@ -318,9 +342,8 @@ class Operations:
         """What is cached under several keys, without computing; one trip for each page."""
         least = self._least_of(least)
         answers: dict[str, Called] = {}
-        if not self.engine.settings.enabled:
-            return answers
-        for asks in self._pages(wanted, PAGE):
+        for page in self._pages(wanted, PAGE):
+            asks = [ask for ask in page if not self._bypasses(ask, least)]
             readings = self._readings(asks, least)
             repeated = _repeated(asks, readings)
             answers.update(repeated)
@@ -345,7 +368,7 @@ class Operations:
         if least is not None:
             check_stamp(least)
         least = least or self._least()
-        if not engine.settings.enabled:
+        if self._bypasses(ask, least):
             return Refused()
         confirms = self._is_strict(ask) or least is not None
         reading = self._reading(ask, anew=confirms)
@@ -365,13 +388,13 @@ class Operations:
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
         engine = self.engine
-        if not engine.settings.enabled:
+        if ask.bypasses:
             return None
         found: Called | Refused | None = None
         layer: Literal["local", "shared"] = "local"
         held = None if self._is_strict(ask) else engine.held(ask)
         if held is not None:
-            is_stale = not engine.is_fresh(held)
+            is_stale = not engine.is_fresh(held, ask)
             found = Called(held.value, stamp=held.stamp, made=held.made, is_stale=is_stale)  # looked at, and not counted as a hit
         elif (yield from self._sharing(ask.deadline)):
             found, layer = (yield from look(ask)), "shared"
@@ -391,10 +414,12 @@ class Operations:
         engine = self.engine
         if not engine.settings.enabled:
             return (yield Call(ask, given)), engine.ledger.position or NOWHERE
+        self.awake()
+        if ask.bypasses or (engine.shared is not None and not engine.switches.redis):
+            return (yield from self._passing(ask, given))
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
             ask = ask._replace(deadline=engine.now() + ask.budget)  # a copy of much takes long
-        self.awake()
         yield from self._flushing(ask.deadline)
         ask = ask._replace(least=self._least())
         token = engine.token()
@@ -406,6 +431,13 @@ class Operations:
         if given is None:
             self._used(ask, result)
         return result, stamp
+
+    def _passing(self, ask: Ask, given: tuple[Any] | None) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
+        """Set a value, or compute it anew, where it is not to be stored: it ends what is cached, here and anywhere else."""
+        result: Result = (yield Call(ask, given)) if given is not None else (yield from self._calling(ask, self._least()))
+        if isinstance(result, Failed):
+            return result, None
+        return result, (yield from self.invalidating((Targets(KEY, (ask.key,)),)))
 
     def _note_unstored(self, ask: Ask, result: Result, stamp: Stamp | None, *, is_given: bool) -> None:
         if stamp is None or isinstance(result, Failed) or result.fresh is not None:
@@ -425,13 +457,13 @@ class Operations:
         self.awake()
         token = self.engine.token()
         try:
-            seized = yield from seize(ask, token=token, shared=self.engine.shared is not None, unlink=False)
+            seized = yield from seize(ask, token=token, shared=self._stores(ask), unlink=False)
         except BaseException:
             self.engine.forsake(token)
             raise
         least = self._least()
         if least is None and self._is_strict(ask):
-            least = (seized.confirmed and seized.begun.stamp) or UNREACHED
+            least = (seized.leased and seized.confirmed and seized.begun.stamp) or UNREACHED
         return Block(self.engine, ask, seized, least)
 
     def replacing(self, ask: Ask, block: Block, value: Any) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
@@ -439,6 +471,9 @@ class Operations:
         engine = self.engine
         block.check()
         shared = engine.shared is not None
+        if shared and not self._stores(ask):
+            block.use()
+            return (yield from self._passing(ask, (value,)))
         given = own_copy(ask.policy, value)
         encoded: Any = (yield Encode(ask, given, given=True)) if shared else None
         if isinstance(encoded, Failed):
@@ -458,6 +493,10 @@ class Operations:
         self.engine.forsake(token)
         for release in self.engine.take_forsaken(token):  # noqa: UP028 - each reply is sent here, which a list can not take
             yield release
+
+    def _stores(self, ask: Ask) -> bool:
+        """Whether a value that is set is stored in the shared layer."""
+        return self.engine.shared is not None and self.engine.switches.redis and not ask.bypasses
 
     def sweeping(self, progress: Callable[[Swept], object] | None) -> Generator[Step, Any, Swept]:
         """Delete what is dead from the shared layer, page by page. Raises ``LayerError`` where it fails."""
@@ -507,6 +546,27 @@ class Operations:
                 span.fields["stamp"] = str(stamp)
         return stamp
 
+    def switching(self, *changes: tuple[str, str]) -> Generator[Step, Any, None]:
+        """Switch for all processes, this one included. Raises ``LayerError`` where they can not be told; then nothing is switched."""
+        engine = self.engine
+        if engine.shared is None:
+            engine.switch(*changes)
+            return
+        self.awake()
+        reply: Thrown | Failed = yield Throw(changes, None, engine.now() + engine.budget)
+        if isinstance(reply, Failed):
+            problem = "nothing was switched, because the shared layer could not be told"
+            raise LayerError(f"{problem}: {reply.error}") from (reply.error if isinstance(reply.error, Exception) else None)
+        engine.obey(reply)
+
+    def switch(self, *changes: tuple[str, str]) -> None:
+        """The same at once, also where the shared layer is left alone."""
+        _asking(ThreadWorld(self.engine)).run(self.switching(*changes))
+
+    async def aswitch(self, *changes: tuple[str, str]) -> None:
+        """As `switch`."""
+        await _asking(LoopWorld(self.engine)).run(self.switching(*changes))
+
     def notice_watchers(self) -> None:
         """The shared layer's steps are spans while somebody watches, and nothing stands around them otherwise."""
         engine = self.engine
@@ -535,10 +595,14 @@ class Operations:
 
     def awake(self) -> None:
         """The log's reader runs from the first time on that the shared layer matters, and the policy file is watched from then on."""
-        if self._listens and not self.reader.is_running:
+        if not self.reader.is_running and (self._listens or self._is_told_by_chance()):
             self.reader.start()
         if self.watcher is not None and not self.watcher.is_running:
             self.watcher.start()
+
+    def _is_told_by_chance(self) -> bool:
+        """Who reads no log was told of a switch by a trip, and may make none from now on: it has to hear when that ends."""
+        return bool(self.engine.switches.everywhere) and self.engine.shared is not None and not self.is_closed
 
     def _shares(self) -> bool:
         self.awake()
@@ -597,6 +661,12 @@ class Operations:
 def _repeated(asks: Sequence[Ask], readings: Sequence[Reading | None]) -> dict[str, Any]:
     """What a request has read already, by key."""
     return {ask.key: one.found for ask, one in zip(asks, readings, strict=True) if one is not None and one.found is not None}
+
+
+def _asking(world: W) -> W:
+    """A world that asks the shared layer also where it is left alone."""
+    world.asks_always = True
+    return world
 
 
 def value_of(policy: Policy, result: Result) -> Any:

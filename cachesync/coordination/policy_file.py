@@ -67,13 +67,19 @@ def read_text(name: str) -> tuple[str, str]:
 def parse_settings(text: str, name: str, format: Format, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the text of a policy file. ``name`` stands in the messages; ``environ`` is empty unless given."""
     raw, lines, problems, is_read = _parse(text, format)
-    environment = read_environment(environ or {})
+    environment = read_environment(environ or {}, _policy_names(raw))
     if is_read:
         problems += find_mistakes(raw, lines, needs_url=environment.redis_enabled and environment.redis is None)
     if problems or environment.problems:
         placed = sorted(((line_of(problem.path, lines), problem) for problem in dict.fromkeys(problems)), key=itemgetter(0))
         raise PolicyError(*(f"{name}:{line}: {problem}" for line, problem in placed), *environment.problems)
     return _built(cast("dict[str, Any]", raw), name, environment)
+
+
+def _policy_names(raw: object) -> tuple[str, ...] | None:
+    """The names of a document's policies; ``None`` where it can not be read so far, which is told for itself."""
+    tables = cast("dict[str, object]", raw).get("policy") if isinstance(raw, dict) else None
+    return tuple(cast("dict[str, object]", tables)) if isinstance(tables, dict) else None
 
 
 class _Parsed(NamedTuple):
@@ -129,6 +135,7 @@ def _built(document: Mapping[str, Any], file: str, environment: Environment) -> 
         file=file,
         enabled=environment.enabled,
         encryption_keys=environment.encryption_keys,
+        switches=environment.switches,
     )
 
 

@@ -94,8 +94,9 @@ class Refresher:
     def _renewing(self, ask: Ask) -> Flow:
         engine = self._engine
         held = engine.held(ask)
-        shared = engine.shared is not None and engine.breaker.is_passable  # a layer that has failed is tried when its lease is asked for
-        return refresh(ask, shared, early=held is not None and engine.is_fresh(held))
+        # A layer that has failed is tried when its lease is asked for.
+        shared = engine.shared is not None and engine.switches.redis and engine.breaker.is_passable
+        return refresh(ask, shared, early=held is not None and engine.is_fresh(held, ask))
 
     def _watches(self, asks: Sequence[Ask]) -> list[Watch]:
         """The spans of refreshes, which are caused here and begin where they are run. None while nobody watches."""

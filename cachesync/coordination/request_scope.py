@@ -19,7 +19,7 @@ from cachesync.coordination.results import is_used_up
 from cachesync.core.bans import BanIndex
 from cachesync.core.entry import Dependency
 from cachesync.core.records import Targets
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
 from cachesync.layers.forks import lock_across_forks
 
@@ -101,7 +101,7 @@ class Scope(Gathering):
     def _see(self, stamp: Stamp | None) -> None:
         ledger = self.engine.ledger
         stamp = ledger.position if stamp is None else stamp  # it was computed and stored nowhere: by now it is no older than that
-        if stamp is None:
+        if stamp is None or stamp == BY_LIFETIME:
             return
         number = ledger.lineage.number(stamp)
         seen = None if self._seen is None else ledger.lineage.number(self._seen)

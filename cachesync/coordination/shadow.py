@@ -261,7 +261,7 @@ class Shadow:
         stamp: Stamp | None
         held = engine.held(ask) if ask.policy.consistency != "strict" or engine.shared is None else None
         if held is not None:
-            value, stamp, is_fresh = held.value, held.stamp, engine.is_fresh(held)
+            value, stamp, is_fresh = held.value, held.stamp, engine.is_fresh(held, ask)
         elif engine.uses_shared():
             found = yield from look(ask)
             if not isinstance(found, Called):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from cachesync.coordination.engine import Engine
@@ -75,7 +75,7 @@ class FunctionStats:
         return (self.hits + self.joined + self.repeated) / self.calls if self.calls else 0.0
 
 
-COUNTED: Final = tuple(field.name for field in fields(FunctionStats) if field.name != "policy")
+COUNTED: Final = tuple(one.name for one in fields(FunctionStats) if one.name != "policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,8 @@ class Stats:
     """How often each event was sent."""
     since: float
     """When the counting began: seconds since 1970, by this machine's clock."""
+    switches: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What is switched, by target; empty where everything is as the policies say."""
 
     @property
     def position(self) -> Stamp | None:
@@ -253,4 +255,5 @@ def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: L
         refreshes=RefreshStats(refresher.under_way),
         events=events.counts(),
         since=events.since,
+        switches=engine.switches.effective,
     )

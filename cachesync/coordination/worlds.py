@@ -199,10 +199,10 @@ class World:
     def waited(self, step: Await) -> Waited:
         """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread. Nor is
         that of another process for which a computation waits, and not longer than a lease lives without its holder: the holder may wait for
-        that computation.
+        that computation. No lease is where the shared layer has been switched off meanwhile.
         """
         engine = self.engine
-        alone = step.seconds >= LONGEST_WAIT and engine.is_replaced(step.key)
+        alone = not engine.switches.redis or (step.seconds >= LONGEST_WAIT and engine.is_replaced(step.key))
         if not alone and engine.waiters.seconds(step.token) >= engine.settings.coordination.lease:
             alone = self.is_awaited(step.token)
         return Waited(engine.now(), alone)

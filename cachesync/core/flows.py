@@ -17,7 +17,7 @@ from cachesync.core.freshness import longest_freshness, stale_window
 from cachesync.core.masking import told
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, TAG, Record, Targets
-from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp
+from cachesync.core.stamps import BY_LIFETIME, NOWHERE, UNREACHED, Stamp
 from cachesync.core.steps import (
     RESTING,
     Admit,
@@ -52,6 +52,7 @@ from cachesync.core.steps import (
     Lease,
     Leased,
     Log,
+    Obey,
     Outdated,
     Overdue,
     Pend,
@@ -77,6 +78,7 @@ from cachesync.core.steps import (
     Wake,
     Woken,
 )
+from cachesync.core.switches import BYPASSES, Mode, Thrown
 from cachesync.core.together import together
 from cachesync.errors import BatchError, OverdueError, RestingError
 
@@ -113,6 +115,18 @@ class Ask(NamedTuple):
     """How long a lease lives unless it is extended, milliseconds."""
     least: Stamp | None = None
     """The answer, and every cached value it is made of, may not be older. A pending stamp is never reached: then all is computed."""
+    mode: Mode = "full"
+    """How its key is cached. It is settled when the question is asked: whatever is switched meanwhile concerns the next one."""
+
+    @property
+    def bypasses(self) -> bool:
+        """Whether the function is called, whatever is cached."""
+        return self.mode in BYPASSES
+
+    @property
+    def by_ttl(self) -> bool:
+        """Whether lifetimes alone decide. What was cached so is refused as soon as invalidations count again."""
+        return self.mode == "ttl"
 
     @property
     def shown(self) -> str:
@@ -246,7 +260,7 @@ def obtain_many(
     if shared and asks:
         fetched = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline, strict)
         shared = not isinstance(fetched, Failed)
-        if shared:
+        if shared and not all(ask.by_ttl for ask in asks):
             confirmed = (yield from _confirmed(fetched.head, asks[0].deadline, least)) or confirmed
         if shared and confirmed:
             admitted = yield from _admit_all(asks, fetched, strict=strict)
@@ -336,10 +350,10 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
         if isinstance(obtained, Called | Failed):
             return obtained
         leased, deadline = obtained
-    if leased is not None:
+    if leased is not None and not ask.by_ttl:
         yield from catch_up(leased.head, deadline)
     ask = ask.today()
-    begun: Begun = yield Begin(leased.now if leased else 0)
+    begun: Begun = yield Begin(leased.now if leased else 0, ask.by_ttl)
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
         rest, milliseconds, today, deadline = None, 0, ask.today(), deadline + called.seconds
@@ -371,7 +385,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
     deadline, waits, over = ask.deadline, _waits(), None
     while True:
         stands: Stands = yield Position()
-        position = stands.stamp or NOWHERE
+        position = BY_LIFETIME if ask.by_ttl else stands.stamp or NOWHERE
         reply: Leased | Failed = yield Lease(ask.key, token, position, ask.lease, dead, over, deadline)
         over = None
         if isinstance(reply, Failed):
@@ -426,8 +440,8 @@ def seize(ask: Ask, *, token: str, shared: bool, unlink: bool) -> Generator[Step
         reply: Leased | Failed = yield Seize(ask.key, token, stands.stamp or NOWHERE, ask.lease, unlink, ask.deadline)
         if isinstance(reply, Leased):
             leased, now = True, reply.now
-            confirmed = yield from catch_up(reply.head, ask.deadline)
-    begun: Begun = yield Begin(now)
+            confirmed = ask.by_ttl or (yield from catch_up(reply.head, ask.deadline))
+    begun: Begun = yield Begin(now, ask.by_ttl)
     return Seized(token, leased, begun, ask.deadline, confirmed)
 
 
@@ -480,7 +494,7 @@ def replace(
     stamp: Stamp = yield Settle(ticket, announced)
     own = 0 if stamp.pending else stamp.number
     keeps = not shared
-    if leased and own:  # what others announced before it has to be known before the value is held here
+    if leased and own and not ask.by_ttl:  # what others announced before it has to be known before the value is held here
         yield from catch_up(stamp, deadline)
     if leased and own and called.fresh is not None:
         keeps = yield from _store(ask, token, called, begun, deadline, own=own, encoded=encoded)
@@ -681,6 +695,8 @@ def listen(seconds: float, *, beat: bool, patience: float, now: float) -> Genera
                 answer: Testify | None = yield Examine(item)
                 if answer is not None:
                     yield answer
+            elif isinstance(item, Thrown):
+                yield Obey(item)
             elif not (yield from confirm(deadline, item if isinstance(item, Beat) else None)):
                 return False
     return True

@@ -141,7 +141,7 @@ class Policy(Section):
         "compress_over": size("Values larger than this are compressed.", optional=True),
         "encrypt": flag("Values at rest in Redis are encrypted, with keys from CACHESYNC_ENCRYPTION_KEYS."),
         "shadow": number("This share of hits is recomputed behind the caller's back and compared.", 0, 1),
-        "ramp": not_yet(number("Cache only this share of keys, the same in every process.", 0, 1)),
+        "ramp": number("Cache only this share of keys, the same in every process.", 0, 1),
         "mask": texts("Key fields that logs, metrics, audit and the dashboard never show."),
         "copy": flag("Hits return a private copy of the value."),
         "warm": not_yet(texts("Keys to compute after a start.")),

@@ -126,7 +126,7 @@ class Settings:
     """A whole policy file. ``redis=None``: one process, and everything still works. ``enabled=False``: every layer is bypassed.
 
     ``ttl`` holds the named durations in seconds; ``file`` is where it was read from. ``encryption_keys`` are for policies with
-    ``encrypt = true``; they never stand in a file.
+    ``encrypt = true``; they never stand in a file. Nor do ``switches``, which are what the environment switches in this process, by target.
     """
 
     namespace: str = "cachesync"
@@ -138,6 +138,7 @@ class Settings:
     file: str | None = None
     enabled: bool = True
     encryption_keys: EncryptionKeys | None = None
+    switches: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         _, problems = NAMESPACE.examine(self.namespace, ("namespace",))
@@ -150,6 +151,7 @@ class Settings:
         if problems:
             raise PolicyError(*map(str, problems))
         object.__setattr__(self, "ttl", MappingProxyType(named))
+        object.__setattr__(self, "switches", MappingProxyType(dict(self.switches)))
 
     def without_effect(self) -> tuple[str, ...]:
         """The full names of all settings that were given and have no effect in this version."""

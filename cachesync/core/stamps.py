@@ -51,6 +51,8 @@ def check_stamp(given: object) -> None:
 
 NOWHERE: Final = Stamp("0", 0)
 """The position of a process that has joined no log."""
+BY_LIFETIME: Final = Stamp("0" * 2 * EPOCH_BYTES, 0)
+"""The stamp of what was cached by its lifetime alone (mode ``ttl``): of an epoch that no log has, so that whoever judges refuses it."""
 UNREACHED: Final = Stamp("0", 0, pending=True)
 """A position that no process ever reaches."""
 

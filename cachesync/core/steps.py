@@ -15,6 +15,7 @@ from cachesync.core.bans import Floors
 from cachesync.core.entry import NO_DEPENDENCIES, Dependency
 from cachesync.core.records import Record, Targets
 from cachesync.core.stamps import Lineage, Stamp
+from cachesync.core.switches import Thrown
 
 if TYPE_CHECKING:
     from cachesync.core.envelope import Header
@@ -213,7 +214,8 @@ class Beat(NamedTuple):
     """Where the log ends. ``nonce`` is that of its last record. ``head`` is ``None`` where there is no log.
 
     ``is_master`` is false for a server that only follows another, and ``is_same`` for one that did not number the records it holds.
-    ``asked`` is when the question was sent: seconds, monotonic clock, filled in by whoever sent it.
+    ``asked`` is when the question was sent: seconds, monotonic clock, filled in by whoever sent it. ``thrown`` is what is switched for all
+    processes, ``None`` where the layer knows no switches.
     """
 
     head: Stamp | None
@@ -221,6 +223,7 @@ class Beat(NamedTuple):
     is_master: bool
     is_same: bool
     asked: float = NEVER
+    thrown: Thrown | None = None
 
 
 class Hear(NamedTuple):
@@ -237,7 +240,7 @@ class Hear(NamedTuple):
 class Heard(NamedTuple):
     """What came, in the order in which the server sent it. `Torn` stands for a message that can not be read."""
 
-    items: tuple[Record | Torn | Beat | Woken | Question, ...]
+    items: tuple[Record | Torn | Beat | Woken | Question | Thrown, ...]
 
 
 class Torn(NamedTuple):
@@ -257,12 +260,13 @@ class Snapshot(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """Where a process joins the log. ``asked`` as in `Beat`."""
+    """Where a process joins the log. ``asked`` and ``thrown`` as in `Beat`."""
 
     head: Stamp
     nonce: str
     lineage: Lineage
     asked: float = NEVER
+    thrown: Thrown | None = None
 
 
 class ReadBans(NamedTuple):
@@ -350,6 +354,18 @@ class Testimony(NamedTuple):
     answers: tuple[tuple[str, int], ...]
 
 
+class Throw(NamedTuple):
+    """Switch for all processes, and tell them. Answered by `Thrown`: what is switched now.
+
+    ``changes`` are targets and values. Instead, ``again`` is what was switched once and the layer may have lost: it counts unless something
+    newer stands there.
+    """
+
+    changes: tuple[tuple[str, str], ...] = ()
+    again: Thrown | None = None
+    deadline: float = NO_DEADLINE
+
+
 class Together(NamedTuple):
     """Several questions at once, in as few trips as can be. Answered by `Replies`, one for each, or `Failed` where none was answered.
 
@@ -385,9 +401,12 @@ SharedStep: TypeAlias = (
     | Inquire
     | Testify
     | Collect
+    | Throw
     | Together
 )
-SharedReply: TypeAlias = Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded | Testimony | Replies
+SharedReply: TypeAlias = (
+    Fetched | Leased | Done | Announced | Log | Beat | Joined | Bans | Scanned | Discarded | Testimony | Thrown | Replies
+)
 Reply: TypeAlias = SharedReply | Failed
 
 
@@ -441,6 +460,12 @@ class Rejoin(NamedTuple):
     since: int
 
 
+class Obey(NamedTuple):
+    """All processes were told what is switched. Answered by `Done`, false for what is older than what is known here."""
+
+    thrown: Thrown
+
+
 class Reaches(NamedTuple):
     """Ask whether this process has applied the log up to a stamp. Answered by `Done`.
 
@@ -465,10 +490,11 @@ class Wake(NamedTuple):
 class Begin(NamedTuple):
     """A computation is about to begin: note the position it is stamped with. Answered by `Begun`.
 
-    ``now`` is milliseconds of the shared layer's clock, 0 where none was heard.
+    ``now`` is milliseconds of the shared layer's clock, 0 where none was heard. ``by_ttl``: no position counts for it.
     """
 
     now: int
+    by_ttl: bool = False
 
 
 class Begun(NamedTuple):
@@ -705,7 +731,7 @@ class Settle(NamedTuple):
     reply: Announced | Failed | None
 
 
-LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Reaches | Contact | Wake | Examine | Sift
+LogStep: TypeAlias = Hear | Position | Apply | Rejoin | Obey | Reaches | Contact | Wake | Examine | Sift
 LocalStep: TypeAlias = (
     Admit
     | Outdated

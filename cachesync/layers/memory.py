@@ -56,10 +56,12 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Throw,
     Together,
     Torn,
     Woken,
 )
+from cachesync.core.switches import NOTHING_THROWN, Thrown, changed
 from cachesync.errors import LayerError
 
 LOG_LENGTH = 10_000
@@ -94,6 +96,7 @@ class MemoryShared:
             self._hard, self._soft = BanIndex(), BanIndex()
             self._answers: dict[str, list[tuple[str, int]]] = {}
             self._again: set[tuple[str, str, str]] = set()
+            self._thrown = NOTHING_THROWN
             self._records: list[Record] = []
             self.changed.notify_all()
 
@@ -113,7 +116,7 @@ class MemoryShared:
 
     def beat(self) -> Beat:
         """Where the log ends."""
-        return Beat(self.head(), self._nonce, is_master=True, is_same=True)
+        return Beat(self.head(), self._nonce, is_master=True, is_same=True, thrown=self._thrown)
 
     def of_loop(self) -> AsyncMemory:
         return AsyncMemory(self)
@@ -179,7 +182,8 @@ class MemoryShared:
             case Snapshot():
                 self._begin()
                 assert self._epoch is not None
-                return Joined(Stamp(self._epoch, self._number), self._nonce, Lineage(self._epoch, self._cuts))
+                lineage = Lineage(self._epoch, self._cuts)
+                return Joined(Stamp(self._epoch, self._number), self._nonce, lineage, thrown=self._thrown)
             case ReadBans():
                 return self._bans(step)
             case Scan():
@@ -197,6 +201,8 @@ class MemoryShared:
                 return Done(done=True)
             case Collect(question):
                 return Testimony(tuple(self._answers.pop(question.id, [])))
+            case Throw(changes, again):
+                return self._throw(changes, again)
             case Together(steps):
                 return Replies(tuple(self._perform(one) for one in steps))
 
@@ -262,6 +268,15 @@ class MemoryShared:
                 self._append(replace(targets, texts=new) if step.again else targets, nonce, step.origin)
         return Announced(self._begin())
 
+    def _throw(self, changes: tuple[tuple[str, str], ...], again: Thrown | None) -> Thrown:
+        before = self._thrown
+        switched = changed(dict(before.switched), changes)
+        thrown = again or Thrown(max(self._now(), before.version + 1), tuple(sorted(switched.items())))
+        if thrown.version > before.version:
+            self._thrown = thrown
+            self._publish(thrown)
+        return self._thrown
+
     def _append(self, targets: Targets, nonce: str, origin: str) -> None:
         assert self._epoch is not None
         self._number += 1
@@ -274,7 +289,7 @@ class MemoryShared:
             self._records.pop(0)
         self._publish(record)
 
-    def _publish(self, item: Record | Woken | Question) -> None:
+    def _publish(self, item: Record | Woken | Question | Thrown) -> None:
         for ear in self.ears:
             ear.tell(item)
         self.changed.notify_all()
@@ -320,11 +335,11 @@ class MemoryEar:
 
     def __init__(self, memory: MemoryShared) -> None:
         self._memory = memory
-        self._heard: list[Record | Torn | Beat | Woken | Question] = []
+        self._heard: list[Record | Torn | Beat | Woken | Question | Thrown] = []
         self._watched: set[str] = set()
         self._wakes = 0
 
-    def tell(self, item: Record | Woken | Question) -> None:
+    def tell(self, item: Record | Woken | Question | Thrown) -> None:
         """Something is published; the memory's lock is held."""
         if not isinstance(item, Woken) or item.key in self._watched:
             self._heard.append(item)

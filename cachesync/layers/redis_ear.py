@@ -23,12 +23,13 @@ from cachesync.core.auditing import Question, is_question, read_question
 from cachesync.core.names import Names
 from cachesync.core.records import Record, RecordError, from_message
 from cachesync.core.steps import Beat, Failed, Hear, Heard, Torn, Woken
+from cachesync.core.switches import Thrown, is_thrown, read_thrown
 from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.redis_line import MORE, READ_SIZE, TROUBLE, Line, failed, parser
 from cachesync.layers.redis_routes import Guide
 from cachesync.layers.redis_wire import Command, WireError, beat_of, confirm, pack_all
 
-Item = Record | Torn | Beat | Woken | Question
+Item = Record | Torn | Beat | Woken | Question | Thrown
 _SUBSCRIBED: Final = frozenset({b"ssubscribe", b"subscribe"})
 _MESSAGES: Final = frozenset({b"smessage", b"message"})
 _UNSUBSCRIBED: Final = frozenset({b"sunsubscribe", b"unsubscribe"})
@@ -240,6 +241,10 @@ def _item_of(message: bytes) -> Item | None:
             with suppress(ValueError):
                 return read_question(text)
             return None  # of another version: nobody has to answer
+        if is_thrown(text):
+            with suppress(ValueError):
+                return read_thrown(text)
+            return None  # it is asked for anyway
         return from_message(text)
     except (RecordError, UnicodeDecodeError):
         return Torn()

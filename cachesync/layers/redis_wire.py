@@ -48,8 +48,10 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Throw,
     Together,
 )
+from cachesync.core.switches import NOTHING_THROWN, Thrown, read_thrown
 from cachesync.layers import scripts
 from cachesync.layers.scripts import Script
 
@@ -135,13 +137,16 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
         case Collect(question):
             answers = names.audit(question.id)
             return [(b"LRANGE", answers, 0, -1), (b"UNLINK", answers)]
+        case Throw(changes, again):
+            flat = [text for change in changes for text in change]
+            return [_call(scripts.THROW, (names.meta,), names.log, "" if again is None else str(again), *flat)]
         case Together(steps):  # without what a trip has in common: see redis_trip
             return [command for one in steps for command in commands_of(one, names, bounds)]
 
 
 def confirm(names: Names) -> list[Command]:
     """The question where the log ends: its answers tell `beat_of`."""
-    return [(b"HMGET", names.meta, b"e", b"n", b"c", b"r"), (b"INFO", b"replication")]
+    return [(b"HMGET", names.meta, b"e", b"n", b"c", b"r", b"s"), (b"INFO", b"replication")]
 
 
 def _announce(step: Announce, names: Names, bounds: Bounds) -> list[Command]:
@@ -234,16 +239,27 @@ def _reply_of(step: SharedStep, replies: Sequence[Any], names: Names) -> SharedR
             return Fetched(tuple(blob or None for blob in replies[2:]), _head(replies[1]), _milliseconds(replies[0]))
         case Discard():
             return Discarded(sum(replies))
+        case Throw():
+            return read_thrown(replies[0].decode("utf-8", "surrogatepass"))
         case Together():
             raise WireError("the replies to several steps are taken apart by their trip")
 
 
 def beat_of(replies: Sequence[Any]) -> Beat:
     """What the answers to `confirm` say."""
-    (epoch, number, nonce, server), info = replies
+    (epoch, number, nonce, server, switched), info = replies
     told = dict(line.split(b":", 1) for line in info.split(b"\r\n") if b":" in line)
     is_same = server is not None and told.get(b"master_replid", b"") == server
-    return Beat(_head((epoch, number)), (nonce or b"").decode("ascii"), told.get(b"role") == b"master", is_same)
+    is_master = told.get(b"role") == b"master"
+    return Beat(_head((epoch, number)), (nonce or b"").decode("ascii"), is_master, is_same, thrown=_thrown(switched))
+
+
+def _thrown(switched: Any) -> Thrown:
+    """What is switched for all. What can not be read says nothing: those who know better say it again."""
+    try:
+        return NOTHING_THROWN if switched is None else read_thrown(switched.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return NOTHING_THROWN
 
 
 def _holder(held: Any) -> Holder | None:
@@ -278,9 +294,10 @@ def _record(found: Any) -> Record:
 
 
 def _joined(reply: Any) -> Joined:
-    epoch, number, nonce, cuts = reply
+    epoch, number, nonce, cuts, switched = reply
     head = _stamp(epoch, number)
-    return Joined(head, nonce.decode("ascii"), Lineage(head.epoch, {str(epoch): int(cut) for epoch, cut in json.loads(cuts)}))
+    lineage = Lineage(head.epoch, {str(epoch): int(cut) for epoch, cut in json.loads(cuts)})
+    return Joined(head, nonce.decode("ascii"), lineage, thrown=_thrown(switched))
 
 
 def _bans(found: Any, meta: Any, marker: Any, count: int) -> Bans:

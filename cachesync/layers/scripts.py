@@ -147,8 +147,8 @@ return stored
 
 # Begins a log where there is none, and an epoch where another server goes on with the log of one that is gone. Fields of meta: epoch,
 # number, nonce, server (the replication id of whoever numbers), cuts of older epochs, floors of all, keys, tags, and of what is soft,
-# marks of time, and the longest life of an entry. The bans carry the epoch as a member of infinite score: where it is missing, bans
-# were lost, and everything stamped below the head is dead.
+# marks of time, the longest life of an entry, and what is switched for all, which outlives every epoch. The bans carry the epoch as a
+# member of infinite score: where it is missing, bans were lost, and everything stamped below the head is dead.
 # KEYS: meta, log, bans. ARGV: a new epoch. Only the master may do it; any other server says so.
 _BEGIN: Final = (
     _READ
@@ -163,9 +163,13 @@ local function this_server()
   return string.match(info, 'master_replid:(%w+)')
 end
 local function begin()
+  local switched = read('HGET', meta, 's')
   epoch, number, nonce = ARGV[1], '0', ''
   redis.call('UNLINK', meta, log, bans)
   redis.call('HSET', meta, 'e', epoch, 'n', number, 'c', nonce, 'r', this_server(), 'x', '[]')
+  if type(switched) == 'string' then
+    redis.call('HSET', meta, 's', switched)
+  end
   redis.call('ZADD', bans, '+inf', 'e' .. epoch)
 end
 local found = read('HMGET', meta, 'e', 'n', 'c', 'r')
@@ -322,13 +326,50 @@ return {epoch, number, unsaid}
     flags="allow-oom",
 )
 
-# KEYS: meta, log, bans. ARGV: a new epoch. Returns {epoch, number, nonce, cuts as JSON}.
+# KEYS: meta, log, bans. ARGV: a new epoch. Returns {epoch, number, nonce, cuts as JSON, what is switched}.
 SNAPSHOT: Final = Script.of(
     _BEGIN
     + """
-local last = redis.call('HMGET', meta, 'c', 'x')
-return {epoch, number, last[1] or '', last[2] or '[]'}
+local last = redis.call('HMGET', meta, 'c', 'x', 's')
+return {epoch, number, last[1] or '', last[2] or '[]', last[3]}
 """
+)
+
+# KEYS: meta. ARGV: the log's channel, "" or what was switched once and may have been lost, then targets and values. Returns what is
+# switched now. Its version is the time, milliseconds of this clock, and more than the one before: so the newest counts, also after a loss.
+# A full server still takes it (Redis 7): it may be what helps.
+THROW: Final = Script.of(
+    _PUBLISH
+    + _READ
+    + """
+local function version_and_switched(text)
+  local is_json, found = pcall(cjson.decode, text)
+  if is_json and type(found) == 'table' and type(found.v) == 'number' and type(found.s) == 'table' then
+    return found.v, found.s
+  end
+  return 0, {}
+end
+local there = read('HGET', KEYS[1], 's')
+local version, switched = version_and_switched(type(there) == 'string' and there or '')
+local text = ARGV[2]
+if text ~= '' then
+  if version_and_switched(text) <= version then
+    return there
+  end
+else
+  for at = 3, #ARGV, 2 do
+    local value = ARGV[at + 1]
+    switched[ARGV[at]] = value ~= 'full' and value ~= 'on' and value or nil
+  end
+  local time = redis.call('TIME')
+  version = math.max(time[1] * 1000 + math.floor(time[2] / 1000), version + 1)
+  text = '{"v":' .. string.format('%.0f', version) .. ',"s":' .. cjson.encode(switched) .. '}'
+end
+redis.call('HSET', KEYS[1], 's', text)
+publish(ARGV[1], text)
+return text
+""",
+    flags="allow-oom",
 )
 
 # KEYS: an entry. ARGV: its identity, the first 88 bytes. Returns 1 if it was deleted: another one may have come meanwhile.
@@ -348,7 +389,7 @@ redis.call((redis.REDIS_VERSION_NUM or 0) >= 0x070000 and 'SPUBLISH' or 'PUBLISH
 return 1
 """)
 
-ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, DISCARD, PUBLISH)
+ALL: Final = (LEASE, SEIZE, EXTEND, RELEASE, STORE, APPEND, SNAPSHOT, THROW, DISCARD, PUBLISH)
 
 WITHOUT_FLAGS: Final = tuple((script.digest, script.plain.digest) for script in ALL if script.plain is not None)
 """Digests of scripts that have flags, and of the same without."""

@@ -16,6 +16,7 @@ from cachesync.coordination.drivers import arun, run
 from cachesync.core.auditing import Question
 from cachesync.core.records import Record
 from cachesync.core.steps import NO_DEADLINE, Beat, Failed, Hear, Heard, Reply, SharedStep, Torn, Woken
+from cachesync.core.switches import Thrown
 from cachesync.errors import LayerError
 from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.redis import RedisShared
@@ -25,10 +26,10 @@ from cachesync.testing.fake_clock import FakeClock
 Fault: TypeAlias = Literal["fail", "throw", "delay", "hang", "lose", "duplicate", "reorder"]
 Rate: TypeAlias = float | Mapping[type, float]
 """How often a fault happens, 0 to 1: to everything that it can happen to, or to the kinds that are named."""
-Item: TypeAlias = Record | Torn | Beat | Woken | Question
+Item: TypeAlias = Record | Torn | Beat | Woken | Question | Thrown
 
 STEPS: Final[tuple[type, ...]] = get_args(SharedStep)
-ITEMS: Final[tuple[type, ...]] = (Record, Torn, Beat, Woken, Question)
+ITEMS: Final[tuple[type, ...]] = (Record, Torn, Beat, Woken, Question, Thrown)
 TO_STEPS: Final[tuple[Fault, ...]] = ("fail", "throw", "delay", "hang", "lose", "duplicate")
 TO_HEARING: Final[tuple[Fault, ...]] = ("fail", "throw", "delay", "hang", "lose")
 TO_ITEMS: Final[tuple[Fault, ...]] = ("lose", "duplicate", "reorder")
@@ -95,7 +96,7 @@ class ChaosLayer:
 
     Each is a rate, of everything that it can happen to (``lose=0.05``) or of some kinds (``lose={Store: 0.2, Record: 0.1}``). Kinds
     are the classes of steps in ``cachesync.core.steps``; ``Hear``, which is what an ear is asked; and what it hears: ``Record``,
-    ``Woken``, ``Beat``, ``Question``. At most one fault happens to a step or an item.
+    ``Woken``, ``Beat``, ``Question``, ``Thrown``. At most one fault happens to a step or an item.
 
     ``seed`` repeats a run: what happens to the nth step of a kind depends on nothing else, whoever takes it in whatever order. Left
     out, one is drawn, and ``repr()`` shows it. ``seconds`` are the shortest and the longest delay. ``clock`` is the cache's: on a

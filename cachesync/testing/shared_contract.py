@@ -57,15 +57,17 @@ from cachesync.core.steps import (
     Store,
     Testify,
     Testimony,
+    Throw,
     Together,
     Torn,
     Woken,
 )
+from cachesync.core.switches import NOTHING_THROWN, Thrown
 from cachesync.protocols import Ear, Shared
 from cachesync.testing.together import run_together
 
 R = TypeVar("R")
-Heardable = Record | Torn | Beat | Woken | Question
+Heardable = Record | Torn | Beat | Woken | Question | Thrown
 
 
 class SharedLayerContract:
@@ -1241,6 +1243,44 @@ class SharedLayerContract:
             assert talk.ask(Collect(one), Testimony).answers == ()
             assert talk.ask(Collect(other), Testimony).answers == (("me", 2**53),)
 
+    # --- switching ----------------------------------------------------------------------------------------------------------------
+
+    def test_what_is_switched_is_heard_and_told_to_whoever_asks(self) -> None:
+        """Before there is a log, too. What is as usual is not named, and every version is above the one before."""
+        with self.opened() as talk, talk.listening() as ear:
+            assert talk.ask(Confirm(), Beat).thrown == NOTHING_THROWN
+            first = talk.ask(Throw((("redis", "off"), ("all", "ttl"))), Thrown)
+            assert first.switched == (("all", "ttl"), ("redis", "off"))
+            second = talk.ask(Throw((("all", "full"), ("policy.a", "headers"))), Thrown)
+            assert second.switched == (("policy.a", "headers"), ("redis", "off"))
+            third = talk.ask(Throw((("redis", "on"), ("policy.a", "full"))), Thrown)
+            assert third.switched == () and 0 < first.version < second.version < third.version
+            assert talk.ask(Confirm(), Beat).thrown == talk.ask(Snapshot(), Joined).thrown == third
+            assert ear.beat().thrown == third
+            assert ear.thrown == [first, second, third]
+
+    def test_what_was_switched_once_counts_unless_something_newer_stands_there(self) -> None:
+        """So whoever knows of it may say it to a layer that has lost it. Nothing new is not told."""
+        with self.opened() as talk, talk.listening() as ear:
+            known = Thrown(5, (("all", "off"),))
+            assert talk.ask(Throw((), known), Thrown) == known
+            assert talk.ask(Throw((), Thrown(4, (("all", "ttl"),))), Thrown) == known
+            assert talk.ask(Throw((), known), Thrown) == known
+            newer = talk.ask(Throw((("all", "ttl"),)), Thrown)
+            assert newer.version > 5
+            assert talk.ask(Throw((), known), Thrown) == newer
+            ear.beat()
+            assert ear.thrown == [known, newer]
+
+    def test_a_switch_takes_no_number(self) -> None:
+        """It is no record: the log goes on as if nothing had been said."""
+        with self.opened() as talk:
+            start = talk.ask(Snapshot(), Joined).head
+            talk.ask(Throw((("all", "off"),)), Thrown)
+            assert talk.ask(Snapshot(), Joined).head == start
+            assert self.announce(talk, Targets(TAG, ("t",))).number == start.number + 1
+            assert len(self.read_all(talk, start)) == 1
+
     # --- odd texts ----------------------------------------------------------------------------------------------------------------
 
     ODD_TEXTS: ClassVar[tuple[str, ...]] = (
@@ -1403,6 +1443,11 @@ class Listening:
     def woken(self) -> list[str]:
         """The keys whose leases were heard to end, or whose watching was heard to begin."""
         return [item.key for item in self.items if isinstance(item, Woken)]
+
+    @property
+    def thrown(self) -> list[Thrown]:
+        """What was heard to be switched."""
+        return [item for item in self.items if isinstance(item, Thrown)]
 
     def turn(self, *, beat: bool = False, seconds: float = 0.01) -> None:
         """Wait once, for at most ``seconds``."""

@@ -63,8 +63,9 @@ CAUGHT_UP: Final = Mechanism(
     edited(
         flows,
         "fill",
-        "        yield from catch_up(leased.head, deadline)\n    begun: Begun = yield Begin(leased.now if leased else 0)",
-        "        pass\n    begun: Begun = yield Begin(leased.now if leased else 0)\n    begun = begun._replace(stamp=leased.head)",
+        "        yield from catch_up(leased.head, deadline)\n    begun: Begun = yield Begin(leased.now if leased else 0, ask.by_ttl)",
+        "        pass\n    begun: Begun = yield Begin(leased.now if leased else 0, ask.by_ttl)\n"
+        "    begun = begun._replace(stamp=leased.head)",
     ),
 )
 KEYS_USED: Final = Mechanism(

@@ -399,6 +399,15 @@ class Caller:
         invalidate = self.cache.invalidate if self.colour == "def" else self.cache.ainvalidate
         return cast("Stamp", self.do(invalidate, *patterns, tags=tags, soft=soft))
 
+    def switch(self, target: str, value: str) -> None:
+        """Switch for all."""
+        self.do(self.cache.switch if self.colour == "def" else self.cache.aswitch, target, value)
+
+    def obeys(self, **switched: str) -> None:
+        """Wait until exactly this is switched here. A policy is named without ``policy.`` in front."""
+        full = {name if name in ("all", "local", "redis") else f"policy.{name}": value for name, value in switched.items()}
+        until(lambda: self.cache.switches().effective == full, f"obeying {full}")
+
     def stamp(self) -> Stamp:
         return cast("Stamp", self.do(self.cache.stamp if self.colour == "def" else self.cache.astamp))
 

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -309,6 +310,16 @@ class Workshop:
 
     def set(self, node: BatchNode, value: int, number: int) -> str:
         return str(node.set(value, number))
+
+    def switch(self, node: BatchNode, target: str, value: str) -> float:
+        """For all; returns how many seconds it took."""
+        began = time.monotonic()
+        node.switch(target, value)
+        return time.monotonic() - began
+
+    def switched(self, node: BatchNode) -> dict[str, str]:
+        """What is switched here."""
+        return dict(node.cache.switches().effective)
 
     def begin_update(self, node: BatchNode, number: int) -> None:
         stack = self._updates[node] = ExitStack()
