@@ -1,7 +1,7 @@
 """cachesync keeps the copies of your data in local memory, Redis and the browser in step."""
 
 from cachesync.batch import AsyncCachedMany, CachedMany
-from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, RefreshStats, SharedStats, Stats
+from cachesync.cache import MISSING, Cache, FunctionStats, LogStats, RefreshStats, SharedStats, Stats, WarmingStats
 from cachesync.coordination.events import Event, Span
 from cachesync.coordination.gathering import in_context
 from cachesync.coordination.health import Health, Reason
@@ -14,6 +14,7 @@ from cachesync.core.settings import Settings
 from cachesync.core.stamps import Stamp
 from cachesync.core.sweeping import Swept
 from cachesync.core.switches import Switches
+from cachesync.core.warming import Warmed
 from cachesync.decorator import AsyncCachedFunction, CachedFunction
 from cachesync.errors import (
     BatchError,
@@ -26,6 +27,7 @@ from cachesync.errors import (
     PolicyError,
     RestingError,
     SwitchError,
+    WarmingError,
 )
 from cachesync.layers.codecs import PickleCodec
 from cachesync.layers.local import LocalMemory
@@ -75,6 +77,9 @@ __all__ = [
     "Swept",
     "SwitchError",
     "Switches",
+    "Warmed",
+    "WarmingError",
+    "WarmingStats",
     "in_context",
     "load_settings",
 ]

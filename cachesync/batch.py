@@ -15,10 +15,13 @@ from cachesync.coordination.gathering import gathering
 from cachesync.coordination.items import Items, check_items, items_of
 from cachesync.coordination.operations import Operations, Wanted, value_of
 from cachesync.coordination.site import Site
+from cachesync.coordination.warmable import Calls, Source, Warmable, check_declared
+from cachesync.coordination.wrapper import signature_of
 from cachesync.core.records import KEY, Targets
 from cachesync.core.stamps import Stamp, check_stamp
 from cachesync.core.steps import Flow
 from cachesync.core.together import together
+from cachesync.core.warming import Warmed
 from cachesync.decorator import AsyncMethod
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 S = TypeVar("S")
 
-_ATTRIBUTES: Final = ("at_least", "invalidate", "refresh", "keys")
+_ATTRIBUTES: Final = ("at_least", "invalidate", "refresh", "warm", "keys")
 MOST: Final = 10_000
 """Items that may be asked for at once."""
 
@@ -61,6 +64,19 @@ class CachedMany(Generic[P, R]):
 
     def refresh(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Compute these items anew, whatever is cached, store them and let the other processes drop their copies."""
+        raise NotImplementedError
+
+    def warm(
+        self,
+        calls: Calls | Callable[[], Any] | None = None,
+        /,
+        *,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+    ) -> Warmed:
+        """Compute what is not fresh of several calls, before anybody asks: each a tuple of arguments, or a dict of named ones. Left out:
+        what the decorator's ``warm`` names. ``progress`` is told the sums after each page. What fails is counted, and ends nothing.
+        """
         raise NotImplementedError
 
     def keys(self, /, *args: P.args, **kwargs: P.kwargs) -> list[str]:
@@ -97,13 +113,26 @@ class AsyncCachedMany(Generic[P, R]):
         """Compute these items anew, whatever is cached, store them and let the other processes drop their copies."""
         raise NotImplementedError
 
+    async def warm(
+        self,
+        calls: Calls | Callable[[], Any] | None = None,
+        /,
+        *,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+    ) -> Warmed:
+        """Compute what is not fresh of several calls, before anybody asks: each a tuple of arguments, or a dict of named ones. Left out:
+        what the decorator's ``warm`` names. ``progress`` is told the sums after each page. What fails is counted, and ends nothing.
+        """
+        raise NotImplementedError
+
     def keys(self, /, *args: P.args, **kwargs: P.kwargs) -> list[str]:
         """The keys of these items, as texts, in their order."""
         raise NotImplementedError
 
 
-def dress_many(site: Site, items: Items, operations: Operations, page: int) -> Any:
-    """The function that takes the place of the original, with the attributes of its colour."""
+def dress_many(site: Site, items: Items, operations: Operations, page: int, *, warm: Any = None) -> Any:
+    """The function that takes the place of the original, with the attributes of its colour. ``warm`` is what is declared to be warmed."""
     function = items.one.function.__wrapped__  # type: ignore[attr-defined]  # what stands in for it says so
     face: _Face | _AsyncFace
     if items.one.is_async:
@@ -120,6 +149,9 @@ def dress_many(site: Site, items: Items, operations: Operations, page: int) -> A
             return plain.call(None, args, kwargs)
 
         wrapper = functools.update_wrapper(calling, function)
+    parameters = signature_of(items.one.function, site.name).parameters
+    declared = check_declared(warm, items.bind, site.name)
+    site.warmable = Warmable(site, parameters, items.bind, face.questions, items.one.is_async, page=page, declared=declared)
     for attribute in _ATTRIBUTES:
         setattr(wrapper, attribute, getattr(face, attribute))
     return wrapper
@@ -192,6 +224,12 @@ class _Both:
             return dict(pairs) if answers.has_none else {item: value for item, value in pairs if value is not None}
         return tuple(values) if answers.form == "tuple" else list(values)
 
+    def questions(self, /, *args: Any, **kwargs: Any) -> Sequence[Wanted]:
+        return self._question(args, kwargs).wanted
+
+    def _sources(self, calls: Calls | Callable[[], Any] | None) -> list[Source]:
+        return self._operations.warmer.source_of(self._site.warmable, calls)
+
     def _targets(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Targets, ...]:
         keys = tuple(dict.fromkeys(self.keys(*args, **kwargs)))
         return (Targets(KEY, keys),) if keys else ()
@@ -222,6 +260,10 @@ class _Face(_Both):
         question = self._question(args, kwargs)
         return self._result(question, self._operations.run(self._refreshing(question)))
 
+    def warm(self, calls: Any = None, /, *, progress: Any = None, concurrency: int | None = None) -> Warmed:
+        warmer = self._operations.warmer
+        return warmer.warm(self._sources(calls), warmer.manner(progress, concurrency))
+
 
 class _AsyncFace(_Both):
     """A cached ``async def`` of many arguments."""
@@ -244,3 +286,7 @@ class _AsyncFace(_Both):
     async def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
         question = self._question(args, kwargs)
         return self._result(question, await self._operations.arun(self._refreshing(question)))
+
+    async def warm(self, calls: Any = None, /, *, progress: Any = None, concurrency: int | None = None) -> Warmed:
+        warmer = self._operations.warmer
+        return await warmer.awarm(self._sources(calls), warmer.manner(progress, concurrency))

@@ -31,7 +31,8 @@ from cachesync.coordination.replacing import Block
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
-from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, log_stats, stats_of
+from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, WarmingStats, log_stats, stats_of
+from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
@@ -47,6 +48,7 @@ from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called, Flow
 from cachesync.core.sweeping import Swept
 from cachesync.core.switches import Switches, read_switch
+from cachesync.core.warming import Warmed
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError, SwitchError
 from cachesync.layers.codecs import codec_for, return_annotation
@@ -183,6 +185,7 @@ class Cache:
         ttl: Callable[[Any], Any] | None = None,
         codec: Codec | None = None,
         same_as: Callable[..., Any] | None = None,
+        warm: Calls | Callable[[], Any] | None = None,
     ) -> Decorate:
         """Cache a function's results under a key template such as ``"stores:{code}"``, with the policy whose pattern matches.
 
@@ -190,7 +193,8 @@ class Cache:
         to invalidate by, with the same placeholders; ``tags_from`` is given the result and names more. ``ttl`` is given the result
         and returns its lifetime, where the policy says ``ttl = "dynamic"``. ``codec`` turns results into bytes; left out, the return
         annotation decides. ``same_as`` names another cached function that returns the same values under the same template, such as
-        the ``async def`` beside a ``def``.
+        the ``async def`` beside a ``def``. ``warm`` is a list of calls to compute before anybody asks, each a tuple of arguments or a
+        dict of named ones, or a function that returns such a list; see `warm`.
 
         The decorator raises ``KeyTemplateError`` or ``CodecError`` when something does not fit.
         """
@@ -199,7 +203,7 @@ class Cache:
         _check_function(key, "ttl", ttl)
         if codec is not None and not (hasattr(codec, "encode") and hasattr(codec, "decode")):
             raise KeyTemplateError(f"{key!r}: codec is an object with encode and decode, not {codec!r}")
-        return Decorate(self, key, tags, ignore, tags_from, ttl, codec, same_as)
+        return Decorate(self, key, tags, ignore, tags_from, ttl, codec, same_as, warm)
 
     def cached_many(
         self,
@@ -211,6 +215,7 @@ class Cache:
         ttl: Callable[[Any], Any] | None = None,
         codec: Codec | None = None,
         same_as: Callable[..., Any] | None = None,
+        warm: Calls | Callable[[], Any] | None = None,
         page: int = PAGE,
     ) -> DecorateMany:
         """Cache what a function of many arguments returns, each item for itself: ``def stores(codes: Sequence[str]) -> dict[str, Store]``
@@ -225,7 +230,7 @@ class Cache:
         its own.
         """
         tags, ignore = _texts(key, "tags", tags), _texts(key, "ignore", ignore)
-        how = self.cached(key, tags=tags, ignore=ignore, tags_from=tags_from, ttl=ttl, codec=codec, same_as=same_as)
+        how = self.cached(key, tags=tags, ignore=ignore, tags_from=tags_from, ttl=ttl, codec=codec, same_as=same_as, warm=warm)
         if type(page) is not int or not 1 <= page <= MOST:
             raise KeyTemplateError(f"{key!r}: page is a whole number from 1 to {MOST:,}, not {page!r}")
         return DecorateMany(how, page)
@@ -238,7 +243,7 @@ class Cache:
         blueprint = plan(function, how.key, tags=how.tags, ignore=how.ignore)
         site = self._site(blueprint, how, blueprint.call, lambda: how.codec or codec_for(return_annotation(function)))
         self._check_codec(site, function)
-        return self._enter(site, dress(site, blueprint, self._operations))
+        return self._enter(site, dress(site, blueprint, self._operations, warm=how.warm))
 
     def decorate_many(self, function: Any, how: Decorate, page: int) -> Any:
         """What the decorator made by `cached_many` does with its function."""
@@ -249,7 +254,7 @@ class Cache:
         batch = items.batch
         site = self._site(items.one, how, batch, lambda: how.codec or codec_for(batch.answers.value))
         self._check_codec(site, function, batch)
-        return self._enter(site, dress_many(site, items, self._operations, page))
+        return self._enter(site, dress_many(site, items, self._operations, page, warm=how.warm))
 
     def _site(self, blueprint: Blueprint, how: Decorate, call: Callable[..., Any], make_codec: Callable[[], Codec]) -> Site:
         policy, hidden = fit(self._registry.policies, blueprint.template, blueprint.name, is_dynamic=how.ttl is not None)
@@ -553,6 +558,45 @@ class Cache:
             raise SwitchError(f'what is switched, and how, are texts, such as "all" and "ttl", not {target!r} and {value!r}')
         return read_switch(target, value, [policy.name for policy in self.settings.policies])
 
+    # --- warming ------------------------------------------------------------------------------------------------------------------
+
+    def warm(
+        self,
+        *policies: str,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+        dry_run: bool = False,
+    ) -> Warmed:
+        """Compute what is declared to be warmed and is not fresh, in threads, and wait for the end: what the ``warm`` of policies and of
+        decorators names, of all ``policies`` or of some.
+
+        ``progress`` is told the sums after each key, ``concurrency`` is how many are computed at once (left out: what the settings say),
+        and with ``dry_run`` nothing is computed: what would be counts as skipped. A key that fails ends nothing. An ``async def`` is
+        warmed by `awarm`. Raises ``PolicyError`` for a policy that there is not.
+        """
+        warmer = self._operations.warmer
+        return warmer.warm(warmer.sources(policies), warmer.manner(progress, concurrency, dry_run=dry_run))
+
+    async def awarm(
+        self,
+        *policies: str,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+        dry_run: bool = False,
+    ) -> Warmed:
+        """As `warm`, for ``async def``, which is awaited in tasks, and for ``def``, which is called in threads."""
+        warmer = self._operations.warmer
+        return await warmer.awarm(warmer.sources(policies), warmer.manner(progress, concurrency, dry_run=dry_run))
+
+    def warm_behind(self) -> None:
+        """Warm what is declared in the background, and again where that is out of date as a whole: the log was begun anew, everything was
+        invalidated, or another ``version`` or another list is declared. One process of all does it at a time.
+
+        Called in an event loop, it warms in tasks of it, and ``def`` in threads; elsewhere it warms in threads, and no ``async def``. To be
+        called once in each process that serves, when the modules with the cached functions are imported.
+        """
+        self._operations.warmer.start()
+
     # --- looking ------------------------------------------------------------------------------------------------------------------
 
     def ttl(self, name: str) -> float:
@@ -566,7 +610,7 @@ class Cache:
     def stats(self) -> Stats:
         """What this process has done so far, by function and by policy, and how it stands with either layer and the log."""
         log = log_stats(self._engine, is_read=self._operations.reader.is_alive)
-        return stats_of(self._engine, self._registry.sites(), self._operations.refresher, log)
+        return stats_of(self._engine, self._registry.sites(), self._operations.refresher, log, self._operations.warmer.stats())
 
     def health(self) -> Health:
         """How this process's cache is, in a word and the reasons for it. Nobody is asked: it takes microseconds."""
@@ -621,6 +665,7 @@ class Cache:
 
     async def aclose(self) -> None:
         """As `close`, and end the connections of the running loop."""
+        await self._operations.warmer.aclose()
         await asyncio.to_thread(self._operations.finish)
         if self._engine.shared is not None:
             await self._engine.shared.aclose()
@@ -656,6 +701,7 @@ class Decorate:
     ttl: Callable[[Any], Any] | None
     codec: Codec | None
     same_as: Callable[..., Any] | None
+    warm: Calls | Callable[[], Any] | None = None
 
     # The first that fits is meant. A function that returns Any would fit the one for coroutines; only Any fits a class that nobody
     # returns. A coroutine function is a function too, whose result is a coroutine.
@@ -788,4 +834,5 @@ __all__ = [
     "Stats",
     "SystemClock",
     "Update",
+    "WarmingStats",
 ]

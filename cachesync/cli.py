@@ -1,4 +1,4 @@
-"""The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | switch | demo``.
+"""The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | switch | warm | demo``.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
 matches, an answer was stale, Redis could not be reached. 2: the command was not understood, there is no Redis to speak to, or something
@@ -252,6 +252,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_file(switch)
     _add_json(switch)
     switch.set_defaults(run=_switch)
+    warm = _command(
+        commands,
+        "warm",
+        "compute what an application has declared, before anybody asks",
+        "Imports the application's module, as a server does, and computes what its policies (warm = [...]) and its decorators "
+        "(warm=[...]) name and what is not fresh yet. A key that fails ends nothing; then the exit code is 1.",
+        "cachesync warm myapp.main:cache",
+        "cachesync warm myapp.main:cache --policy stores --policy prices",
+        "cachesync warm myapp.main:cache --dry-run",
+        "cachesync warm myapp.main:cache --json | jq .computed",
+    )
+    warm.add_argument("target", metavar="MODULE:CACHE", help="where the application makes its cache, such as myapp.main:cache")
+    warm.add_argument("--policy", metavar="NAME", dest="policies", action="append", default=[], help="only this policy; may be repeated")
+    warm.add_argument("--concurrency", metavar="N", type=_at_once, help="computations at once (left out: as the policy file says, or 4)")
+    warm.add_argument("--dry-run", action="store_true", help="only look: tell what would be computed")
+    _add_json(warm)
+    warm.set_defaults(run=_warm)
 
     demo = _command(
         commands,
@@ -308,6 +325,12 @@ def _number(what: str, least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _at_once(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= 1_000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of computations; write a whole number from 1 to 1000")
+    return int(text)
 
 
 def _key_number(text: str) -> int:
@@ -497,6 +520,13 @@ def _switch(arguments: argparse.Namespace) -> int:
         return switch(settings, target, value, timeout=arguments.timeout, as_json=arguments.json, out=sys.stdout, errors=sys.stderr)
 
     return _with_redis("switch", arguments, run)
+
+
+def _warm(arguments: argparse.Namespace) -> int:
+    from cachesync.warm import Wish, warm
+
+    wish = Wish(arguments.policies, arguments.concurrency, arguments.dry_run, arguments.json)
+    return warm(arguments.target, wish, out=sys.stdout, errors=sys.stderr)
 
 
 def _with_redis(name: str, arguments: argparse.Namespace, run: Callable[[Settings], int]) -> int:

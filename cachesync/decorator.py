@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, P
 
 from cachesync.coordination.operations import Operations, Wanted, value_of
 from cachesync.coordination.site import Site
-from cachesync.coordination.wrapper import Blueprint, compile_wrapper
+from cachesync.coordination.warmable import Calls, Source, Warmable, check_declared
+from cachesync.coordination.wrapper import Blueprint, compile_wrapper, signature_of
 from cachesync.core.entry import Entry
 from cachesync.core.flows import Ask
 from cachesync.core.records import KEY, Targets
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Failed
+from cachesync.core.warming import Warmed
 
 if TYPE_CHECKING:
     from typing import Self
@@ -27,7 +29,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 RC = TypeVar("RC", covariant=True)
 
-_ATTRIBUTES: Final = ("at_least", "invalidate", "refresh", "peek", "set", "many", "key", "tags")
+_ATTRIBUTES: Final = ("at_least", "invalidate", "refresh", "peek", "set", "many", "warm", "key", "tags")
 
 
 class CachedFunction(Generic[P, R]):
@@ -75,6 +77,19 @@ class CachedFunction(Generic[P, R]):
 
     def many(self, calls: Iterable[tuple[Any, ...]], /) -> list[R]:
         """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
+        raise NotImplementedError
+
+    def warm(
+        self,
+        calls: Calls | Callable[[], Any] | None = None,
+        /,
+        *,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+    ) -> Warmed:
+        """Compute what is not fresh of several calls, before anybody asks: each a tuple of arguments, or a dict of named ones. Left out:
+        what the decorator's ``warm`` names. ``progress`` is told the sums after each. What fails is counted, and ends nothing.
+        """
         raise NotImplementedError
 
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -138,6 +153,19 @@ class AsyncCachedFunction(Generic[P, R]):
         """The results of several calls, each given as a tuple of positional arguments, in their order: one trip to Redis."""
         raise NotImplementedError
 
+    async def warm(
+        self,
+        calls: Calls | Callable[[], Any] | None = None,
+        /,
+        *,
+        progress: Callable[[Warmed], object] | None = None,
+        concurrency: int | None = None,
+    ) -> Warmed:
+        """Compute what is not fresh of several calls, before anybody asks: each a tuple of arguments, or a dict of named ones. Left out:
+        what the decorator's ``warm`` names. ``progress`` is told the sums after each. What fails is counted, and ends nothing.
+        """
+        raise NotImplementedError
+
     def key(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of this call, as text."""
         raise NotImplementedError
@@ -147,9 +175,12 @@ class AsyncCachedFunction(Generic[P, R]):
         raise NotImplementedError
 
 
-def dress(site: Site, blueprint: Blueprint, operations: Operations) -> Any:
-    """The function that takes the place of the original, with the attributes of its colour."""
+def dress(site: Site, blueprint: Blueprint, operations: Operations, *, warm: Any = None) -> Any:
+    """The function that takes the place of the original, with the attributes of its colour. ``warm`` is what is declared to be warmed."""
     face = (_AsyncFace if blueprint.is_async else _Face)(site, blueprint, operations)
+    parameters = signature_of(blueprint.function, blueprint.name).parameters
+    declared = check_declared(warm, blueprint.bind, blueprint.name)
+    site.warmable = Warmable(site, parameters, blueprint.bind, face.questions, blueprint.is_async, page=1, declared=declared)
     engine = operations.engine
     check = operations.shadow.check_copy
     wrapper = compile_wrapper(blueprint, site, ledger=engine.ledger, now=engine.now, slow=face.slow, check=check)
@@ -172,6 +203,13 @@ class _Both:
     def _want_all(self, calls: Iterable[tuple[Any, ...]]) -> list[Wanted]:
         rows = [self._bind(*call) for call in calls]
         return [Wanted(self._site, self._site.address(values), values) for values in rows]
+
+    def questions(self, /, *args: Any, **kwargs: Any) -> list[Wanted]:
+        values = self._bind(*args, **kwargs)
+        return [Wanted(self._site, self._site.address(values), values)]
+
+    def _sources(self, calls: Calls | Callable[[], Any] | None) -> list[Source]:
+        return self._operations.warmer.source_of(self._site.warmable, calls)
 
     def _value(self, result: Any) -> Any:
         return value_of(self._site.policy, result)
@@ -216,6 +254,10 @@ class _Face(_Both):
         refresh = _one_by_one(operations.refresher.start)
         return [self._value(result) for result in operations.run(operations.obtaining_each(wanted, refresh))]
 
+    def warm(self, calls: Any = None, /, *, progress: Any = None, concurrency: int | None = None) -> Warmed:
+        warmer = self._operations.warmer
+        return warmer.warm(self._sources(calls), warmer.manner(progress, concurrency))
+
 
 class _AsyncFace(_Both):
     """The same for a cached ``async def``."""
@@ -246,6 +288,10 @@ class _AsyncFace(_Both):
         wanted, operations = self._want_all(calls), self._operations
         refresh = _one_by_one(operations.refresher.start_task)
         return [self._value(result) for result in await operations.arun(operations.obtaining_each(wanted, refresh))]
+
+    async def warm(self, calls: Any = None, /, *, progress: Any = None, concurrency: int | None = None) -> Warmed:
+        warmer = self._operations.warmer
+        return await warmer.awarm(self._sources(calls), warmer.manner(progress, concurrency))
 
 
 def _one_by_one(start: Callable[[Ask], None]) -> Callable[[list[Ask]], None]:

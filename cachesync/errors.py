@@ -11,7 +11,8 @@
     ├── BatchError           a function of many arguments answered for other items than it was asked for
     ├── RestingError         a computation failed a moment ago in another process and is left alone (errors)
     ├── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
-    └── SwitchError          there is no such switch, or it can not be turned like that (at the call)
+      ├── SwitchError          there is no such switch, or it can not be turned like that (at the call)
+      └── WarmingError         what is to be warmed can not be told
 
 The exceptions of a cached function arrive as they left it: they are never wrapped.
 """
@@ -75,3 +76,10 @@ class OverdueError(CachesyncError, TimeoutError):
 
 class SwitchError(CachesyncError, ValueError):
     """There is no such switch, or it can not be turned like that. The text says what would be right."""
+
+
+class WarmingError(CachesyncError):
+    """What is to be warmed can not be told: the function that lists it is not there, fails, or returns no list.
+
+    Nobody has to catch it: it is told as the event ``warming_failed`` and among the errors of what ``warm`` returns.
+    """

@@ -42,7 +42,7 @@ from cachesync.core.names import Names
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.records import Targets
 from cachesync.core.section import Section
-from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, WarmingSettings
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import (
     Announce,
@@ -333,6 +333,7 @@ def usual(section: type[Section], name: str) -> str:
         ("## `[redis]`", RedisSettings),
         ("## `[coordination]`", CoordinationSettings),
         ("## `[local]`", LocalSettings),
+        ("## `[warming]`", WarmingSettings),
         ("## `[policy.<name>]`", Policy),
         ("## `[policy.<name>.http]`", HttpPolicy),
     ],

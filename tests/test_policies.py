@@ -19,10 +19,10 @@ from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.redis_url import address_of_url, read_cluster_url, read_sentinel_url
 from cachesync.core.rules import dotted
 from cachesync.core.section import Section
-from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings, WarmingSettings
 from cachesync.errors import KeyTemplateError, PolicyError
 
-SECTIONS: list[type[Section]] = [Policy, HttpPolicy, RedisSettings, CoordinationSettings, LocalSettings]
+SECTIONS: list[type[Section]] = [Policy, HttpPolicy, RedisSettings, CoordinationSettings, LocalSettings, WarmingSettings]
 
 
 def policy(match: str = "stores:*", name: str = "stores", **others: Any) -> Policy:
@@ -171,10 +171,9 @@ def test_settings_without_effect_are_named() -> None:
     assert working.without_effect() == ()
     assert policy(ttl=None, min_ttl=1, max_ttl=2).without_effect() == ()
     silent = policy(
-        warm=["b"],
         http=HttpPolicy(vary=["Accept"], visibility="public"),
     )
-    assert silent.without_effect() == ("warm", "http.visibility", "http.vary")
+    assert silent.without_effect() == ("http.visibility", "http.vary")
     assert policy(http=HttpPolicy()).without_effect() == ("http",)
     assert policy(consistency="bounded", ramp=0.5, encrypt=True, mask=["a"]).without_effect() == ()
 
@@ -361,6 +360,7 @@ def test_settings_are_examined_too() -> None:
     assert [text.split(":")[0] for text in told] == ["namespace", "ttl.dynamic", "ttl.5m", "ttl.short"]
     assert len(problems(lambda: CoordinationSettings(max_lag=0, budget="soon"))) == 2
     assert len(problems(lambda: LocalSettings(max_entries=0, max_bytes=0))) == 2
+    assert len(problems(lambda: WarmingSettings(concurrency=0, spread="soon", pause=-1))) == 3
 
 
 def test_named_durations_can_not_be_changed() -> None:

@@ -19,7 +19,7 @@ from cachesync.coordination.policy_lines import Format, Lines
 from cachesync.coordination.policy_model import json_schema
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.section import Section
-from cachesync.core.settings import CoordinationSettings, LocalSettings, Settings
+from cachesync.core.settings import CoordinationSettings, LocalSettings, Settings, WarmingSettings
 from cachesync.errors import PolicyError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -495,7 +495,10 @@ def test_the_shipped_schema_is_the_one_of_the_rules() -> None:
     assert shipped == json.dumps(json_schema(), indent=2) + "\n"
 
 
-@pytest.mark.parametrize(("table", "section"), [("PolicyTable", Policy), ("HttpTable", HttpPolicy), ("LocalTable", LocalSettings)])
+@pytest.mark.parametrize(
+    ("table", "section"),
+    [("PolicyTable", Policy), ("HttpTable", HttpPolicy), ("LocalTable", LocalSettings), ("WarmingTable", WarmingSettings)],
+)
 def test_the_schema_describes_every_setting(table: str, section: type[Section]) -> None:
     """With a sentence for each, and its default."""
     properties: dict[str, dict[str, Any]] = json_schema()["$defs"][table]["properties"]

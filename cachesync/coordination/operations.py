@@ -23,6 +23,7 @@ from cachesync.coordination.replacing import Block
 from cachesync.coordination.request_scope import Reading, reading_of
 from cachesync.coordination.shadow import Shadow, is_hit
 from cachesync.coordination.site import Address, Site
+from cachesync.coordination.warmer import Warmer
 from cachesync.coordination.watching import UNWATCHED, WatchedShared
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
 from cachesync.core.entry import NEVER, Entry
@@ -80,6 +81,7 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self.shadow = Shadow(engine, self.run, self.arun)
+        self.warmer = Warmer(engine, registry, run=self.run, arun=self.arun, looking=self.looking_many, shares=self._shares)
         self._listens = listen and engine.shared is not None
         self._is_flushing = False
         self.watcher: PolicyWatcher | None = None
@@ -599,6 +601,8 @@ class Operations:
             self.reader.start()
         if self.watcher is not None and not self.watcher.is_running:
             self.watcher.start()
+        if self.warmer.is_asleep:
+            self.warmer.wake()
 
     def _is_told_by_chance(self) -> bool:
         """Who reads no log was told of a switch by a trip, and may make none from now on: it has to hear when that ends."""
@@ -641,6 +645,7 @@ class Operations:
         self.shadow.close()
         if self.watcher is not None:
             self.watcher.stop()
+        self.warmer.close()
         self.reader.stop()
         if self.engine.shared is not None and not self.reader.flush():
             lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
@@ -654,6 +659,7 @@ class Operations:
         self.reader.after_fork()
         self.refresher.after_fork()
         self.shadow.after_fork()
+        self.warmer.after_fork()
         if self.watcher is not None:
             self.watcher.after_fork()
 

@@ -20,7 +20,7 @@ from cachesync.coordination.policy_mistakes import find_mistakes
 from cachesync.core.policies import Policies
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.rules import Problem, SettingPath
-from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings, WarmingSettings
 from cachesync.core.units import read_duration
 from cachesync.errors import PolicyError
 
@@ -130,6 +130,7 @@ def _built(document: Mapping[str, Any], file: str, environment: Environment) -> 
         redis=redis if environment.redis_enabled else None,
         coordination=CoordinationSettings(**document.get("coordination", {})),
         local=LocalSettings(**document.get("local", {})),
+        warming=WarmingSettings(**document.get("warming", {})),
         ttl={key: read_duration(value) for key, value in document.get("ttl", {}).items()},
         policies=Policies(_policy(name, table) for name, table in document["policy"].items()),
         file=file,

@@ -14,11 +14,16 @@ from cachesync.core.policies import tie, ties
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.rules import DYNAMIC, Problem, SettingPath, dotted, nearest, told
 from cachesync.core.section import Section
-from cachesync.core.settings import TTL, TTL_NAME, CoordinationSettings, LocalSettings, RedisSettings
+from cachesync.core.settings import TTL, TTL_NAME, CoordinationSettings, LocalSettings, RedisSettings, WarmingSettings
 from cachesync.core.units import as_written
 
 Table = dict[str, object]
-_SECTIONS: Final[Mapping[str, type[Section]]] = {"redis": RedisSettings, "coordination": CoordinationSettings, "local": LocalSettings}
+_SECTIONS: Final[Mapping[str, type[Section]]] = {
+    "redis": RedisSettings,
+    "coordination": CoordinationSettings,
+    "local": LocalSettings,
+    "warming": WarmingSettings,
+}
 
 
 def find_mistakes(raw: object, lines: Mapping[SettingPath, int], *, needs_url: bool) -> list[Problem]:

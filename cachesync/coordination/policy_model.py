@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.rules import Rule
 from cachesync.core.section import Section
-from cachesync.core.settings import NAMESPACE, TTL, CoordinationSettings, LocalSettings, RedisSettings, Settings
+from cachesync.core.settings import NAMESPACE, TTL, CoordinationSettings, LocalSettings, RedisSettings, Settings, WarmingSettings
 from cachesync.core.units import DURATION_PATTERN
 
 
@@ -61,6 +61,7 @@ FILE: Final = create_model(
     ),
     coordination=(_model("CoordinationTable", CoordinationSettings), Field(default=None, description="How processes keep in step.")),
     local=(_model("LocalTable", LocalSettings), Field(default=None, description="How much local memory may hold.")),
+    warming=(_model("WarmingTable", WarmingSettings), Field(default=None, description="How keys are computed before anybody asks.")),
     ttl=(_BY_NAME[str, _NAMED], Field(default=None, description="Names for durations.")),
     policy=(_BY_NAME[str, _POLICY], Field(description="One table for each kind of data.", min_length=1)),
 )

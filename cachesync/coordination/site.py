@@ -87,6 +87,8 @@ class Site:
     """The reload that has last put an end to all copies from before it."""
     is_over: bool = False
     """A reload has taken its keys away from it: nothing is stored any more."""
+    warmable: Any = None
+    """How it is warmed, for ``coordination.warmer``; ``None`` where it has no function."""
     counts: Counts = field(default_factory=Counts)
     gauge: Gauge = field(default_factory=Gauge)
     _codec: Codec | None = field(default=None, init=False)

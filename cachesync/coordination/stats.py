@@ -11,6 +11,7 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.refresher import MAX_WAITING, THREADS, Refresher
 from cachesync.coordination.site import Site
 from cachesync.core.stamps import Stamp
+from cachesync.core.warming import Warmed
 from cachesync.layers.breaker import State
 from cachesync.protocols import Usage
 
@@ -132,6 +133,14 @@ class RefreshStats:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmingStats:
+    """Warming in this process: whether it is under way, and the sums of what goes on or was the last."""
+
+    is_under_way: bool
+    last: Warmed
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """What this process has done so far. `as_dict` makes JSON of it."""
 
@@ -142,6 +151,7 @@ class Stats:
     log: LogStats
     shared: SharedStats
     refreshes: RefreshStats
+    warming: WarmingStats
     events: Mapping[str, int]
     """How often each event was sent."""
     since: float
@@ -216,7 +226,7 @@ def shared_stats(engine: Engine) -> SharedStats:
     return SharedStats(engine.breaker.state, engine.events.lasts("layer_failed", "redis"))
 
 
-def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: LogStats) -> Stats:
+def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: LogStats, warming: WarmingStats) -> Stats:
     """Count by function. Functions that share a shelf share its hits: they are counted at the first of them."""
     counted: set[int] = set()
     functions: dict[str, FunctionStats] = {}
@@ -253,6 +263,7 @@ def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: L
         log=log,
         shared=shared_stats(engine),
         refreshes=RefreshStats(refresher.under_way),
+        warming=warming,
         events=events.counts(),
         since=events.since,
         switches=engine.switches.effective,

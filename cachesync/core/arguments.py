@@ -229,3 +229,32 @@ _WORDS: Final[Mapping[str, object]] = {"none": None, "true": True, "false": Fals
 
 def _members(cls: type) -> Mapping[str, enum.Enum]:
     return {_escape(_member_text(member)): member for member in cast("type[enum.Enum]", cls).__members__.values()}
+
+
+# --- text to values, for calls ----------------------------------------------------------------------------------------------------
+
+
+def read(text: str, plain: type[Any]) -> Any:
+    """The value that is written so in a key, or `UNKNOWN`. Of what is marked, texts, integers, ``None``, ``True``, ``False`` are read."""
+    if text.startswith("~") or plain in _LOOSE_TYPES:
+        return decode(text, plain, typed=False)
+    if plain is UUID or issubclass(plain, enum.Enum):
+        return decode(text, plain, typed=True)
+    try:
+        value = _READERS[plain](unquote_to_bytes(text).decode("utf-8", "surrogatepass"))
+    except (ValueError, KeyError, ArithmeticError):
+        return UNKNOWN
+    return value if encode(value, plain) == text else UNKNOWN
+
+
+def _read_moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.removesuffix("/1")).replace(fold=int(text.endswith("/1")))
+
+
+_READERS: Final[Mapping[type, Callable[[str], Any]]] = {
+    float: float,
+    bytes: bytes.fromhex,
+    Decimal: Decimal,
+    date: date.fromisoformat,
+    datetime: _read_moment,
+}

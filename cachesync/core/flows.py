@@ -191,10 +191,15 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
         patience = None if policy.hard_timeout is None else policy.hard_timeout - (policy.soft_timeout or 0.0)
         result = yield Join(ask, shared, dead, True, patience)
     if isinstance(result, Overdue):
-        result = Failed(OverdueError(f"{ask.shown}: its computation takes longer than {policy.hard_timeout:g} s (hard_timeout)"))
+        result = overdue(ask)
     if isinstance(result, Failed) and isinstance(result.error, Exception):
         return (yield from _stand_in(ask, result))
     return result
+
+
+def overdue(ask: Ask) -> Failed:
+    """What is told to whoever has waited as long as the policy lets anybody wait."""
+    return Failed(OverdueError(f"{ask.shown}: its computation takes longer than {ask.policy.hard_timeout:g} s (hard_timeout)"))
 
 
 def _stand_in(ask: Ask, failed: Failed) -> Generator[Step, Any, Result]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, cast
 
 from cachesync.core.patterns import Pattern
-from cachesync.core.rules import Problem, Rule, choice, duration, flag, not_yet, number, or_word, size, texts, whole
+from cachesync.core.rules import ItemsError, Problem, Rule, choice, duration, flag, not_yet, number, or_word, size, texts, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 
@@ -63,6 +63,31 @@ def _read_name(value: object) -> str:
     raise ValueError(f"{as_written(value)} is not a name; write {as_written(right)} (a-z, 0-9, _ and -)")
 
 
+_KEYS: Final = texts("")
+_PROVIDER: Final = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+"""``module:function``, as entry points are written."""
+
+
+def _read_warm(value: object) -> tuple[str, ...] | str:
+    if isinstance(value, str):
+        if re.match(_PROVIDER, value, re.ASCII):
+            return value
+        likely = as_written([value]) if value.strip() else '["stores:JKT"]'
+        raise ValueError(
+            f'{as_written(value)} is not a function; write one such as "myapp.caches:popular", or keys in a list, such as {likely}'
+        )
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f'{as_written(value)} is not a list of keys; write one, such as ["stores:JKT"], or a function: "myapp.caches:popular"'
+        )
+    keys = cast("tuple[str, ...]", _KEYS.read(cast("object", value)))
+    hint = "is a pattern, and only whole keys can be computed; name the keys, or a function that returns them"
+    patterns = [(index, f"{as_written(key)} {hint}") for index, key in enumerate(keys) if "*" in key]
+    if patterns:
+        raise ItemsError(*patterns)
+    return keys
+
+
 PROBABILISTIC: Final = "probabilistic"
 """An ``early_refresh`` that is the likelier the nearer the end is, and the longer the computation takes."""
 
@@ -110,7 +135,7 @@ class Policy(Section):
     ramp: float
     mask: tuple[str, ...]
     copy: bool
-    warm: tuple[str, ...]
+    warm: tuple[str, ...] | str
     http: HttpPolicy | None
     pattern: Pattern = field(init=False, repr=False, compare=False)
 
@@ -144,7 +169,11 @@ class Policy(Section):
         "ramp": number("Cache only this share of keys, the same in every process.", 0, 1),
         "mask": texts("Key fields that logs, metrics, audit and the dashboard never show."),
         "copy": flag("Hits return a private copy of the value."),
-        "warm": not_yet(texts("Keys to compute after a start.")),
+        "warm": Rule(
+            _read_warm,
+            {"anyOf": [{"type": "array", "items": {"type": "string", "minLength": 1}}, {"type": "string", "pattern": _PROVIDER}]},
+            'Keys to compute before anybody asks, as texts; or "module:function", which returns them.',
+        ),
         "http": Rule(_read_http, {}, "What browsers and proxies are told."),
     }
 
@@ -175,7 +204,7 @@ class Policy(Section):
         ramp: float = 1.0,
         mask: Collection[str] = (),
         copy: bool = False,
-        warm: Collection[str] = (),
+        warm: Collection[str] | str = (),
         http: HttpPolicy | None = None,
     ) -> None:
         self._settle(("policy", str(name)), {name: value for name, value in locals().items() if name != "self"})
@@ -185,7 +214,7 @@ class Policy(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, object], given: Collection[str]) -> Iterator[Problem]:
-        """Bounds belong to a dynamic ttl and only there; the lower of two is not above the higher."""
+        """Bounds belong to a dynamic ttl and only there; the lower of two is not above the higher. Keys to warm are the policy's own."""
         for name, example in (("min_ttl", "10s"), ("max_ttl", "1h")) if "ttl" in values else ():
             is_wrong = name in given and name not in values
             if values["ttl"] is not None and values.get(name) is not None:
@@ -195,6 +224,12 @@ class Policy(Section):
         if values.get("on_disconnect") == "serve" and not (values.get("stale_while_revalidate") or values.get("stale_if_error")):
             problem = '"serve" needs stale_while_revalidate or stale_if_error, which say for how long; write one, such as "10m"'
             yield Problem(("on_disconnect",), problem)
+        match, warm = values.get("match"), values.get("warm")
+        pattern = Pattern.parse(match) if isinstance(match, str) else None
+        for index, key in enumerate(cast("tuple[str, ...]", warm) if isinstance(warm, tuple) else ()):
+            if pattern is not None and not pattern.matches(key):
+                problem = f"{as_written(key)} is no key of this policy, whose match is {as_written(match)}; name it where it belongs"
+                yield Problem(("warm", index), problem)
         for low, high in (("min_ttl", "max_ttl"), ("soft_timeout", "hard_timeout")):
             least, most = values.get(low), values.get(high)
             if isinstance(least, float) and isinstance(most, float) and least > most:

@@ -122,6 +122,24 @@ class LocalSettings(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmingSettings(Section):
+    """How keys are computed before anybody asks. Durations in seconds."""
+
+    concurrency: int
+    spread: float
+    pause: float
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "concurrency": whole("Computations at once.", 1, 1_000),
+        "spread": duration("Each process waits a random part of this before it begins by itself.", zero=True),
+        "pause": duration("After each computation, a random part of this passes before the next.", zero=True),
+    }
+
+    def __init__(self, *, concurrency: int = 4, spread: float | str = 2.0, pause: float | str = 0.0) -> None:
+        self._settle(("warming",), {"concurrency": concurrency, "spread": spread, "pause": pause})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """A whole policy file. ``redis=None``: one process, and everything still works. ``enabled=False``: every layer is bypassed.
 
@@ -133,6 +151,7 @@ class Settings:
     redis: RedisSettings | None = None
     coordination: CoordinationSettings = field(default_factory=CoordinationSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
+    warming: WarmingSettings = field(default_factory=WarmingSettings)
     ttl: Mapping[str, float] = field(default_factory=dict[str, float])
     policies: Policies = field(default_factory=Policies)
     file: str | None = None
