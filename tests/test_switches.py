@@ -420,6 +420,22 @@ def test_a_computation_across_off_is_judged_afterwards(system: System) -> None:
         assert (near.read(number), far.read(number)) == (system.origin.version, system.origin.version)
 
 
+def test_what_was_computed_across_off_is_not_hit_while_off(system: System) -> None:
+    """Nothing has invalidated it; it may be stored, and is served again when everything is as usual."""
+    near = system.nodes[0]
+    gate = system.origin.hold()
+    reading = near.start_read()
+    gate.wait()
+    system.switch("all", "off")
+    gate.open()
+    reading.result(LONG)
+    near.read()
+    assert system.origin.computations == 2
+    system.switch("all", "full")
+    near.read()
+    assert system.origin.computations == 2
+
+
 def test_a_question_of_before_off_leaves_no_copy_that_would_be_hit(system: System) -> None:
     """It was asked in full and is answered, by the copy that is there, when functions are called each time."""
     near = system.nodes[0]
