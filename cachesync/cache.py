@@ -523,9 +523,11 @@ class Cache:
     def _to_reload(self, settings: Settings | None, policies: Iterable[Policy] | None) -> Settings:
         if policies is not None:
             return replace(settings or self.settings, policies=Policies(policies))
-        if settings is None and self._file is None:
+        if settings is not None:
+            return replace(settings, **{name: value for name, value in self._given.items() if name != "policies"})
+        if self._file is None:
             raise PolicyError("there is no file to read again: this cache was made from objects; give it reload(policies=[...])")
-        return replace(settings or load_settings(cast("str", self._file)), **self._given)
+        return replace(load_settings(self._file), **self._given)
 
     # --- switching ----------------------------------------------------------------------------------------------------------------
 

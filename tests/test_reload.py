@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesync import MISSING, Cache, Changes, MemoryShared, Policy, PolicyError, Settings
+from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, Settings
 from cachesync.coordination import policy_watcher
 from cachesync.coordination.events import Event
 from cachesync.core.encryption_keys import KEY_BYTES
@@ -28,9 +28,10 @@ from cachesync.core.freshness import life_of, longest_freshness
 from cachesync.core.names import Names
 from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
-from cachesync.core.steps import Fetch, Store
+from cachesync.core.steps import Done, Failed, Fetch, Reply, SharedStep, Store
 from cachesync.layers.codecs import AnyCodec
 from cachesync.layers.redis import RedisShared
+from cachesync.protocols import SharedLayer
 from cachesync.testing import FakeClock
 from support.nodes import (
     COLOURS,
@@ -461,6 +462,36 @@ def test_what_is_on_its_way_in_clear_is_taken_back(around: Make, server: Server,
     assert server.client().get(name) is None
 
 
+class LateLayer:
+    """A layer that says of each `Store` that it has failed. ``late`` are those that may still arrive."""
+
+    def __init__(self, inner: SharedLayer) -> None:
+        self._inner = inner
+        self.late: list[Store] = []
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        if isinstance(step, Store):
+            self.late.append(step)
+            return Failed(LayerError("it is silent"))
+        return self._inner.perform(step)
+
+
+def test_what_was_sent_in_clear_and_not_answered_can_not_arrive_later(monkeypatch: pytest.MonkeyPatch, loop: LoopThread) -> None:
+    """A server that was silent may act on it when the reload has returned: by then the lease is gone."""
+    clock = FakeClock()
+    shared = MemoryShared(clock.monotonic)
+    layer, late = shared.sync, LateLayer(shared.sync)
+    monkeypatch.setattr(shared, "sync", late)
+    app = App("def", loop, clock=clock, shared=shared, keys=KEYS)
+    assert app.read() == 1
+    app.reload(items(encrypt=True))
+    (sent,) = late.late
+    assert layer.perform(sent) == Done(done=False)
+    read_log(app.cache)
+    assert engine_of(app.cache).sending == {}, "nothing is kept of it when the lease was given back"
+    app.close()
+
+
 def test_what_a_computation_failed_with_is_not_left_in_clear(around: Make, server: Server, namespace: str) -> None:
     """An exception may quote the value, and under ``errors`` its text is left in Redis, but not under ``encrypt``."""
     app = around(items(errors=60))
@@ -866,6 +897,44 @@ def test_the_file_is_read_again_by_call(file: Path, colour: Colour, loop: LoopTh
         cache.reload()
     assert [problem.split(": ")[0] for problem in refused.value.problems] == [f"{file}:4", f"{file}:5"]
     caller.close()
+
+
+def test_encryption_may_be_switched_on_in_a_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the keys that the process was started with; other keys need a restart."""
+    monkeypatch.setenv("CACHESYNC_ENCRYPTION_KEYS", KEYS)
+    cache = Cache.from_file(file, shared=MemoryShared(), listen=False)
+    file.write_text(FILE.format(ttl="10s") + "encrypt = true\n")
+    assert cache.reload().changed == {"items": ("encrypt",)}
+    monkeypatch.setenv("CACHESYNC_ENCRYPTION_KEYS", KEYS.replace("1:", "2:"))
+    with pytest.raises(PolicyError, match="CACHESYNC_ENCRYPTION_KEYS: this can not change") as refused:
+        cache.reload()
+    assert KEYS[2:] not in str(refused.value)
+
+
+def test_settings_take_the_place_of_the_policies_that_were_given(colour: Colour, loop: LoopThread) -> None:
+    """What was given besides, such as the namespace, stays."""
+    cache = Cache(policies=[items()], namespace="given")
+    changes = cache.reload(Settings(policies=Policies([items(ttl=3)])))
+    assert changes.changed == {"items": ("ttl",)}
+    assert cache.settings.namespace == "given"
+
+
+def test_a_mistake_in_the_watcher_ends_no_watching(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the next change is tried again."""
+    loads: list[int] = []
+
+    def reload() -> None:
+        loads.append(1)
+        raise AssertionError("a mistake")
+
+    watcher = policy_watcher.PolicyWatcher(str(file), reload)
+    for _ in range(4):
+        watcher.look()
+    assert "could not be taken over" in caplog.text
+    file.write_text(FILE.format(ttl="3s"))
+    for _ in range(4):
+        watcher.look()
+    assert len(loads) == 2
 
 
 def _in_place(file: Path, text: str) -> None:

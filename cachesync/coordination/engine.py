@@ -149,7 +149,7 @@ class Engine:
         self.failures: dict[str, Failure] = {}  # computations that are left alone, by key, the oldest first
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
-        self.sending: dict[str, Ask] = {}  # token of a lease to the question whose answer is on its way to the shared layer
+        self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -236,6 +236,8 @@ class Engine:
             lease = self.leases.pop(token, None)
             if lease is not None:
                 self.forsaken.append((lease.key, token))
+            else:
+                self.sending.pop(token, None)
 
     def is_replaced(self, key: str) -> bool:
         """Whether a block in this process replaces the value of ``key``."""
@@ -257,7 +259,10 @@ class Engine:
         return [Release(key, held, self.now() + self.budget) for key, held in taken]
 
     def sends(self, step: Store | Release) -> bool:
-        """What was made under a policy is about to be sent. False where a reload has replaced the policy since: then it is not."""
+        """What was made under a policy is about to be sent. False where a reload has replaced the policy since: then it is not.
+
+        It is on its way until there is an answer, or until the lease is given back: what has failed may still arrive.
+        """
         ask = step.ask
         assert ask is not None
         with self.lock:
@@ -925,7 +930,7 @@ class Engine:
         if ear is not None:
             ear.close()
         self.failures, self.parts = {}, set()
-        self.leases, self.limits, self.blocks, self.forsaken = {}, {}, {}, []
+        self.leases, self.limits, self.blocks, self.forsaken, self.sending = {}, {}, {}, [], {}
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()

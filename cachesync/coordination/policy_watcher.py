@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
+from cachesync.coordination.events import logger
 from cachesync.coordination.policy_file import read_text
 from cachesync.errors import PolicyError
 from cachesync.layers.forks import lock_across_forks
@@ -64,8 +64,12 @@ class PolicyWatcher:
             self._seen = found
         elif found != self._taken:
             self._taken = found
-            with suppress(PolicyError):  # an event has told of it
+            try:
                 self._reload()
+            except PolicyError:
+                pass  # an event has told of it
+            except Exception:  # a mistake of ours: the next change is tried again
+                logger.exception("%s could not be taken over", self._path)
 
 
 def _watch(reference: weakref.ref[PolicyWatcher], stop: threading.Event) -> None:

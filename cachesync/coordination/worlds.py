@@ -82,6 +82,7 @@ _LEASING: Final = (Lease, Seize)
 _OF_HOLDERS: Final = frozenset((Store, Release, Extend))
 _OF_ENTRIES: Final = frozenset((Store, Release, Extend, Scan, Discard))
 """Steps that a cluster asks the node of the log nothing for. A read that says where its process stands is another."""
+_OF_ASKS: Final = frozenset((Store, Release))
 LEFT_ALONE: Final = Failed(LayerError("it does not answer, and is left alone for a while"))
 DEAF_WAIT: Final = 0.02
 """Seconds between two looks at another one's lease where no ear hears it end."""
@@ -132,8 +133,6 @@ class World:
 
     def _take(self, step: SharedStep, asked: float, reply: Reply) -> Reply:
         engine = self.engine
-        if isinstance(step, Store | Release):
-            engine.sending.pop(step.token, None)
         if isinstance(reply, Failed):
             if isinstance(step, _LEASING):
                 engine.forsake(step.token)  # it may have been granted all the same
@@ -148,6 +147,7 @@ class World:
                 engine.leases.pop(step.token, None)
         elif isinstance(step, Store | Release):
             engine.leases.pop(step.token, None)
+            engine.sending.pop(step.token, None)
         return reply
 
     def unasked(self, step: SharedStep) -> Reply | None:
@@ -158,7 +158,7 @@ class World:
             return Done(done=False)
         if self.engine.breaker.leaves_alone and not self.asks_always:
             return LEFT_ALONE
-        if isinstance(step, Store | Release) and step.ask is not None and not self.engine.sends(step):
+        if step.__class__ in _OF_ASKS and cast("Store", step).ask is not None and not self.engine.sends(cast("Store", step)):
             return Done(done=False)
         return None
 
@@ -197,9 +197,9 @@ class World:
         return step.seconds if self.engine.waiters.ear is not None else min(step.seconds, DEAF_WAIT)
 
     def waited(self, step: Await) -> Waited:
-        """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread. Nor is
-        that of another process for which a computation waits, and not longer than a lease lives without its holder: the holder may wait for
-        that computation. No lease is where the shared layer has been switched off meanwhile.
+        """The lease of a block in this process (`Cache.update`) is not waited for long: the block may wait for this thread. Where a
+        computation waits for what it is wanted for, no lease is waited for longer than it lives without its holder: the holder may wait
+        for that computation. No lease is waited for where the shared layer has been switched off meanwhile.
         """
         engine = self.engine
         alone = not engine.switches.redis or (step.seconds >= LONGEST_WAIT and engine.is_replaced(step.key))
@@ -237,8 +237,6 @@ class World:
         """A step was interrupted, and nobody knows whether it happened: what it may have left behind is put in order later."""
         if isinstance(step, Announce):
             self.engine.leave(Ticket(step.targets, step.nonces, step.origin, None, step.again))
-        elif isinstance(step, Store | Release):
-            self.engine.sending.pop(step.token, None)
 
     def share(self, ask: Ask, outcome: Result, flight: Flight, arrival: Arrival) -> Result | None:
         """What of a flight's outcome is for somebody who joined it, ``None`` for nothing."""
