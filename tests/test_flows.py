@@ -516,7 +516,8 @@ def test_the_stamp_is_taken_before_the_computation() -> None:
 
 def test_the_time_of_making_bytes_is_not_the_layer_s() -> None:
     """Encoding and encrypting a large value may take longer than the whole budget."""
-    ask = ASK._replace(policy=replace(POLICY, encrypt=True))
+    policy = replace(POLICY, encrypt=True)
+    ask = ASK._replace(policy=policy, site=SimpleNamespace(policy=policy, is_over=False))
     table: Table = [*LEASED, (Begin, BEGUN), (Call, CALLED), (Encode, ENCODED._replace(seconds=4.0)), (Encrypt, Encrypted(b"it", 8.0))]
     store = play(flows.fill(ask, token=TOKEN, shared=True, dead=None), [*table, (Store, DONE), (Keep, DONE)])[1][-2]
     assert (store.blob, store.deadline) == (b"it", 114.0)

@@ -375,8 +375,8 @@ def test_named_durations_can_not_be_changed() -> None:
 
 def test_settings_name_everything_without_effect() -> None:
     """By full names, the tables' and the policies'."""
-    found = Settings(coordination=CoordinationSettings(durable=True), policies=Policies([policy(warm=["a"])]))
-    assert found.without_effect() == ("policy.stores.warm",)
+    found = Settings(coordination=CoordinationSettings(durable=True), policies=Policies([policy(http=HttpPolicy(vary=["Accept"]))]))
+    assert found.without_effect() == ("policy.stores.http.vary",)
 
 
 @pytest.mark.parametrize(
