@@ -9,8 +9,9 @@ import asyncio
 import contextvars
 import itertools
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -25,6 +26,8 @@ from support.nodes import COLOURS, LONG, Callers, Colour, Gate, HoldingShared, L
 from support.servers import Server
 
 T = TypeVar("T")
+Begun = Future[Any] | asyncio.Future[Any]
+"""A read of another thread or task."""
 PATIENT = CoordinationSettings(budget=LONG, max_lag=10_000.0)
 POLICIES = [
     Policy(name="items", match="item:*", ttl="1h", tags=["items"], stale_while_revalidate="1h"),
@@ -85,8 +88,7 @@ class Side:
 
     async def do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """A method of the cache, in this side's colour."""
-        found = getattr(self.cache, method if self.colour == "def" else f"a{method}")(*args, **kwargs)
-        return await found if isinstance(found, Awaitable) else found
+        return await use(partial(getattr(self.cache, method if self.colour == "def" else f"a{method}"), *args, **kwargs))
 
     def hear(self) -> None:
         assert read_log(self.cache)
@@ -296,17 +298,18 @@ def test_the_first_of_two_that_read_at_once_is_the_answer_of_both(two: Two) -> N
     assert two.run(body) == [1, 1, 1]
 
 
-def _begin(two: Two, call: Callable[[], Any]) -> Any:
+def _begin(two: Two, call: Callable[[], Any]) -> Begun:
     if two.colour == "async def":
-        return asyncio.ensure_future(call())
+        task: asyncio.Future[Any] = asyncio.ensure_future(call())
+        return task
     pool = ThreadPoolExecutor(1)
     future = pool.submit(call)
     pool.shutdown(wait=False)
     return future
 
 
-async def _end(begun: Any) -> Any:
-    return await begun if isinstance(begun, Awaitable) else begun.result(LONG)
+async def _end(begun: Begun) -> Any:
+    return await begun if isinstance(begun, asyncio.Future) else begun.result(LONG)
 
 
 async def _reached(two: Two, gate: Gate) -> None:
@@ -462,13 +465,12 @@ def test_a_request_sees_what_it_changes_itself(two: Two, how: str) -> None:
             elif how == "refresh":
                 assert await use(here.item.refresh, "a") == 2
             elif how == "update":
-                updating = here.cache.update("item:a") if two.colour == "def" else here.cache.aupdate("item:a")
                 if two.colour == "def":
-                    with updating:  # type: ignore[union-attr]
-                        updating.set(2)  # pyright: ignore[reportUnusedCoroutine]
+                    with here.cache.update("item:a") as updating:
+                        updating.set(2)
                 else:
-                    async with updating:  # type: ignore[union-attr]
-                        await updating.set(2)  # type: ignore[misc]
+                    async with here.cache.aupdate("item:a") as aupdating:
+                        await aupdating.set(2)
             else:
                 patterns = {"key": "item:a", "prefix": "item:a*", "glob": "*m:a", "everything": "*"}
                 await (here.do("invalidate", patterns[how]) if how in patterns else here.do("invalidate", tags=["owner:a"]))

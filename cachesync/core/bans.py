@@ -299,7 +299,7 @@ class SoftIndex(BanIndex):
         )
 
     def _may_lie_between(self, kind: Kind, text: str, newest: int, above: int, most: int) -> bool:
-        times = self._times.get((kind, text), ())
+        times = self._times.get((kind, text), [])
         is_known = 0 < len(times) < TIMES_OF_A_BAN and times[-1][0] == newest and all(at > _LONG_AGO for _, at in times)
         return newest <= most or not is_known or any(above < number <= most for number, _ in times)
 
