@@ -24,6 +24,7 @@ KNOWN: Final = frozenset(
     {"settings", "local", "shared", "clock", "now", "events", "origin", "lock", "waiters", "violations", "budget", "lease", "here"}
     | {"closing", "blocks"}  # an end, and reads inside of an update, are not explored
     | {"failures", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
+    | {"sending"}  # nor reloads, which alone look at it
     | {"breaker"}  # but for whether it is open
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
