@@ -10,6 +10,7 @@ from cachesync.core.bans import BanIndex
 from cachesync.core.ledger import Mark
 from cachesync.core.records import Record, Targets
 from cachesync.core.steps import Beat, Failed, Torn, Woken
+from cachesync.core.switches import Thrown
 from cachesync.errors import LayerError
 from cachesync.layers.memory import MemoryEar, MemoryShared
 from model.state import clone, freeze
@@ -21,7 +22,7 @@ EVENT: Final = 0.001
 CUT: Final = Failed(LayerError("the connection was cut"))
 AWAY: Final = Failed(LayerError("the layer is away"))
 
-Heardable = Record | Woken | Question | Beat | Torn
+Heardable = Record | Woken | Question | Thrown | Beat | Torn
 _CONSTANT: Final = frozenset({"changed", "clock", "ears", "sync", "limit", "eventful"})
 _OF_THE_LOG: Final = ("_epoch", "_number", "_nonce", "_cuts", "_hard", "_soft", "_records", "_again")
 
@@ -63,7 +64,7 @@ class _Line(MemoryEar):
         self._layer = layer
         self._process = process
 
-    def tell(self, item: Record | Woken | Question) -> None:
+    def tell(self, item: Record | Woken | Question | Thrown) -> None:
         line = self._layer.lines[self._process]
         if line is not None and not isinstance(item, Woken):
             line.append(item)
