@@ -328,6 +328,23 @@ def test_copy_can_be_switched_on_and_off(colour: Colour, loop: LoopThread) -> No
     app.close()
 
 
+def test_shadow_can_be_switched_on_and_off(colour: Colour, loop: LoopThread) -> None:
+    """A hit is compiled without it, so the function is compiled anew."""
+    app = App(colour, loop)
+    counts = app.cache.stats
+    assert [app.read(), app.read()] == [1, 1]
+    app.reload(items(shadow=1.0))
+    app.read()  # the copy is judged by the new policy, the long way
+    for checked in (1, 2):  # one of a key at a time
+        until(lambda checked=checked: app.read() and counts().total.shadowed >= checked, "a hit is checked")
+    app.reload(items())
+    until(lambda: counts().total.shadowed == counts().total.computed - 1, "what was begun has ended")
+    before = counts().total.computed
+    assert [app.read() for _ in range(20)] == [1] * 20
+    assert counts().total.computed == before
+    app.close()
+
+
 def test_strict_can_be_switched_on(colour: Colour, loop: LoopThread) -> None:
     """From then on each read is confirmed, and what was held here before is not served."""
     clock, origin = FakeClock(), Origin()

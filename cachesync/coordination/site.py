@@ -79,8 +79,8 @@ class Site:
     is_async: bool = False
     function: Callable[[], Any] = lambda: None
     """The decorated function, as long as anybody has it: a weak reference."""
-    recode: Callable[[bool], None] | None = None
-    """Makes that function hand out copies, or the values themselves. ``None`` where each call looks at the policy."""
+    recode: Callable[[], None] | None = None
+    """Compiles that function's hits for the policy of now. ``None`` where each call looks at the policy."""
     changed: int = 0
     """The reload by which the policy has last become another."""
     ended: int = 0
@@ -151,8 +151,8 @@ class Site:
         self.policy, self.hidden, self.changed = policy, hidden, reloads
         if ends_copies(before, policy):
             self.ended = reloads
-        if self.recode is not None and before.copy != policy.copy:
-            self.recode(policy.copy)
+        if self.recode is not None and (before.copy, before.shadow > 0) != (policy.copy, policy.shadow > 0):
+            self.recode()
 
     def retire(self, reloads: int) -> None:
         """Have no policy from the reload of this number on. Of what is under way nothing is stored, and of its keys nothing is shown."""

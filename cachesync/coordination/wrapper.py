@@ -259,42 +259,42 @@ def compile_wrapper(
     name = name if name.isidentifier() else "cached"
     indent = "            " if checks else "        "
     waiting = "await " if blueprint.is_async else ""
-    look_up = [
+    hit = [
         "    try:",
         *([f"        if {' and '.join(checks)}:"] if checks else []),
         f"{indent}_cs_held = _cs_copies[{found}]",
         f"{indent}if _cs_now() < _cs_held.until and _cs_held.mark is _cs_ledger.mark and _cs_inside() is None:",
         f"{indent}    _cs_held.hits += 1",
     ]
-    if site.policy.shadow:
-        look_up += [
-            f"{indent}    if _cs_random() < _cs_site.policy.shadow:",
-            f"{indent}        _cs_check(_cs_site, {_tuple(signature.parameters)}, _cs_held)",
-        ]
+    sampling = [
+        f"{indent}    if _cs_random() < _cs_site.policy.shadow:",
+        f"{indent}        _cs_check(_cs_site, {_tuple(signature.parameters)}, _cs_held)",
+    ]
     rescue = ["    except _cs_Exception:", "        pass"]  # a miss (KeyError), or arguments of which slow makes a clear error
     slowly = f"    return {waiting}_cs_slow({_tuple(signature.parameters)})"
     head = f"{'async ' if blueprint.is_async else ''}def {name}({declared}):"
-    plain = [head, *look_up, f"{indent}    return _cs_held.value", *rescue, slowly]
-    copying = [  # a copy is made outside of the try: what it raises is not a miss
-        head,
-        "    _cs_found = None",
-        *look_up,
-        f"{indent}    _cs_found = _cs_held",
-        *rescue,
-        "    if _cs_found is not None:",
-        "        return _cs_copy(_cs_found.value)",
-        slowly,
-    ]
 
-    def compiled(copies: bool) -> Any:
-        return _execute("\n".join(copying if copies else plain) + "\n", scope, blueprint.name)[name]
+    def compiled() -> Any:
+        look_up = [*hit, *sampling] if site.policy.shadow else hit
+        plain = [head, *look_up, f"{indent}    return _cs_held.value", *rescue, slowly]
+        copying = [  # a copy is made outside of the try: what it raises is not a miss
+            head,
+            "    _cs_found = None",
+            *look_up,
+            f"{indent}    _cs_found = _cs_held",
+            *rescue,
+            "    if _cs_found is not None:",
+            "        return _cs_copy(_cs_found.value)",
+            slowly,
+        ]
+        return _execute("\n".join(copying if site.policy.copy else plain) + "\n", scope, blueprint.name)[name]
 
-    def recode(copies: bool) -> None:
-        """A hit asks for no policy, so where a reload changes ``copy`` the function gets the other code."""
+    def recode() -> None:
+        """A hit asks for no policy, so where a reload changes what is compiled into it the function gets other code."""
         function = site.function()
         if function is not None:
-            function.__code__ = compiled(copies).__code__
+            function.__code__ = compiled().__code__
 
-    wrapper = compiled(site.policy.copy)
+    wrapper = compiled()
     site.recode = recode
     return functools.update_wrapper(wrapper, function)
