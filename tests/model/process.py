@@ -22,6 +22,7 @@ STATE: Final = ("ledger", "flights", "leases", "forsaken", "losses")
 """What changes in an engine, besides its copies."""
 KNOWN: Final = frozenset(
     {"settings", "local", "shared", "clock", "now", "events", "origin", "lock", "waiters", "violations", "budget", "lease", "here"}
+    | {"switches", "is_forgotten"}  # nobody switches
     | {"closing", "blocks"}  # an end, and reads inside of an update, are not explored
     | {"failures", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
     | {"sending"}  # nor reloads, which alone look at it
