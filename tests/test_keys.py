@@ -448,7 +448,7 @@ def watched(text: str, *annotations: Any) -> Watched:
 
     def slow(_values: tuple[Any, ...]) -> None: ...
 
-    wrapper = compile_wrapper(blueprint, site, ledger=None, now=lambda: 0.0, slow=slow)
+    wrapper = compile_wrapper(blueprint, site, ledger=None, now=lambda: 0.0, slow=slow, check=slow)
     return Watched(wrapper, blueprint.template, shelf.copies)
 
 

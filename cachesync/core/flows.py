@@ -355,10 +355,10 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
         if isinstance(obtained, Called | Failed):
             return obtained
         leased, deadline = obtained
+    ask = ask.today()
     if leased is not None and not ask.by_ttl:
         yield from catch_up(leased.head, deadline)
     begun: Begun = yield Begin(leased.now if leased else 0, ask.by_ttl)
-    ask = ask.today()
     called: Result = yield Call(ask)
     if isinstance(called, Failed):
         rest, milliseconds, today, deadline = None, 0, ask.today(), deadline + called.seconds
