@@ -85,8 +85,10 @@ OPENING = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE_NAME = re.compile(r"# ([\w.-]+\.(?:py|toml))$")
 JSON_NAME = re.compile(r"`([\w-]+\.json)`")
 NEEDS_REDIS = "<!-- runs with: Redis -->"
-EXPORTED = {"CACHESYNC_REDIS_URL", "CACHESYNC_REDIS_ENABLED", "CACHESYNC_ENABLED", "CACHESYNC_FILE", "CACHESYNC_ENCRYPTION_KEYS"}
-EXPORTED |= {"CACHESYNC_SWITCH"}
+EXPORTED = {
+    *("CACHESYNC_REDIS_URL", "CACHESYNC_REDIS_ENABLED", "CACHESYNC_ENABLED"),
+    *("CACHESYNC_FILE", "CACHESYNC_ENCRYPTION_KEYS", "CACHESYNC_SWITCH"),
+}
 
 
 @dataclass(frozen=True, slots=True)
