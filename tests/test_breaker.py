@@ -389,3 +389,17 @@ def _judged(trip: list[tuple[SharedStep, Any]]) -> tuple[str, list[str]]:
         step = Together(tuple(one for one, _ in trip))
         ThreadWorld(engine).note_all(step, engine.now(), Replies(tuple(reply for _, reply in trip)), [None] * len(trip))
         return engine.breaker.state, [event.name for event in events if event.name.startswith("layer_failed")]
+
+
+def test_what_was_asked_before_the_failure_does_not_say_that_it_is_over() -> None:
+    """Its answer may have been on its way for long, in a thread that had to wait for its turn."""
+    clock = FakeClock()
+    with Cache(policies=POLICIES, shared=MemoryShared(clock.monotonic), clock=clock, listen=False) as cache:
+        engine = engine_of(cache)
+        world, asked = ThreadWorld(engine), engine.now()
+        clock.advance(0.1)
+        world.note(LEASE, engine.now(), _failure())
+        world.note(ANSWERED[0][0], asked, ANSWERED[0][1])
+        assert engine.breaker.state == "open"
+        world.note(ANSWERED[0][0], engine.now(), ANSWERED[0][1])
+        assert engine.breaker.state == "closed"

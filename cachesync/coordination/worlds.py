@@ -126,7 +126,7 @@ class World:
             else:
                 answered.add(step.__class__)
                 works = works or not (step.__class__ in _OF_ENTRIES or getattr(step, "stands", None))
-        if (breaker.is_open and works) or (breaker.refused in answered and not troubles):
+        if (breaker.is_open and works and asked >= breaker.failed_at) or (breaker.refused in answered and not troubles):
             engine.answered()
         for (_, _, is_late), (step, failed) in troubles.items():
             engine.failed(step, failed, is_outage=not works, is_late=is_late)

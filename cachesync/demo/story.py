@@ -145,7 +145,8 @@ class Story:
     def _counts(self) -> Counter[str]:
         total: Counter[str] = Counter()
         for node in self.nodes:
-            total.update(node.figures()["total"])
+            figures = node.figures()["total"]
+            total.update({name: figure for name, figure in figures.items() if name != "policy"})
         return total
 
     def _get(self, client: Client, worker: str, path: str) -> Answer:

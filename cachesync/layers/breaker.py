@@ -42,6 +42,8 @@ class Breaker:
         self._trying_until = NEVER
         self.is_open = False
         """Whether the layer has failed and did not answer since."""
+        self.failed_at = NEVER
+        """When that was noticed last. What had been asked before says nothing about now."""
         self.refused: type | None = None
         """The kind of step that the layer has refused, until it does one again. A server that answers, if only to refuse, costs no time."""
         self.is_tried = False
@@ -87,7 +89,7 @@ class Breaker:
             is_again = now < self.resting_until + LONGEST_REST
             self._rest = min(2 * self._rest, LONGEST_REST) if is_again else FIRST_REST
             self.resting_until = now + random.uniform(1 - SPREAD, 1 + SPREAD) * self._rest
-            self.is_open = True
+            self.is_open, self.failed_at = True, now
 
     def answered(self) -> None:
         """A step was answered."""

@@ -27,6 +27,7 @@ KNOWN: Final = frozenset(
     | {"failures", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
     | {"sending"}  # nor reloads, which alone look at it
     | {"breaker"}  # but for whether it is open
+    | {"splits", "parts"}  # one server has everything
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 
