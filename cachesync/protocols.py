@@ -124,7 +124,7 @@ class Ear(Protocol):
         ...
 
     def watch(self, key: str) -> None:
-        """Hear when the lease of ``key`` ends, and once when that begins to be heard (`Woken`)."""
+        """Hear when the lease of ``key`` ends (`Woken`), also where it ended before that was heard; at the worst once too often."""
         ...
 
     def unwatch(self, key: str) -> None:

@@ -94,6 +94,8 @@ def beat_at(number: int) -> Beat:
 
 CONFIRMED = push(b"ssubscribe", NAMES.log, 1)
 LEASE = NAMES.lease("a")
+STANDS, OVER = bulk(b"token"), b"_\r\n"
+"""What looking for a lease says."""
 
 
 class Connection:
@@ -185,10 +187,10 @@ def test_a_server_that_knows_no_sharded_channels_is_asked_for_plain_ones() -> No
     with Wire(greeting=b"-ERR unknown command `SSUBSCRIBE`, with args beginning with: \r\n" + push(b"subscribe", NAMES.log, 1)) as wire:
         wire.ear.watch("a")
         assert wire.hear(beat=True) == Heard(())
-        assert [command[0] for command in wire.commands(5)] == [b"SSUBSCRIBE", b"SUBSCRIBE", b"SUBSCRIBE", b"HMGET", b"INFO"]
-        wire.send(push(b"message", NAMES.log, message_of(record(1))), answer(1))
-        wire.send(push(b"subscribe", LEASE, 2), push(b"message", LEASE, b""))
-        assert wire.items(4) == [record(1), beat_at(1), Woken("a"), Woken("a")]
+        assert [command[0] for command in wire.commands(6)] == [b"SSUBSCRIBE", b"SUBSCRIBE", b"SUBSCRIBE", b"GET", b"HMGET", b"INFO"]
+        wire.send(push(b"subscribe", LEASE, 2), STANDS, push(b"message", NAMES.log, message_of(record(1))), answer(1))
+        wire.send(push(b"message", LEASE, b""))
+        assert wire.items(3) == [record(1), beat_at(1), Woken("a")]
         assert wire.opened == 1
 
 
@@ -328,7 +330,7 @@ def test_whatever_else_is_sent_is_a_failure_and_ends_the_connection(case: str) -
         assert wire.opened == 2
 
 
-SENT = (published(message_of(record(1))), push(b"ssubscribe", LEASE, 2), answer(1), push(b"smessage", LEASE, b""), published(b"?"))
+SENT = (published(message_of(record(1))), push(b"ssubscribe", LEASE, 2), OVER, answer(1), push(b"smessage", LEASE, b""), published(b"?"))
 
 
 @given(st.lists(st.integers(1, len(b"".join(SENT)) - 1), max_size=12))
@@ -504,10 +506,21 @@ def test_watching_ends_no_waiting_but_is_said_at_once() -> None:
         listening = threading.Thread(target=lambda: found.append(wire.hear(2 * LONG)))
         listening.start()
         wire.ear.watch("a")
-        assert wire.commands(1) == [[b"SSUBSCRIBE", LEASE]]
-        wire.send(push(b"ssubscribe", LEASE, 2))
+        assert wire.commands(2) == [[b"SSUBSCRIBE", LEASE], [b"GET", LEASE]]
+        wire.send(push(b"ssubscribe", LEASE, 2), OVER)
         listening.join()
         assert found == [Heard((Woken("a"),))]
+
+
+def test_a_lease_that_stands_when_its_end_begins_to_be_heard_wakes_nobody() -> None:
+    """Whoever waits for it would ask again in vain."""
+    with Wire() as wire:
+        wire.ear.watch("a")
+        wire.hear()
+        wire.send(push(b"ssubscribe", LEASE, 2), STANDS, published(message_of(record(1))))
+        assert wire.items(1) == [record(1)]
+        wire.send(push(b"smessage", LEASE, b""))
+        assert wire.items(1) == [Woken("a")]
 
 
 def test_what_is_no_longer_watched_is_unsubscribed() -> None:
@@ -518,8 +531,8 @@ def test_what_is_no_longer_watched_is_unsubscribed() -> None:
         wire.ear.unwatch("a")
         wire.ear.unwatch("never")
         wire.hear()
-        assert wire.commands(4)[:3] == [[b"SSUBSCRIBE", NAMES.log], [b"SSUBSCRIBE", LEASE], [b"SUNSUBSCRIBE", LEASE]]
-        wire.send(push(b"ssubscribe", LEASE, 2), push(b"smessage", LEASE, b""), push(b"sunsubscribe", LEASE, 1))
+        assert wire.commands(5)[:4] == [[b"SSUBSCRIBE", NAMES.log], [b"SSUBSCRIBE", LEASE], [b"GET", LEASE], [b"SUNSUBSCRIBE", LEASE]]
+        wire.send(push(b"ssubscribe", LEASE, 2), OVER, push(b"smessage", LEASE, b""), push(b"sunsubscribe", LEASE, 1))
         wire.send(published(message_of(record(1))))
         assert wire.items(1) == [record(1)]
 

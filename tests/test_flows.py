@@ -361,7 +361,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             (Await("item:1", TOKEN, FIRST_WAIT), Waited(101.0)),
             (Position, stands(5)),
             (lease(at(5), deadline=101.25), BUSY),
-            (Await("item:1", TOKEN, 2 * FIRST_WAIT), Waited(102.0)),
+            (Await("item:1", TOKEN, LONGEST_WAIT), Waited(102.0)),
             (Position, stands(5)),
             (Lease, CAME),
             (Admit(ASK, BLOB, at(5), NOW), SERVED),

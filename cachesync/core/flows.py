@@ -83,10 +83,9 @@ from cachesync.core.together import together
 from cachesync.errors import BatchError, OverdueError, RestingError
 
 Result = Called | Failed
-FIRST_WAIT: Final = 0.05
+FIRST_WAIT: Final = 0.2
 LONGEST_WAIT: Final = 0.25
-"""A caller that waits for another process is woken when the lease ends. In case nothing is heard it looks after 50 ms, and then ever
-more seldom, up to four times a second."""
+"""Seconds. A caller that waits for another process is woken when the lease ends. In case nothing is heard it looks itself."""
 WHY_LENGTH: Final = 200
 """Characters of an exception that other processes are told."""
 BANS_OF_A_PAGE: Final = 4_000

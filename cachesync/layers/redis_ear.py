@@ -51,7 +51,8 @@ class RedisEar:
         self._line: Line | None = None
         self._parser = parser()
         self._is_sharded = True
-        self._asked: deque[float] = deque()  # when questions were sent that have no answer yet
+        self._asked: deque[float] = deque()  # when questions about the log's end were sent that have no answer yet
+        self._expected: deque[bytes | None] = deque()  # which lease was looked for, None for the log's end: replies come in this order
         self._answers: list[Any] = []
         self._watched: dict[bytes, str] = {}  # channels besides the log's, with their keys
         self._orders: deque[tuple[bool, bytes]] = deque()  # channels to hear from now on, or no more
@@ -110,6 +111,7 @@ class RedisEar:
         self._parser, self._answers = parser(), []
         self._is_deposed = False
         self._asked.clear()
+        self._expected.clear()
         self._orders.clear()
         self._is_sharded = True
         self._subscribe(line, self._names.log)
@@ -125,11 +127,18 @@ class RedisEar:
                 elif isinstance(reply, ResponseError):
                     raise reply
         for channel in tuple(self._watched):
-            self._subscribe(line, channel)
+            self._listen(line, channel)
         return line
 
     def _subscribe(self, line: Line, channel: bytes) -> None:
         self._send(line, (self._verb(b"SUBSCRIBE", channel), channel))
+
+    def _listen(self, line: Line, channel: bytes) -> None:
+        """Hear when a lease ends. It may have ended before that is heard: so it is looked for, where that is the same server."""
+        self._subscribe(line, channel)
+        if self._is_of_shard(channel):
+            self._send(line, (b"GET", channel))
+            self._expected.append(channel)
 
     def _verb(self, name: bytes, channel: bytes) -> bytes:
         return b"S" + name if self._is_sharded and self._is_of_shard(channel) else name
@@ -161,13 +170,17 @@ class RedisEar:
         until = time.monotonic() + step.seconds
         if step.beat:
             self._asked.append(time.monotonic())
+            self._expected.append(None)
             line.sock.settimeout(step.patience)
             line.sock.sendall(self._question)
         has_waited = False
         while True:
             while self._orders:
                 begin, channel = self._orders.popleft()
-                self._send(line, (self._verb(b"SUBSCRIBE" if begin else b"UNSUBSCRIBE", channel), channel))
+                if begin:
+                    self._listen(line, channel)
+                else:
+                    self._send(line, (self._verb(b"UNSUBSCRIBE", channel), channel))
             items = self._items()
             now = time.monotonic()
             if items or (has_waited and now >= until):
@@ -212,8 +225,15 @@ class RedisEar:
             else:
                 if isinstance(reply, ResponseError):
                     raise reply
+                lease = self._expected[0]
+                if lease is not None:
+                    self._expected.popleft()
+                    if reply is None and lease in self._watched:
+                        items.append(Woken(self._watched[lease]))
+                    continue
                 self._answers.append(reply)
                 if len(self._answers) == 2:
+                    self._expected.popleft()
                     beat = beat_of(self._answers)
                     self._is_deposed = not beat.is_master
                     items.append(beat._replace(asked=self._asked.popleft()))
@@ -226,7 +246,8 @@ class RedisEar:
                 raise RedisConnectionError("the server ended the subscription")
             return _item_of(message) if kind in _MESSAGES else None
         key = self._watched.get(channel)
-        return None if key is None or kind in _UNSUBSCRIBED else Woken(key)
+        is_answered = kind in _UNSUBSCRIBED or (kind in _SUBSCRIBED and self._is_of_shard(channel))
+        return None if key is None or is_answered else Woken(key)
 
     def _drop(self) -> None:
         line, self._line = self._line, None
