@@ -786,6 +786,40 @@ def test_what_has_changed_is_told(colour: Colour, loop: LoopThread) -> None:
     app.close()
 
 
+def test_a_reload_that_shrinks_local_memory_waits_for_nobody_who_waits_for_it(loop: LoopThread) -> None:
+    """A value that leaves calls this cache from its finalizer, while another thread is about to hold a copy."""
+    app = App("def", loop)
+    said: list[int] = []
+
+    @app.cache.cached("item:small:{number}")
+    def small(number: int) -> int:
+        return number
+
+    class Value:
+        def __del__(self) -> None:
+            if not said:
+                said.append(0)
+                other = threading.Thread(target=small, args=(1,), daemon=True)
+                other.start()
+                other.join(0.5)  # as far as it can come
+                said.append(small(2))
+
+    @app.cache.cached("item:large:{number}")
+    def large(number: int) -> Value:
+        return Value()
+
+    large(1)
+    large(2)
+    new = Settings(policies=app.cache.settings.policies, local=LocalSettings(max_entries=1), coordination=WIDE)
+    reloading = threading.Thread(target=app.cache.reload, args=(new,), daemon=True)
+    reloading.start()
+    reloading.join(LONG)
+    assert not reloading.is_alive(), "it waits for ever"
+    assert said == [0, 2]
+    assert small(1) == 1
+    app.close()
+
+
 # --- all at once ------------------------------------------------------------------------------------------------------------------
 
 

@@ -62,10 +62,7 @@ class Reloader:
             if problems or not changes:
                 self._refuse(settings, problems)
                 return changes, ()
-            keys = self._swap(old, settings)
-            if self._memory is not None and old.local != settings.local:
-                self._memory.resize(settings.local.max_entries, settings.local.max_bytes)
-            return changes, keys
+            return changes, self._swap(old, settings)
 
     @staticmethod
     def _refuse(settings: Settings, problems: list[str]) -> None:
@@ -100,6 +97,8 @@ class Reloader:
             for flight in engine.flights.part(is_apart):
                 engine.forsake(flight.token)
             engine.ledger.turn_by_reload()
+            if self._memory is not None and old.local != settings.local:  # here, as for a put: what leaves may call this cache
+                self._memory.resize(settings.local.max_entries, settings.local.max_bytes)
             return tuple({ask.key: None for ask in engine.sending.values() if not ask.policy.encrypt and _encrypts(settings, ask.key)})
 
 
