@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import threading
 import time
+import traceback
 import tracemalloc
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 import pytest
 
-from cachesync import Cache, FunctionStats, MemoryShared, Policy
+from cachesync import Cache, FunctionStats, MemoryShared, Policy, Settings
+from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.events import CATALOGUE
+from cachesync.core.auditing import Question
 from cachesync.core.bans import BanIndex, SoftIndex
 from cachesync.core.entry import SIZE_UNIT
 from cachesync.core.records import GLOB, KEY, PREFIX, TAG, Kind, Targets
-from support.nodes import COLOURS, Caller, Colour, LoopThread, Node, Origin, engine_of, read_log, until
+from cachesync.core.settings import LocalSettings
+from cachesync.layers.local import SLACK, LocalMemory
+from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, Node, Origin, engine_of, read_log, sites_of, until
 
 POLICIES = [
     Policy(name="stores", match="stores:*", ttl="1h", stale_while_revalidate="1h"),
@@ -96,6 +103,82 @@ def test_the_functions_of_a_policy_are_added_up() -> None:
     assert (others.policy, others.computed, others.calls) == ("others", 1, 1)
     assert (stats.total.policy, stats.total.calls) == ("*", 5)
     assert stores.hit_rate == 1 / 4
+
+
+def test_counting_waits_for_nobody_who_waits_for_it() -> None:
+    """The copies of keys that went to another policy leave when somebody counts. One calls the cache from its finalizer, while another
+    thread is about to hold a copy.
+    """
+    cache = Cache(policies=POLICIES)
+    said: list[int] = []
+
+    @cache.cached("users:{number}")
+    def user(number: int) -> int:
+        return number
+
+    class Value:
+        def __del__(self) -> None:
+            if not said:
+                said.append(0)
+                other = threading.Thread(target=user, args=(1,), daemon=True)
+                other.start()
+                other.join(0.5)  # as far as it can come
+                said.append(user(2))
+
+    for number in range(2 * SLACK):  # so many that they are swept at once
+        cache.set(f"stores:{number}", Value())
+    cache.reload(policies=[Policy(name="shops", match="stores:*", ttl="1h"), POLICIES[1]])
+    gc.collect()
+    assert said == []
+    counting = threading.Thread(target=cache.stats, daemon=True)
+    counting.start()
+    counting.join(LONG)
+    assert not counting.is_alive(), "it waits for ever"
+    assert said == [0, 2]
+    assert user(1) == 1
+
+
+class OwnedLock:
+    """The lock of local memory, which notes each time that a thread takes it without the engine's."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._inner, self._engine = threading.RLock(), engine_of(cache)
+        self.alone: list[str] = []
+
+    def __enter__(self) -> None:
+        if not self._engine.is_busy_here():
+            self.alone.append("".join(traceback.format_stack()))
+        self._inner.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.release()
+
+
+def test_nobody_takes_the_lock_of_local_memory_alone() -> None:
+    """Whatever is done with a cache: the collector may run under any lock, and a finalizer may call the cache."""
+    cache = Cache(policies=POLICIES, shared=MemoryShared(), listen=False)
+    memory = engine_of(cache).local
+    assert isinstance(memory, LocalMemory)
+    lock = OwnedLock(cache)
+    memory.lock = cast("Any", lock)
+
+    @cache.cached("stores:{code}", tags=["a"])
+    def store(code: str) -> str:
+        return code
+
+    assert [store("JKT"), store("JKT"), store("BDG")] == ["JKT", "JKT", "BDG"]
+    auditor = Auditor(engine_of(cache), lambda key: (sites_of(cache)[0], sites_of(cache)[0].address(("JKT",))), lambda: sites_of(cache))
+    assert auditor.examine(Question("", Targets(TAG, ("a",)), replace(cache.stamp(), number=99))) is not None
+    cache.set("users:1", 1)
+    cache.invalidate(tags=["a"])
+    store.refresh("JKT")
+    read_log(cache)
+    assert cache.stats().functions
+    cache.switch_here("local", "off")
+    cache.reload(policies=[Policy(name="stores", match="stores:*", ttl="1m"), POLICIES[1]])
+    cache.reload(Settings(local=LocalSettings(max_entries=1), policies=cache.settings.policies))
+    cache.close()
+    assert lock.alone == []
 
 
 def test_all_of_it_is_json() -> None:

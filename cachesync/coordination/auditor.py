@@ -132,10 +132,14 @@ class Auditor:
                 if held is not None and self._counts(site):
                     yield key, held
             return
-        copies = (held for site in self._sites() if self._counts(site) for held in site.shelf)
+        copies = (held for site in self._sites() if self._counts(site) for held in self._copies_of(site))
         for held in islice(copies, COPIES_LOOKED_AT):
             if targets.kind == EVERYTHING or matches(targets, "", held.dependencies):
                 yield "", held
+
+    def _copies_of(self, site: Site) -> Iterable[Held]:
+        with self._engine.lock:  # as for a put: whatever is finalized meanwhile may call this cache
+            return iter(site.shelf)
 
     def _counts(self, site: Site) -> bool:
         """Whether invalidations count for what a site has cached: they do not while its lifetime alone decides."""

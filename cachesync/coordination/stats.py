@@ -227,11 +227,15 @@ def shared_stats(engine: Engine) -> SharedStats:
 
 
 def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: LogStats, warming: WarmingStats) -> Stats:
-    """Count by function. Functions that share a shelf share its hits: they are counted at the first of them."""
+    """Count by function. Functions that share a shelf share its hits: they are counted at the first of them.
+
+    The local layer is asked under the engine's lock, as for a put: what leaves meanwhile may call this cache.
+    """
     counted: set[int] = set()
     functions: dict[str, FunctionStats] = {}
     for site in sites:
-        hits = 0 if id(site.shelf) in counted else site.shelf.hits
+        with engine.lock:
+            hits = 0 if id(site.shelf) in counted else site.shelf.hits
         counted.add(id(site.shelf))
         name, number = site.name, 1
         while name in functions:
@@ -257,9 +261,11 @@ def stats_of(engine: Engine, sites: Iterable[Site], refresher: Refresher, log: L
             policy=site.policy.name,
         )
     events = engine.events
+    with engine.lock:
+        usage = engine.local.usage()
     return Stats(
         functions=functions,
-        local=engine.local.usage(),
+        local=usage,
         log=log,
         shared=shared_stats(engine),
         refreshes=RefreshStats(refresher.under_way),
