@@ -786,6 +786,21 @@ def test_what_has_changed_is_told(colour: Colour, loop: LoopThread) -> None:
     app.close()
 
 
+def test_a_bound_that_local_memory_can_not_keep_is_refused_before_anything_changes(file: Path) -> None:
+    """The policies of the same file are not in force either."""
+    cache, events = Cache.from_file(file), list[Event]()
+    cache.on_event(events.append)
+    file.write_text(FILE.format(ttl="3s") + "[local]\nmax_bytes = 127\n")
+    with pytest.raises(PolicyError, match=r"local\.max_bytes: 127 is too small"):
+        cache.reload()
+    assert [event.name for event in events] == ["policies_refused"]
+    assert [policy.ttl for policy in cache.settings.policies] == [TTL]
+    file.write_text(FILE.format(ttl="3s") + "[local]\nmax_bytes = 128\n")
+    cache.reload()
+    assert cache.stats().local.max_bytes == 128
+    cache.close()
+
+
 def test_a_reload_that_shrinks_local_memory_waits_for_nobody_who_waits_for_it(loop: LoopThread) -> None:
     """A value that leaves calls this cache from its finalizer, while another thread is about to hold a copy."""
     app = App("def", loop)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final, cast
 
 from cachesync.core.encryption_keys import EncryptionKeys
+from cachesync.core.entry import SIZE_UNIT
 from cachesync.core.policies import Policies
 from cachesync.core.redis_url import read_redis_url
 from cachesync.core.rules import DYNAMIC, Problem, Rule, duration, flag, number, size, whole
@@ -35,6 +36,8 @@ NAMESPACE: Final = Rule(_read_namespace, {"type": "string", "minLength": 1, "max
 TTL_NAME: Final = Rule(_read_ttl_name, {"type": "string", "pattern": f"^{_TTL_NAME}$"}, "A name for a duration.")
 DURABLE_BUDGET: Final = 0.25
 """Seconds, the least budget with which an invalidation can wait for a replica."""
+LEAST_BYTES: Final = 2 * SIZE_UNIT
+"""Local memory keeps no copy that is larger than half of it."""
 TTL: Final = duration("A duration that policies can name.")
 
 
@@ -114,7 +117,7 @@ class LocalSettings(Section):
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "max_entries": whole("Entries in one process.", 1, 10**9),
-        "max_bytes": size("Bytes in one process.", least=1),
+        "max_bytes": size("Bytes in one process.", least=LEAST_BYTES),
     }
 
     def __init__(self, *, max_entries: int = 100_000, max_bytes: int | str = 268_435_456) -> None:
