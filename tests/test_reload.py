@@ -27,7 +27,7 @@ from cachesync.core.entry import NEVER
 from cachesync.core.freshness import life_of, longest_freshness
 from cachesync.core.names import Names
 from cachesync.core.reloads import ends_copies, shortened
-from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings
+from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, WarmingSettings
 from cachesync.core.steps import Done, Failed, Fetch, Reply, SharedStep, Store
 from cachesync.layers.codecs import AnyCodec
 from cachesync.layers.redis import RedisShared
@@ -799,6 +799,17 @@ def test_a_bound_that_local_memory_can_not_keep_is_refused_before_anything_chang
     cache.reload()
     assert cache.stats().local.max_bytes == 128
     cache.close()
+
+
+def test_how_warming_goes_on_may_change(colour: Colour, loop: LoopThread) -> None:
+    """Also if nothing else does."""
+    app = App(colour, loop)
+    new = Settings(policies=app.cache.settings.policies, coordination=WIDE, warming=WarmingSettings(concurrency=9, pause=1))
+    assert app.cache.reload(new) == Changes(settings=("warming.concurrency", "warming.pause"))
+    assert app.cache.settings.warming.concurrency == 9
+    (event,) = app.told("policies_reloaded")
+    assert event.fields["settings"] == ["warming.concurrency", "warming.pause"]
+    app.close()
 
 
 def test_a_reload_that_shrinks_local_memory_waits_for_nobody_who_waits_for_it(loop: LoopThread) -> None:

@@ -47,6 +47,7 @@ def changes_between(old: Settings, new: Settings) -> Changes:
     changed = {name: tuple(_policy_differs(before[name], policy)) for name, policy in after.items() if name in before}
     settings = [f"coordination.{name}" for name in _differs(old.coordination, new.coordination)]
     settings += [f"local.{name}" for name in _differs(old.local, new.local)]
+    settings += [f"warming.{name}" for name in _differs(old.warming, new.warming)]
     settings += [f"ttl.{name}" for name in dict.fromkeys((*old.ttl, *new.ttl)) if old.ttl.get(name) != new.ttl.get(name)]
     return Changes(
         tuple(name for name in after if name not in before),
