@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, Settings
-from cachesync.coordination import policy_watcher
+from cachesync.coordination import policy_watcher, warmer
 from cachesync.coordination.events import Event
 from cachesync.core.encryption_keys import KEY_BYTES
 from cachesync.core.entry import NEVER
@@ -29,6 +29,7 @@ from cachesync.core.names import Names
 from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, WarmingSettings
 from cachesync.core.steps import Done, Failed, Fetch, Reply, SharedStep, Store
+from cachesync.core.warming import MARK
 from cachesync.layers.codecs import AnyCodec
 from cachesync.layers.redis import RedisShared
 from cachesync.protocols import SharedLayer
@@ -72,10 +73,10 @@ class App(Caller):
         self.origin = origin or Origin()
         self.events: list[Event] = []
         coordination: CoordinationSettings = how.pop("coordination", WIDE)
+        settings = Settings(coordination=coordination, warming=how.pop("warming", WarmingSettings()))
         options: dict[str, Any] = {"clock": self.clock, "listen": False, **how}
         if options["clock"] is REAL:
             del options["clock"]
-        settings = Settings(coordination=coordination)
         cache = Cache(settings, policies=policies or [items()], on_event=self.events.append, encryption_keys=keys, **options)
         super().__init__(cache, colour, loop)
         self.item = self.decorate()
@@ -697,6 +698,45 @@ def test_a_cache_made_from_objects_has_no_file(colour: Colour, loop: LoopThread)
     app.close()
 
 
+@pytest.mark.parametrize("change", ["a ttl", "the version of all others"])
+def test_a_round_of_warming_goes_on_across_a_reload(colour: Colour, loop: LoopThread, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process keeps the lease of the round, and no other one begins the same."""
+    monkeypatch.setattr(warmer, "LOOK", 0.02)
+    shared, settings = HoldingShared(MemoryShared()), WarmingSettings(spread=0, concurrency=1)
+    warmed = items(warm=[f"item:{number}" for number in range(3)])
+    rest = [] if change == "a ttl" else [Policy(name="rest", match="*", ttl=TTL)]
+    one, two = (
+        App(colour, loop, warmed, *rest, shared=layer, clock=REAL, listen=True, warming=settings) for layer in (shared.inner, shared)
+    )
+
+    async def warm_behind(app: App) -> None:
+        app.cache.warm_behind()
+
+    def begin(app: App) -> None:
+        app.cache.warm_behind() if colour == "def" else loop.run(warm_behind(app))
+
+    gate = one.origin.hold()
+    begin(one)
+    gate.wait()
+    if rest:
+        one.reload(warmed, Policy(name="rest", match="*", ttl=TTL, version=2))
+    else:
+        one.reload(items(warm=warmed.warm, ttl=3600))
+    assert [lease.key[: len(MARK)] for lease in engine_of(one.cache).leases.values()].count(MARK) == 1
+    begin(two)
+
+    def looks() -> int:
+        return sum(isinstance(step, Fetch) and step.keys[0].startswith(MARK) for step in list(shared.steps))
+
+    until(lambda: looks() > 3, "looking whether it is warm")
+    assert two.origin.computations == 0
+    gate.open()
+    until(lambda: one.told("warmed"))
+    assert (one.origin.computations, two.origin.computations) == (3, 0)
+    for app in (one, two):
+        app.close()
+
+
 # --- functions --------------------------------------------------------------------------------------------------------------------
 
 
@@ -1112,7 +1152,7 @@ def test_a_child_watches_for_itself(file: Path, colour: Colour) -> None:
     script = Script(
         f"""
 from cachesync import Cache
-from cachesync.coordination import policy_watcher
+from cachesync.coordination import policy_watcher, warmer
 
 policy_watcher.INTERVAL = 0.01
 cache = Cache.from_file({str(file)!r}, watch=True)

@@ -14,6 +14,7 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.registry import Plan, Registry
 from cachesync.core.reloads import Changes, changes_between, ends_copies, kept, needing_restart
 from cachesync.core.settings import Settings
+from cachesync.core.warming import MARK
 from cachesync.errors import PolicyError
 from cachesync.layers.encryption import keyring_for
 from cachesync.layers.forks import lock_across_forks
@@ -91,6 +92,8 @@ class Reloader:
             engine.events.masking = registry.masking if registry.masking.is_needed else None
 
             def is_apart(flight: Flight) -> bool:
+                if flight.key.startswith(MARK):  # a round of warming: its key is of no policy, and names the versions itself
+                    return False
                 before, after = old.policies.match(flight.key), settings.policies.match(flight.key)
                 return before is None or after is None or ends_copies(before, after)
 
