@@ -514,6 +514,9 @@ class Cache:
         if changes or was_refused:
             self._events.forget("policies_reloaded")
             self._events.send("policies_reloaded", added=list(changes.added), removed=list(changes.removed), settings=changes.names())
+        if idle := self._engine.switches.of_policies(changes.removed):
+            self._events.forget("switch_without_effect")
+            self._events.send("switch_without_effect", switched=idle)
         return changes
 
     async def areload(self, settings: Settings | None = None, *, policies: Iterable[Policy] | None = None) -> Changes:
@@ -558,7 +561,8 @@ class Cache:
     def _read_switch(self, target: str, value: str) -> tuple[str, str]:
         if not all(isinstance(text, str) for text in cast("tuple[object, ...]", (target, value))):  # callers without a type checker
             raise SwitchError(f'what is switched, and how, are texts, such as "all" and "ttl", not {target!r} and {value!r}')
-        return read_switch(target, value, [policy.name for policy in self.settings.policies])
+        switches = self._engine.switches
+        return read_switch(target, value, [policy.name for policy in self.settings.policies], {*switches.here, *switches.everywhere})
 
     # --- warming ------------------------------------------------------------------------------------------------------------------
 

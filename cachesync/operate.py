@@ -293,19 +293,18 @@ def switch(settings: Settings, target: str | None, value: str | None, *, timeout
         errors.write("cachesync switch: a target goes with a value, such as: cachesync switch all ttl\n")
         return USAGE
     names = {policy.name for policy in settings.policies}
-    try:
-        if target is not None and value is not None:
-            read_switch(target, value, names)
-    except SwitchError as mistake:
-        errors.write(f"cachesync switch: {mistake}\n")
-        return USAGE
     outcome, problem, code = Outcome(), "", OK
     switched: dict[str, str] = {}
     version = 0
     try:
         with _cache(settings, outcome, min(timeout, BUDGET)) as cache:
+            if target is not None and value is not None:
+                _check_switch(cache, target, value, names, timeout)
             problem = _switched(cache, target, value, timeout)
             switched, version = dict(cache.switches().everywhere), cache.switches().version
+    except SwitchError as mistake:
+        errors.write(f"cachesync switch: {mistake}\n")
+        return USAGE
     except KeyboardInterrupt:
         problem, code = "interrupted: say it again to be sure, that does no harm", INTERRUPTED
     if problem and code == OK:
@@ -321,6 +320,18 @@ def switch(settings: Settings, target: str | None, value: str | None, *, timeout
     if problem:
         errors.write(f"cachesync switch: {problem}\n")
     return code
+
+
+def _check_switch(cache: Cache, target: str, value: str, names: Collection[str], timeout: float) -> None:
+    """Raises `SwitchError` for what can not be switched. Before a name is refused, Redis is asked: it may be that of a policy that was
+    switched and is no more.
+    """
+    read_switch(target, value, {*names, target.removeprefix("policy.")})
+    try:
+        read_switch(target, value, names)
+    except SwitchError:
+        _switched(cache, None, None, timeout)
+        read_switch(target, value, names, cache.switches().everywhere)
 
 
 def _switched(cache: Cache, target: str | None, value: str | None, timeout: float) -> str:

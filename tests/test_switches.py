@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -700,6 +701,32 @@ def test_each_change_is_an_event_and_is_seen_in_stats_and_health(system: System)
     assert far.cache.health().status == "ok"
 
 
+def test_what_is_switched_can_be_taken_back_when_its_policy_has_gone(system: System, colour: Colour) -> None:
+    """A reload that gives a policy another name says what is switched of the one that is no more; the old name is no mistake."""
+    near, far = system.nodes
+    old = list(near.cache.settings.policies)
+    system.switch(old[0].name, "off")
+    near.do(near.cache.reload if colour == "def" else near.cache.areload, policies=[replace(old[0], name="renamed"), *old[1:]])
+    assert [event.fields for event in near.told("switch_without_effect")] == [{"switched": [f"policy.{old[0].name}=off"]}]
+    assert not far.told("switch_without_effect")
+    system.switch(old[0].name, "full")
+    assert far.cache.switches().effective == {}
+    with pytest.raises(SwitchError, match="is nothing to switch"):
+        near.switch(old[0].name, "full")
+    near.do(near.cache.reload if colour == "def" else near.cache.areload, policies=old)
+    assert len(near.told("switch_without_effect")) == 1
+
+
+def test_what_is_switched_here_can_be_taken_back_too(colour: Colour, loop: LoopThread) -> None:
+    """Nobody else knows of it."""
+    caller = Caller(Cache(policies=[Policy(name="old", match="*", ttl="1h")]), colour, loop)
+    caller.cache.switch_here("old", "off")
+    caller.cache.reload(policies=[Policy(name="new", match="*", ttl="1h")])
+    assert caller.cache.switches().effective == {"policy.old": "off"}
+    caller.cache.switch_here("policy.old", "full")
+    assert caller.cache.switches().effective == {}
+
+
 def test_switches_need_no_redis(colour: Colour, loop: LoopThread) -> None:
     """In one process a switch for all is one for this process."""
     caller = Caller(Cache(policies=[Policy(name="all", match="*", ttl="1h")]), colour, loop)
@@ -820,6 +847,19 @@ def test_the_command_says_what_can_not_be_switched(run: Callable[..., tuple[int,
         'cachesync switch: "store" is nothing to switch: "all", "local", "redis", "stores"; write "stores"\n',
     )
     assert run("stores", "none")[0] == run("stores")[0] == 2
+
+
+def test_the_command_takes_back_what_is_switched_of_a_policy_that_has_gone(
+    run: Callable[..., tuple[int, str, str]], every_server: Server, namespace: str
+) -> None:
+    """The file has another name for it by now."""
+    with Cache(policies=[Policy(name="shops", match="*", ttl="10m")], namespace=namespace, redis=every_server.url) as cache:
+        cache.switch("shops", "off")
+    assert run("shop", "full")[0] == 2
+    assert run("shops", "none")[0] == 2
+    assert run("shops", "full")[::2] == (0, "")
+    assert run()[1].startswith("nothing is switched")
+    assert run("shops", "full")[0] == 2
 
 
 def test_the_command_says_when_redis_does_not_answer(

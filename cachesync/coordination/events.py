@@ -59,6 +59,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "invalidation_queued": (logging.WARNING, "an invalidation holds in this process and waits for the shared layer. patterns, tags"),
     "invalidation_lost": (logging.ERROR, "the cache was closed before a queued invalidation could be announced. patterns, tags"),
     "switched": (logging.WARNING, "what is cached was switched, for this process or for all: this is what holds now. switched, by"),
+    "switch_without_effect": (
+        logging.WARNING,
+        "a policy was switched, and after a reload there is none of that name: its keys are cached as others say. switched",
+    ),
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
     "policies_reloaded": (logging.INFO, "the policies were reloaded while the process runs. added, removed, settings"),
     "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
@@ -93,6 +97,7 @@ EventName = Literal[
     "invalidation_queued",
     "invalidation_lost",
     "switched",
+    "switch_without_effect",
     "setting_without_effect",
     "policies_reloaded",
     "policies_refused",

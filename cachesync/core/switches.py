@@ -70,12 +70,13 @@ def read_thrown(text: str) -> Thrown:
 # --- what is asked for ------------------------------------------------------------------------------------------------------------
 
 
-def read_switch(target: str, value: str, policies: Collection[str]) -> tuple[str, str]:
+def read_switch(target: str, value: str, policies: Collection[str], switched: Collection[str] = ()) -> tuple[str, str]:
     """One switch as somebody wrote it: the target in full, and the value. Raises `SwitchError`, which says what would be right.
 
-    A policy may be named without ``policy.`` in front, unless it is called as one of the others.
+    A policy may be named without ``policy.`` in front, unless it is called as one of the others. ``switched`` are the targets that are
+    switched now: they can be taken back, also where there is no policy of that name any more.
     """
-    full = _read_target(target, policies)
+    full = _read_target(target, policies, switched)
     known: tuple[str, ...] = POSITIONS if full in LAYERS else MODES
     if value not in known:
         right = nearest(value, known) or ("off" if value in {"false", "0", "no"} else known[-1])
@@ -83,11 +84,11 @@ def read_switch(target: str, value: str, policies: Collection[str]) -> tuple[str
     return full, value
 
 
-def _read_target(target: str, policies: Collection[str]) -> str:
+def _read_target(target: str, policies: Collection[str], switched: Collection[str]) -> str:
     if target == ALL or target in LAYERS:
         return target
     name = target.removeprefix(_POLICY)
-    if name in policies:
+    if name in policies or _POLICY + name in switched:
         return _POLICY + name
     likely = nearest(name, (ALL, *LAYERS, *policies))
     shown = listed((ALL, *LAYERS, *sorted(policies)[:NAMES_SHOWN])) + (", ..." if len(policies) > NAMES_SHOWN else "")
@@ -163,6 +164,11 @@ class Switches:
     def mode_of(self, policy: str) -> Mode:
         """How the values of a policy are cached now, by its name."""
         return self._modes.get(policy, self._mode)
+
+    def of_policies(self, names: Iterable[str]) -> list[str]:
+        """What is switched of the policies of these names, such as ``policy.stores=off``."""
+        targets = (_POLICY + name for name in names)
+        return [f"{target}={self.effective[target]}" for target in targets if target in self.effective]
 
     @property
     def thrown(self) -> Thrown:
