@@ -7,6 +7,7 @@ about who is told.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -725,6 +726,17 @@ def test_what_is_switched_here_can_be_taken_back_too(colour: Colour, loop: LoopT
     assert caller.cache.switches().effective == {"policy.old": "off"}
     caller.cache.switch_here("policy.old", "full")
     assert caller.cache.switches().effective == {}
+
+
+def test_a_switch_that_is_thrown_again_is_a_warning_again(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    """The log tells how often caching was turned down and up, and not only of the first time."""
+    with caplog.at_level(logging.WARNING, logger="cachesync"):
+        for mode in ("off", "full", "off", "full"):
+            system.nodes[0].cache.switch_here("all", mode)
+    assert [record.getMessage().partition(", by=")[0] for record in caplog.records] == [
+        "switched: switched=['all=off']",
+        "switched: switched=[]",
+    ] * 2
 
 
 def test_switches_need_no_redis(colour: Colour, loop: LoopThread) -> None:

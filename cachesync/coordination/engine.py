@@ -860,9 +860,11 @@ class Engine:
             self.tell_switches(by)
 
     def tell_switches(self, by: str) -> None:
-        """Say what is switched, and who has done it."""
+        """Say what is switched, and who has done it. Each change is news, also to what held before."""
         switched = [f"{target}={value}" for target, value in self.switches.effective.items()]
-        self.events.send("switched", ",".join(switched), switched=switched, by=by)
+        subject = ",".join(switched)
+        self.events.forget("switched", subject)
+        self.events.send("switched", subject, switched=switched, by=by)
 
     # --- trouble ------------------------------------------------------------------------------------------------------------------
 
