@@ -17,7 +17,19 @@ from typing import Any, Final
 
 import pytest
 
-from cachesync import Cache, LayerError, MemoryShared, Policy, PolicyError, RedisShared, Settings, SwitchError, Switches, load_settings
+from cachesync import (
+    Cache,
+    Event,
+    LayerError,
+    MemoryShared,
+    Policy,
+    PolicyError,
+    RedisShared,
+    Settings,
+    SwitchError,
+    Switches,
+    load_settings,
+)
 from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings
@@ -34,6 +46,7 @@ from cachesync.core.switches import (
     read_switches,
     read_thrown,
 )
+from cachesync.layers.local import LocalMemory
 from support.nodes import (
     COLOURS,
     KINDS,
@@ -609,6 +622,47 @@ def test_without_local_memory_no_copy_is_kept_or_served(system: System) -> None:
     system.switch("local", "on")
     near.read()
     assert near.cache.stats().local.entries == 1
+
+
+class KeepingLocal(LocalMemory):
+    """Local memory that was plugged in, and when it ``fails``, drops none of its copies."""
+
+    fails = False
+
+    def clear(self) -> None:
+        if self.fails:
+            raise RuntimeError("it can not")
+        super().clear()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_copies_that_could_not_be_dropped_are_not_served(colour: Colour, loop: LoopThread, *, everywhere: bool) -> None:
+    """The switch holds whole, whatever the layer raises; the trouble is told."""
+    events: list[Event] = []
+    policy = Policy(name="all", match="*", ttl="1h", stale_if_error="1h")
+    local = KeepingLocal()
+    caller = Caller(Cache(policies=[policy], shared=MemoryShared(), local=local, on_event=events.append), colour, loop)
+    values = iter(range(10))
+
+    @caller.cached("a")
+    async def function() -> int:
+        return next(values)
+
+    caller.stamp()
+    assert [caller.do(function) for _ in range(2)] == [0, 0]
+    local.fails = True
+    for layer in ("redis", "local"):
+        if everywhere:
+            caller.switch(layer, "off")
+        else:
+            caller.cache.switch_here(layer, "off")
+    assert [caller.do(function) for _ in range(2)] == [1, 2]
+    values = iter(())
+    with pytest.raises((StopIteration, RuntimeError)):  # no copy stands in for it, either
+        caller.do(function)
+    failed = [event.fields for event in events if event.name == "layer_failed"]
+    assert [(fields["layer"], fields["step"]) for fields in failed] == [("local", "clear")]
+    caller.close()
 
 
 def test_both_layers_off_computes_once_for_those_who_ask_together(system: System) -> None:

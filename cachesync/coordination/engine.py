@@ -119,6 +119,13 @@ class HeldLease(NamedTuple):
     loop: asyncio.AbstractEventLoop | None
 
 
+class Turned(NamedTuple):
+    """What came of a switch: whether it made a difference, and what a local layer raised that should have dropped its copies."""
+
+    is_changed: bool
+    trouble: Exception | None = None
+
+
 class Engine:
     """The state of one cache in one process."""
 
@@ -275,15 +282,19 @@ class Engine:
 
     def held(self, ask: Ask) -> Held | None:
         """The copy that may answer ``ask`` now, fresh or stale, after judging it against what was applied since the last time."""
-        site: Site = ask.site
-        held = site.shelf.copies.get(ask.raw)
+        held = self._copy(ask)
         return held if held is not None and self._renew(held, ask) else None
+
+    def _copy(self, ask: Ask) -> Held | None:
+        """The copy of a key, not judged. None is used while local memory is switched off: it may not have let go of all."""
+        site: Site = ask.site
+        return site.shelf.copies.get(ask.raw) if self.switches.local else None
 
     def spare(self, step: Spare) -> Called | None:
         """The copy that may stand in for a computation, after judging it. None under a strict policy, or for who asked for a stamp."""
         ask, reason = step
         site: Site = ask.site
-        held = site.shelf.copies.get(ask.raw)
+        held = self._copy(ask)
         if held is None or not site.policy.stale_if_error or ask.least is not None:
             return None
         now = self.now()
@@ -829,35 +840,40 @@ class Engine:
     def switch(self, *changes: tuple[str, str]) -> None:
         """Switch in this process alone."""
         with self.lock:
-            is_changed = self._turn(self.switches.switched_here(*changes))
-        self._tell_switched("a call in this process", is_changed=is_changed)
+            turned = self._turn(self.switches.switched_here(*changes))
+        self._tell_switched("a call in this process", turned)
 
     def obey(self, thrown: Thrown) -> bool:
         """Take over what is switched for all processes. False for what is older than what is known here."""
         with self.lock:
             if thrown.version <= self.switches.version:
                 return False
-            is_changed = self._turn(self.switches.told(thrown))
-        self._tell_switched("for all processes", is_changed=is_changed)
+            turned = self._turn(self.switches.told(thrown))
+        self._tell_switched("for all processes", turned)
         return True
 
-    def _turn(self, switches: Switches) -> bool:
+    def _turn(self, switches: Switches) -> Turned:
         """From now on ``switches`` hold. With the mark every hit is judged anew: at once, and by what holds from now on.
 
-        True where that makes a difference. The lock is held.
+        The lock is held.
         """
         before, self.switches = self.switches, switches
         if before.effective == switches.effective:
-            return False
-        if not switches.local:
-            self.local.clear()
+            return Turned(is_changed=False)
         self.ledger.turn()
-        return True
+        if not switches.local:
+            try:
+                self.local.clear()
+            except Exception as error:  # of a layer that was plugged in: its copies are there, and are not served
+                return Turned(is_changed=True, trouble=error)
+        return Turned(is_changed=True)
 
-    def _tell_switched(self, by: str, *, is_changed: bool) -> None:
-        if is_changed:
+    def _tell_switched(self, by: str, turned: Turned) -> None:
+        if turned.is_changed:
             self.waiters.wake()  # nobody waits for another process where that does not count any more
             self.tell_switches(by)
+        if turned.trouble is not None:
+            self.events.send("layer_failed", "local", layer="local", step="clear", error=repr(turned.trouble))
 
     def tell_switches(self, by: str) -> None:
         """Say what is switched, and who has done it. Each change is news, also to what held before."""
