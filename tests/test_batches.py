@@ -13,6 +13,7 @@ import pytest
 from cachesync import Cache, Event, MemoryShared, Policy, Settings
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Failed, Fetch, Reply, SharedStep, Store
+from cachesync.core.switches import place_of
 from cachesync.errors import LayerError
 from cachesync.layers.memory import MemoryEar
 from cachesync.testing import FakeClock
@@ -105,6 +106,44 @@ def test_a_batch_computes_each_key_once_and_keeps_the_order() -> None:
     assert square.many([(3,), (1,), (3,), (2,)]) == [9, 1, 9, 4]
     assert sorted(computed) == [1, 2, 3]
     assert square.many([]) == []
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("way", ["many", "cached_many"])
+def test_keys_outside_of_a_ramp_take_no_time_from_those_inside(colour: Colour, loop: LoopThread, way: str) -> None:
+    """What is only called takes longer than the shared layer is given; the others are found there, and are stored there."""
+    clock, events, computed = FakeClock(), list[Event](), list[int]()
+    shared = PunctualShared(clock)
+    inside, outside = ([n for n in range(20) if (place_of(f"square:{n}") < 0.5) is is_inside] for is_inside in (True, False))
+
+    def ask(numbers: list[int]) -> dict[int, int]:
+        policy = Policy(name="all", match="*", ttl="1h", ramp=0.5)
+        cache = Cache(policies=[policy], shared=shared, clock=clock, listen=False, on_event=events.append)
+        caller = Caller(cache, colour, loop)
+
+        def squares(numbers: list[int]) -> dict[int, int]:
+            clock.advance(0.5)
+            computed.extend(numbers)
+            return {n: n * n for n in numbers}
+
+        async def asquares(numbers: list[int]) -> dict[int, int]:
+            return squares(numbers)
+
+        async def square(n: int) -> int:
+            return squares([n])[n]
+
+        if way == "many":
+            many = caller.cached("square:{n}")(square).many
+            return dict(zip(numbers, caller.do(many, [(n,) for n in numbers]), strict=True))
+        function: Any = cache.cached_many("square:{n}")(squares if colour == "def" else asquares)
+        return dict(caller.do(function, numbers))
+
+    assert ask(outside[:2] + inside[:3]) == {n: n * n for n in outside[:2] + inside[:3]}
+    assert sorted(computed) == sorted(outside[:2] + inside[:3])
+    computed.clear()
+    assert ask(outside[:2] + inside[:4]) == {n: n * n for n in outside[:2] + inside[:4]}
+    assert sorted(computed) == sorted([*outside[:2], inside[3]])
+    assert [event.name for event in events] == []
 
 
 class SlowCodec:

@@ -308,17 +308,17 @@ class Operations:
     ) -> Generator[Step, Any, list[Result]]:
         engine = self.engine
         answers: dict[str, Result] = _repeated(asks, readings)
-        bypassed = [ask for ask in asks if ask.key not in answers and self._bypasses(ask, least)]
-        if bypassed:
-            flows = tuple(self._calling(ask, least) for ask in bypassed)
-            called: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(flows))
-            answers.update(zip((ask.key for ask in bypassed), called, strict=True))
-        missing = self._missing([ask for ask in asks if ask.key not in answers], least, answers)
+        bypassed = [ask for ask in asks if self._bypasses(ask, least)]
+        missing = self._missing([ask for ask in asks if not self._bypasses(ask, least)], least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
         confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
         shared = bool(missing) and (yield from self._sharing(asks[0].deadline))
         obtained = yield from obtain_many(missing, shared=shared, strict=strict, least=least, confirmed=confirmed, at_once=at_once)
         answers.update(zip((ask.key for ask in missing), obtained, strict=True))
+        if bypassed:  # last: the time for the shared layer runs
+            flows = tuple(self._calling(ask, least) for ask in bypassed)
+            called: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(flows))
+            answers.update(zip((ask.key for ask in bypassed), called, strict=True))
         return [answers[ask.key] for ask in asks]
 
     def _missing(self, asks: Sequence[Ask], least: Stamp | None, found: dict[str, Any]) -> list[Ask]:
