@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cachesync import Cache, Event, MemoryShared, Policy, Settings
+from cachesync.coordination.operations import Operations
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Failed, Fetch, Reply, SharedStep, Store
 from cachesync.core.switches import place_of
@@ -144,6 +145,33 @@ def test_keys_outside_of_a_ramp_take_no_time_from_those_inside(colour: Colour, l
     assert ask(outside[:2] + inside[:4]) == {n: n * n for n in outside[:2] + inside[:4]}
     assert sorted(computed) == sorted([*outside[:2], inside[3]])
     assert [event.name for event in events] == []
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_is_not_cached_is_called_page_by_page_too(colour: Colour, loop: LoopThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of a long batch at once; and no key twice in one batch, as where it is cached."""
+    monkeypatch.setattr(Operations.obtaining_many, "__kwdefaults__", {**(Operations.obtaining_many.__kwdefaults__ or {}), "page": 10})
+    caller = Caller(Cache(policies=[Policy(name="all", match="*", ttl="1h")]), colour, loop)
+    caller.cache.switch_here("all", "off")
+    computed: list[int] = []
+    under_way, most = [0], [0]
+
+    async def work(n: int) -> int:
+        computed.append(n)
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        if colour == "async def":
+            await asyncio.sleep(0)
+        under_way[0] -= 1
+        return n * n
+
+    square = caller.cached("square:{n}")(work)
+    numbers = [*range(35), 3, *range(35)]
+    for _ in range(2):
+        assert caller.do(square.many, [(n,) for n in numbers]) == [n * n for n in numbers]
+        assert sorted(computed) == list(range(35))
+        computed.clear()
+    assert most[0] == (10 if colour == "async def" else 1)
 
 
 class SlowCodec:

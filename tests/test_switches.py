@@ -47,6 +47,7 @@ from cachesync.core.switches import (
     read_thrown,
 )
 from cachesync.layers.local import LocalMemory
+from cachesync.testing import FakeClock
 from support.nodes import (
     COLOURS,
     KINDS,
@@ -317,6 +318,38 @@ def test_what_is_made_of_something_bypassed_lives_no_longer_than_that(colour: Co
     caller.close()
 
 
+def test_what_is_only_called_and_stale_counts_once(colour: Colour, loop: LoopThread) -> None:
+    """However it is asked for."""
+    clock = FakeClock()
+    policies = [
+        Policy(name="part", match="part:*", ttl="10s", stale_while_revalidate="1h"),
+        Policy(name="whole", match="whole:*", ttl="1h"),
+    ]
+    caller = Caller(Cache(policies=policies, clock=clock), colour, loop)
+    caller.cache.switch_here("whole", "off")
+
+    @caller.cached("part:{n}")
+    async def part(n: int) -> int:
+        return n
+
+    @caller.cached("whole:{n}")
+    async def whole(n: int) -> int:
+        return int(await use(part, n))
+
+    asking: list[Callable[[int], Any]] = [
+        lambda n: caller.do(whole, n),
+        lambda n: caller.do(whole.many, [(n,), (n,)]),
+        lambda n: caller.do(whole.refresh, n),
+    ]
+    for n, ask in enumerate(asking):
+        caller.do(part, n)
+        clock.advance(20.0)
+        before = caller.cache.stats().total.stale
+        ask(n)
+        assert caller.cache.stats().total.stale - before == 2, "the part and the whole"
+    caller.close()
+
+
 # --- ttl: lifetimes alone ---------------------------------------------------------------------------------------------------------
 
 
@@ -353,8 +386,6 @@ def test_by_lifetime_alone_the_log_is_not_asked(colour: Colour, loop: LoopThread
 
 def test_a_lifetime_still_ends(colour: Colour, loop: LoopThread) -> None:
     """It is all that counts."""
-    from cachesync.testing import FakeClock
-
     clock, origin = FakeClock(), Origin()
     node = BatchNode(MemoryShared(clock.monotonic), origin, colour=colour, loop=loop, clock=clock, ttl=10.0)
     node.cache.switch_here("all", "ttl")

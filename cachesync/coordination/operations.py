@@ -95,7 +95,7 @@ class Operations:
             return cast("Result", self.run(calling(ask)))
         least = self._least()
         if self._bypasses(ask, least):
-            return cast("Result", self.run(self._calling(ask, least)))
+            return cast("Result", self._used(ask, self.run(self._calling(ask, least))))
         reading = self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
@@ -118,7 +118,7 @@ class Operations:
         engine = self.engine
         least = self._least()
         if self._bypasses(ask, least):
-            return cast("Result", await self.arun(self._calling(ask, least)))
+            return cast("Result", self._used(ask, await self.arun(self._calling(ask, least))))
         reading = self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
@@ -173,16 +173,14 @@ class Operations:
         return ask.bypasses or (ask.by_ttl and least is not None)
 
     def _calling(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
-        """Call the function of a key that is not cached now. What is computed around it is made of the result all the same, and what it
-        asks itself may not be older than it could be otherwise.
-        """
+        """Call the function of a key that is not cached now. What it asks itself may not be older than it could be otherwise."""
         self.awake()
         if least is None and self._is_strict(ask):
             least = UNREACHED
         result = yield from calling(ask._replace(least=least))
         if isinstance(result, Called) and result.fresh is not None:
             result = result._replace(until=self.engine.now() - result.seconds + result.fresh)
-        return cast("Result", self._used(ask, result))
+        return result
 
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
@@ -204,7 +202,9 @@ class Operations:
         return result
 
     def _used(self, ask: Ask, result: Any, reading: Reading | None = None) -> Any:
-        """A result is handed out: the computation or the request that asked for it, if it was one, takes note of it."""
+        """A result is handed out: the computation or the request that asked for it, if it was one, takes note of it, also if it is not
+        cached now. Each result is handed out once.
+        """
         if reading is not None:
             result = reading.remember(result)
         if result.__class__ is Called and result.is_stale:
@@ -250,10 +250,6 @@ class Operations:
 
     def obtaining_each(self, wanted: Sequence[Wanted], refresh: Callable[[list[Ask]], None]) -> Generator[Step, Any, list[Result]]:
         """The answers to several questions, each computed by itself, in their order; up to the first failure."""
-        if wanted and self.engine.is_off(wanted[0].site.policy):
-            least = self._least()
-            computed: tuple[Result, ...] = yield Each(tuple(self._calling(self.engine.ask(*one), least) for one in wanted))
-            return list(computed)
         answers = yield from self.obtaining_many(wanted, refresh)
         results: list[Result] = []
         for one in wanted:
@@ -436,7 +432,7 @@ class Operations:
 
     def _passing(self, ask: Ask, given: tuple[Any] | None) -> Generator[Step, Any, tuple[Result, Stamp | None]]:
         """Set a value, or compute it anew, where it is not to be stored: it ends what is cached, here and anywhere else."""
-        result: Result = (yield Call(ask, given)) if given is not None else (yield from self._calling(ask, self._least()))
+        result: Result = (yield Call(ask, given)) if given is not None else self._used(ask, (yield from self._calling(ask, self._least())))
         if isinstance(result, Failed):
             return result, None
         return result, (yield from self.invalidating((Targets(KEY, (ask.key,)),)))
