@@ -33,7 +33,7 @@ from cachesync import (
 from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.stamps import BY_LIFETIME
+from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Beat, Confirm, Fetch, Joined, Lease, ReadLog, Snapshot, Store, Throw
 from cachesync.core.switches import (
     MODES,
@@ -348,6 +348,113 @@ def test_what_is_only_called_and_stale_counts_once(colour: Colour, loop: LoopThr
         ask(n)
         assert caller.cache.stats().total.stale - before == 2, "the part and the whole"
     caller.close()
+
+
+class Strict:
+    """A process with a strict function that is made of cached ones, and another one."""
+
+    def __init__(self, colour: Colour, loop: LoopThread) -> None:
+        memory = MemoryShared()
+        self.layer = HoldingShared(memory)
+        self.computed: list[int] = []
+        self.version = 1
+        policies = [Policy(name="whole", match="whole:*", ttl="1h", consistency="strict"), Policy(name="part", match="part:*", ttl="1h")]
+        self.near, self.far = (Caller(Cache(policies=policies, shared=layer, listen=False), colour, loop) for layer in (self.layer, memory))
+
+        @self.near.cached("part:{n}")
+        async def part(n: int) -> int:
+            self.computed.append(n)
+            return n * self.version
+
+        @self.near.cached("whole:{n}")
+        async def whole(n: int) -> int:
+            return sum([await use(part, one) for one in range(n)])
+
+        self.part, self.whole = part, whole
+
+    def trips(self) -> int:
+        return sum(self.layer.count(kind) for kind in (Confirm, Fetch, Lease, Store, ReadLog, Snapshot))
+
+
+@pytest.fixture
+def strict(colour: Colour, loop: LoopThread) -> Iterator[Strict]:
+    made = Strict(colour, loop)
+    yield made
+    made.near.close()
+    made.far.close()
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_a_strict_function_that_is_only_called_is_made_of_what_is_confirmed_once(strict: Strict, *, is_batch: bool) -> None:
+    """One trip confirms where the log ends; local copies that are as new are served. What was invalidated is computed anew."""
+    near = strict.near
+    assert near.do(strict.whole, 10) == 45
+    near.cache.switch_here("whole", "off")
+    ask = partial(strict.whole.many, [(10,), (9,)]) if is_batch else partial(strict.whole, 10)
+    expected: Any = [45, 36] if is_batch else 45
+
+    def asked() -> Any:
+        strict.computed.clear()
+        return near.do(ask)
+
+    before = strict.trips()
+    assert asked() == expected
+    assert strict.computed == []
+    assert strict.trips() == before + 1
+    strict.version = 2
+    strict.far.drop("part:5")
+    assert asked() == ([50, 41] if is_batch else 50)
+    assert strict.computed == [5]
+
+
+@pytest.mark.parametrize("how", ["redis is off", "redis is away", "everything is off", "everything is by lifetime"])
+def test_a_strict_function_that_can_not_be_confirmed_is_computed_whole(strict: Strict, how: str) -> None:
+    """Without a trip for each of its parts: for what nothing there can be new enough, nothing is asked."""
+    near = strict.near
+    assert near.do(strict.whole, 10) == 45
+    near.cache.switch_here("whole", "off")
+    switches = {"redis is off": ("redis", "off"), "everything is off": ("all", "off"), "everything is by lifetime": ("all", "ttl")}
+    if how in switches:
+        near.cache.switch_here(*switches[how])
+    before = strict.trips()
+    strict.computed.clear()
+    if how == "redis is away":
+        memory: Any = strict.layer.inner
+        with memory.outage():
+            assert near.do(strict.whole, 10) == 45
+        assert strict.trips() == before + 1
+    else:
+        assert near.do(strict.whole, 10) == 45
+        assert strict.trips() == before
+    assert strict.computed == list(range(10))
+
+
+@pytest.mark.parametrize("way", ["at_least", "many", "get", "get_many"])
+def test_for_who_asks_for_a_pending_stamp_no_trip_is_made(strict: Strict, way: str) -> None:
+    """No entry can be known to be as new as an invalidation that has no number yet."""
+    near = strict.near
+    near.do(strict.part, 3)
+    pending = Stamp("0" * 16, 7, pending=True)
+    near.do(strict.part.at_least, pending, 3)
+    before = strict.trips()
+    strict.computed.clear()
+    if way == "at_least":
+        near.do(strict.part.at_least, pending, 3)
+    elif way == "many":
+        compute: Any = lambda keys: dict.fromkeys(keys, 1)  # noqa: E731
+
+        async def acompute(keys: list[str]) -> Any:
+            return compute(keys)
+
+        cache = near.cache
+        ask, how = (cache.get_or_compute_many, compute) if near.colour == "def" else (cache.aget_or_compute_many, acompute)
+        assert near.do(ask, ["part:3"], how, at_least=pending) == {"part:3": 1}
+    elif way == "get":
+        assert near.get("part:3", at_least=pending) is None
+    else:
+        get_many = near.cache.get_many if near.colour == "def" else near.cache.aget_many
+        assert near.do(get_many, ["part:3"], at_least=pending) == {}
+    assert strict.trips() == before
 
 
 # --- ttl: lifetimes alone ---------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from cachesync.core.flows import (
     calling,
     catch_up,
     compute,
+    confirm,
     look,
     look_many,
     obtain,
@@ -48,7 +49,7 @@ from cachesync.core.records import KEY, Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
 from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Throw, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
-from cachesync.core.switches import Thrown
+from cachesync.core.switches import ALL, Thrown
 from cachesync.core.together import together
 from cachesync.core.tuples import make
 from cachesync.errors import LayerError
@@ -176,11 +177,22 @@ class Operations:
         """Call the function of a key that is not cached now. What it asks itself may not be older than it could be otherwise."""
         self.awake()
         if least is None and self._is_strict(ask):
-            least = UNREACHED
+            least = yield from self._heading()
         result = yield from calling(ask._replace(least=least))
         if isinstance(result, Called) and result.fresh is not None:
             result = result._replace(until=self.engine.now() - result.seconds + result.fresh)
         return result
+
+    def _heading(self) -> Generator[Step, Any, Stamp]:
+        """Where the log ends now, after applying it up to there: what a strict function that is only called is made of is not older.
+
+        `UNREACHED` where that can not be confirmed, and where it is of no use: what is switched for everything is by lifetime at most.
+        """
+        engine = self.engine
+        deadline = engine.now() + engine.budget
+        is_of_use = engine.settings.enabled and ALL not in engine.switches.effective
+        is_applied = is_of_use and (yield from self._sharing(deadline)) and (yield from confirm(deadline))
+        return (is_applied and engine.ledger.position) or UNREACHED
 
     def _is_strict(self, ask: Ask) -> bool:
         return ask.policy.consistency == "strict" and self.engine.shared is not None
@@ -229,7 +241,7 @@ class Operations:
         found: Called | Refused | Failed = Failed(LookupError("the shared layer is away"))
         if engine.shared is None and (least is None or engine.has_reached(least)):
             found = Refused()
-        elif (yield from self._sharing(ask.deadline)):
+        elif (yield from self._sharing(ask.deadline, least)):
             found = yield from obtain_confirmed(ask, least)
         if isinstance(found, Called):
             return found
@@ -308,10 +320,12 @@ class Operations:
         missing = self._missing([ask for ask in asks if not self._bypasses(ask, least)], least, answers)
         strict = least is not None or any(map(self._is_strict, missing))
         confirmed = None if engine.shared is not None or not strict else least is None or engine.has_reached(least)
-        shared = bool(missing) and (yield from self._sharing(asks[0].deadline))
+        shared = bool(missing) and (yield from self._sharing(asks[0].deadline, least))
         obtained = yield from obtain_many(missing, shared=shared, strict=strict, least=least, confirmed=confirmed, at_once=at_once)
         answers.update(zip((ask.key for ask in missing), obtained, strict=True))
         if bypassed:  # last: the time for the shared layer runs
+            if least is None and any(map(self._is_strict, bypassed)):
+                least = yield from self._heading()
             flows = tuple(self._calling(ask, least) for ask in bypassed)
             called: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(flows))
             answers.update(zip((ask.key for ask in bypassed), called, strict=True))
@@ -346,7 +360,7 @@ class Operations:
             repeated = _repeated(asks, readings)
             answers.update(repeated)
             missing = self._missing(asks, least, answers)
-            if missing and (yield from self._sharing(asks[0].deadline)):
+            if missing and (yield from self._sharing(asks[0].deadline, least)):
                 strict = least is not None or any(map(self._is_strict, missing))
                 looked = yield from look_many(missing, strict=strict, least=least)
                 answers.update((ask.key, found) for ask, found in zip(missing, looked, strict=True) if isinstance(found, Called))
@@ -376,7 +390,7 @@ class Operations:
             answer = engine.at_hand(ask, only_fresh=confirms)
             if answer is not None:
                 return cast("Called", self._used(ask, answer, reading))
-        if not (yield from self._sharing(ask.deadline)):
+        if not (yield from self._sharing(ask.deadline, least)):
             return Refused()
         if not confirms:
             return cast("Called | Refused", self._used(ask, (yield from look(ask)), reading))
@@ -608,9 +622,12 @@ class Operations:
         self.awake()
         return self.engine.uses_shared()
 
-    def _sharing(self, deadline: float) -> Generator[Step, Any, bool]:
-        """As `_shares`, for flows, after announcing what is queued where nobody else does."""
-        return self._shares() and (yield from self._flushing(deadline))
+    def _sharing(self, deadline: float, least: Stamp | None = None) -> Generator[Step, Any, bool]:
+        """As `_shares`, for flows, after announcing what is queued where nobody else does. For who asks for a pending stamp the shared
+        layer has nothing.
+        """
+        is_asked = self._shares() and (yield from self._flushing(deadline))
+        return is_asked and (least is None or not least.pending)
 
     def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
         """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time.
