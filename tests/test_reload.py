@@ -28,7 +28,7 @@ from cachesync.core.freshness import life_of, longest_freshness
 from cachesync.core.names import Names
 from cachesync.core.reloads import ends_copies, shortened
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, WarmingSettings
-from cachesync.core.steps import Done, Failed, Fetch, Reply, SharedStep, Store
+from cachesync.core.steps import Done, Failed, Fetch, Release, Reply, SharedStep, Store
 from cachesync.core.warming import MARK
 from cachesync.layers.codecs import AnyCodec
 from cachesync.layers.redis import RedisShared
@@ -507,6 +507,52 @@ def test_what_was_sent_in_clear_and_not_answered_can_not_arrive_later(monkeypatc
     assert layer.perform(sent) == Done(done=False)
     read_log(app.cache)
     assert engine_of(app.cache).sending == {}, "nothing is kept of it when the lease was given back"
+    app.close()
+
+
+class RefusalError(LayerError):
+    """The server answers, and does not do it."""
+
+    is_refusal = True
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *refused: type) -> None:
+    """From now on the shared layer refuses these steps."""
+    perform: Callable[[MemoryShared, SharedStep], Reply] = MemoryShared.perform
+    monkeypatch.setattr(
+        MemoryShared, "perform", lambda layer, step: Failed(RefusalError("OOM")) if isinstance(step, refused) else perform(layer, step)
+    )
+
+
+def test_what_was_sent_is_forgotten_when_its_lease_is_over(monkeypatch: pytest.MonkeyPatch, colour: Colour, loop: LoopThread) -> None:
+    """Neither was it stored nor could its lease be given back. When that has ended by itself, nothing of it can arrive any more."""
+    clock = FakeClock()
+    app = App(colour, loop, clock=clock, shared=MemoryShared(clock.monotonic))
+    engine = engine_of(app.cache)
+    refuse(monkeypatch, Store, Release)
+    for number in range(3):
+        assert app.read(number) == 1
+        read_log(app.cache)
+    assert (len(engine.sending), engine.forsaken) == (3, []), "it may arrive"
+    clock.advance(2 * WIDE.lease)
+    read_log(app.cache)
+    assert engine.sending == {}
+    assert not engine.ending
+    app.close()
+
+
+def test_without_a_reader_the_next_caller_gives_leases_back(monkeypatch: pytest.MonkeyPatch, colour: Colour, loop: LoopThread) -> None:
+    """Nobody else would: they would be noted here for ever, and other processes would wait until they end."""
+    clock = FakeClock()
+    app = App(colour, loop, clock=clock, shared=MemoryShared(clock.monotonic))
+    engine = engine_of(app.cache)
+    refuse(monkeypatch, Store)
+    for number in range(5):
+        assert app.read(number) == 1
+        assert len(engine.forsaken) == len(engine.sending) == 1, "its own"
+    monkeypatch.undo()
+    assert app.read(5) == 1
+    assert (engine.forsaken, engine.sending, engine.leases) == ([], {}, {})
     app.close()
 
 

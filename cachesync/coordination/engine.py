@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
@@ -76,6 +77,8 @@ NEWEST: Final = 0.3
 DUE_PAUSE: Final = 1.0
 """Seconds between two refreshes that one process tries of a value that is fresh and due."""
 ALWAYS: Final = math.inf
+LAST_OF_A_LEASE: Final = 2
+"""Lives of a lease after which one that was given up is over for certain, though it was extended in that very moment."""
 MAX_PAYLOAD: Final = 500_000_000
 """Bytes of a value. Redis takes 512 MB in one piece (``proto-max-bulk-len``), the header included, and ends a connection that says more."""
 CLOCK_SLACK: Final = 1.0
@@ -157,6 +160,7 @@ class Engine:
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
+        self.ending: deque[tuple[float, str]] = deque()  # tokens of those that were given up: when each is over, seconds, monotonic clock
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = settings.coordination.budget
         self.lease = round(settings.coordination.lease * 1000)
@@ -243,6 +247,8 @@ class Engine:
             lease = self.leases.pop(token, None)
             if lease is not None:
                 self.forsaken.append((lease.key, token))
+                if token in self.sending:
+                    self.ending.append((self.now() + LAST_OF_A_LEASE * self.settings.coordination.lease, token))
             else:
                 self.sending.pop(token, None)
 
@@ -259,8 +265,13 @@ class Engine:
                 self.forsake(token)
 
     def take_forsaken(self, token: str | None = None) -> list[Release]:
-        """The steps that give forsaken leases back: that of ``token``, or all. Whoever takes them performs them."""
+        """The steps that give forsaken leases back: that of ``token``, or all. Whoever takes them performs them.
+
+        One that can not be given back ends by itself, and what was sent under it can not arrive after that.
+        """
         with self.lock:
+            while self.ending and self.ending[0][0] <= self.now():
+                self.sending.pop(self.ending.popleft()[1], None)
             taken = [lease for lease in self.forsaken if token is None or lease[1] == token]
             self.forsaken = [lease for lease in self.forsaken if lease not in taken]
         return [Release(key, held, self.now() + self.budget) for key, held in taken]
@@ -268,7 +279,7 @@ class Engine:
     def sends(self, step: Store | Release) -> bool:
         """What was made under a policy is about to be sent. False where a reload has replaced the policy since: then it is not.
 
-        It is on its way until there is an answer, or until the lease is given back: what has failed may still arrive.
+        It is on its way until there is an answer, or until the lease is given back or is over: what has failed may still arrive.
         """
         ask = step.ask
         assert ask is not None
@@ -949,6 +960,7 @@ class Engine:
             ear.close()
         self.failures, self.parts = {}, set()
         self.leases, self.limits, self.blocks, self.forsaken, self.sending = {}, {}, {}, [], {}
+        self.ending.clear()
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()

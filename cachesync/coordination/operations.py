@@ -47,7 +47,7 @@ from cachesync.core.flows import (
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
-from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Pend, Refused, Step, Throw, Ticket
+from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Flow, Pend, Refused, Release, Step, Throw, Ticket
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.switches import ALL, Thrown
 from cachesync.core.together import together
@@ -105,7 +105,7 @@ class Operations:
         found: Result | None = engine.at_hand(ask)
         if found is None:
             shares = self._shares()
-            if shares and engine.ledger.tickets:
+            if shares and (engine.ledger.tickets or engine.forsaken):
                 shares = self.run(self._flushing(ask.deadline))
             fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False, None))) if shares else None
             judged = self._judge(ask, fetched)
@@ -129,7 +129,7 @@ class Operations:
         if found is None:
             fetched: Any = None
             shares = self._shares()
-            if shares and engine.ledger.tickets:
+            if shares and (engine.ledger.tickets or engine.forsaken):
                 shares = await self.arun(self._flushing(ask.deadline))
             if shares:  # as ask_shared does it, with one coroutine less: to be interrupted while reading leaves nothing behind
                 step, asked = self._loops.offered(make(Fetch, ((ask.key,), ask.deadline, False, None))), engine.now()
@@ -630,11 +630,14 @@ class Operations:
         return is_asked and (least is None or not least.pending)
 
     def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
-        """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time.
+        """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time. Give back what leases
+        nobody has a use for any more.
 
         Until it is announced what it matches is cached by nobody here. False where the shared layer has failed.
         """
         engine = self.engine
+        if engine.forsaken and not self.reader.is_running:
+            yield from together([_giving_back(release) for release in engine.take_forsaken()])
         if self.reader.is_running or not engine.ledger.tickets.queued:
             return True
         with engine.lock:
@@ -680,6 +683,10 @@ class Operations:
 def _repeated(asks: Sequence[Ask], readings: Sequence[Reading | None]) -> dict[str, Any]:
     """What a request has read already, by key."""
     return {ask.key: one.found for ask, one in zip(asks, readings, strict=True) if one is not None and one.found is not None}
+
+
+def _giving_back(release: Release) -> Flow:
+    return (yield release)
 
 
 def _asking(world: W) -> W:

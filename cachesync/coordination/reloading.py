@@ -102,7 +102,9 @@ class Reloader:
             engine.ledger.turn_by_reload()
             if self._memory is not None and old.local != settings.local:  # here, as for a put: what leaves may call this cache
                 self._memory.resize(settings.local.max_entries, settings.local.max_bytes)
-            return tuple({ask.key: None for ask in engine.sending.values() if not ask.policy.encrypt and _encrypts(settings, ask.key)})
+            return tuple(
+                {ask.key: None for ask in list(engine.sending.values()) if not ask.policy.encrypt and _encrypts(settings, ask.key)}
+            )
 
 
 def _encrypts(settings: Settings, key: str) -> bool:

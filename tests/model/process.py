@@ -25,7 +25,7 @@ KNOWN: Final = frozenset(
     | {"switches", "is_forgotten"}  # nobody switches
     | {"closing", "blocks"}  # an end, and reads inside of an update, are not explored
     | {"failures", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
-    | {"sending"}  # nor reloads, which alone look at it
+    | {"sending", "ending"}  # nor reloads, which alone look at it
     | {"breaker"}  # but for whether it is open
     | {"splits", "parts"}  # one server has everything
 )
