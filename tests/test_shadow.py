@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cachesync import Cache, MemoryShared, Policy, RedisShared, Settings
+from cachesync import Cache, MemoryShared, Policies, Policy, RedisShared, Settings
 from cachesync.coordination import shadow
 from cachesync.coordination.events import Event
 from cachesync.coordination.stats import FunctionStats
@@ -47,7 +47,7 @@ class Watched:
         if shared is not None:
             self.other = Caller(Cache(settings, policies=[policy], shared=shared(), listen=False), colour, loop)
         self.shadow = operations_of(self.caller.cache).shadow
-        self.shadow.grace = SOON
+        self.shadow.grace = lambda: SOON
         self.item = self._item(self.caller)
         self.its_item = self.item if shared is None else self._item(self.other)
 
@@ -272,6 +272,35 @@ def test_a_computation_that_fails_is_told_and_no_incident(watched: Watched) -> N
     assert [event.fields["error"] for event in watched.told("shadow_failed")] == ["OriginError('not today')", "OriginError('nor tomorrow')"]
 
 
+def test_a_check_is_no_part_of_the_computation_that_had_the_hit(colour: Colour, loop: LoopThread) -> None:
+    """What it computes may need that computation, and waits for it as anybody does."""
+    watched = Watched(None, colour, loop)
+    gate, pages, needs = Gate(), list[int](), list[bool]()
+
+    @watched.caller.cached("part:{number}")
+    async def part(number: int) -> int:
+        return int(await use(page, number)) if needs else 1
+
+    @watched.caller.cached("page:{number}")
+    async def page(number: int) -> int:
+        pages.append(number)
+        found: int = await use(part, number)
+        if not gate.is_reached:
+            await gate.astand() if colour == "async def" else gate.stand()
+        return found
+
+    assert watched.caller.do(part, 1) == 1
+    needs.append(True)
+    reading = watched.caller.start(page, 1)
+    gate.wait()
+    until(lambda: watched.counts.joined or len(pages) > 1, "the check needs the page")
+    gate.open()
+    assert reading.result(LONG) == 1
+    assert watched.wait().shadowed == 1
+    assert pages == [1]
+    watched.close()
+
+
 def test_a_function_that_is_left_alone_is_not_computed_to_be_compared(colour: Colour, loop: LoopThread) -> None:
     """``errors`` says so for everybody, for as long as it takes."""
     watched = Watched(None, colour, loop, errors="1h")
@@ -484,7 +513,7 @@ def test_so_many_are_checked_at_once(colour: Colour, loop: LoopThread, monkeypat
 def test_what_waits_to_be_confirmed_ends_with_the_cache(colour: Colour, loop: LoopThread) -> None:
     """It is counted, nothing is computed any more, and no thread stays behind."""
     watched = Watched(None, colour, loop)
-    watched.shadow.grace = LONG if colour == "def" else 0.05
+    watched.shadow.grace = lambda: LONG if colour == "def" else 0.05
     watched.cached()
     watched.origin.version = 2
     assert watched.read() == 1
@@ -495,6 +524,23 @@ def test_what_waits_to_be_confirmed_ends_with_the_cache(colour: Colour, loop: Lo
     assert (counts.shadowed, counts.stale_incidents, counts.shadow_dropped) == (0, 0, 1)
     assert watched.origin.computations == 2
     until(lambda: not any(isinstance(one, threading.Timer) for one in threading.enumerate()), "the end of the thread")
+
+
+def test_the_grace_is_that_of_now(colour: Colour, loop: LoopThread) -> None:
+    """A reload that shortens `max_lag` shortens the waiting of every check that is confirmed after it."""
+
+    def made(max_lag: float) -> Settings:
+        coordination = CoordinationSettings(budget=LONG, max_lag=max_lag)
+        return Settings(coordination=coordination, policies=Policies([Policy(name="all", match="*", ttl="1h", shadow=1.0)]))
+
+    cache = Cache(made(10_000.0))
+    caller = Caller(cache, colour, loop)
+    versions = itertools.count(1)
+    assert caller.get_or_compute("a", lambda: next(versions)) == 1
+    caller.do(cache.reload if colour == "def" else cache.areload, made(0.05))
+    assert caller.get_or_compute("a", lambda: next(versions)) == 1
+    until(lambda: cache.stats().total.shadow_unstable == 1, "confirming")
+    caller.close()
 
 
 def test_a_computation_that_is_under_way_when_the_cache_closes_is_the_last(colour: Colour, loop: LoopThread) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.site import Site
+from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NEVER, Held
 from cachesync.core.flows import Ask, Result, confirm, look
 from cachesync.core.masking import told
@@ -60,7 +61,7 @@ class Shadow:
         self._run = run
         self._arun = arun
         self._lock = lock_across_forks()
-        self.grace = engine.settings.coordination.max_lag
+        self.grace: Callable[[], float] = lambda: engine.settings.coordination.max_lag
         """Seconds between the two computations: an invalidation that is on its way has arrived by then, or the log is not heard."""
         self.after_fork()
 
@@ -153,7 +154,7 @@ class Shadow:
             return
         with self._lock:
             if not self._closed:
-                check.timer = threading.Timer(self.grace, self._resume, (check,))
+                check.timer = threading.Timer(self.grace(), self._resume, (check,))
                 check.timer.daemon = True
                 check.timer.start()
                 return
@@ -183,10 +184,11 @@ class Shadow:
         return goes_on
 
     async def _check_in_task(self, check: Check) -> None:
-        gathering.set(None)  # it is no part of the computation or the request that had the hit
+        gathering.set(None)  # it is no part of the computation or the request that had the hit, which do not wait for it
+        computing.set(frozenset())
         try:
             if await self._arun(self.comparing(check)):
-                await asyncio.sleep(self.grace)
+                await asyncio.sleep(self.grace())
                 if not self._closed:
                     await self._arun(self.confirming(check))
                 else:
