@@ -19,10 +19,12 @@ import pytest
 from cachesync import MISSING, Cache, MemoryShared, Policy, RedisShared, Settings, Stamp, in_context
 from cachesync.coordination import request_scope
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.request_scope import Scope
+from cachesync.core.records import KEY, Targets
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Fetch
+from cachesync.core.steps import Called, Fetch
 from cachesync.layers.forks import lock_across_forks
-from support.nodes import COLOURS, LONG, Callers, Colour, Gate, HoldingShared, LoopThread, finished, read_log, until, use
+from support.nodes import COLOURS, LONG, Callers, Colour, Gate, HoldingShared, LoopThread, engine_of, finished, read_log, until, use
 from support.servers import Server
 
 T = TypeVar("T")
@@ -729,6 +731,76 @@ def test_functions_of_many_arguments_repeat_item_by_item() -> None:
         contextvars.Context().run(cache.invalidate, "*")
         assert many(["a", "c", "b"]) == {"a": 1, "c": 2, "b": 1}
     assert asked == [["a", "b"], ["c"]]
+
+
+class Last:
+    """A value whose finalizer waits for another thread, which changes something in the request."""
+
+    def __init__(self, scope: Scope, ended: list[bool]) -> None:
+        self.scope = scope
+        self.ended = ended
+
+    def __del__(self) -> None:
+        thread = threading.Thread(target=self.scope.forget, args=((),), daemon=True)
+        thread.start()
+        thread.join(LONG)
+        self.ended.append(not thread.is_alive())
+
+
+@pytest.mark.parametrize("how", ["read anew", "forgotten", "one too many", "over"])
+def test_values_are_let_go_when_no_lock_is_held(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer may do anything, also wait for somebody who uses the same request."""
+    monkeypatch.setattr(request_scope, "MOST_READ", 1)
+    scope, ended = Scope(engine_of(Cache(policies=POLICIES)), None), list[bool]()
+    scope.remember("a", Called(Last(scope, ended)), since=0, anew=False)
+    assert ended == []
+    if how == "read anew":
+        scope.remember("a", Called(1), since=0, anew=True)
+    elif how == "forgotten":
+        scope.forget([Targets(KEY, ("a",))])
+    elif how == "one too many":
+        scope.remember("b", Called(1), since=0, anew=False)
+    else:
+        scope.close()
+    assert ended == [True]
+
+
+def test_a_request_is_asked_when_no_lock_is_held(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who holds the lock of a request may wait for that of the cache, in a finalizer: they are taken one after the other."""
+    refuses, busy = Scope.refuses, list[bool]()
+
+    def looking(scope: Scope, *given: Any) -> bool:
+        busy.append(scope.engine.is_busy_here())
+        return refuses(scope, *given)
+
+    monkeypatch.setattr(Scope, "refuses", looking)
+
+    async def body() -> list[Any]:
+        here, gate = two.here, Gate()
+
+        @here.cached("item:slow:{name}")
+        async def slow(name: str) -> Any:
+            found = await use(here.item, name)
+            if not gate.is_reached:
+                await gate.astand() if two.colour == "async def" else gate.stand()
+            return found
+
+        other = _begin(two, lambda: slow("b"))
+        await _reached(two, gate)
+        await two.there.do("invalidate", "item:b", soft=True)
+        here.hear()
+        with here.cache.request():
+            mine = _begin(two, in_context(lambda: slow("b")))
+            if two.colour == "def":
+                until(lambda: here.cache.stats().total.joined, "joining")
+            else:
+                await asyncio.to_thread(until, lambda: here.cache.stats().total.joined, "joining")
+            gate.open()
+            return [await _end(mine), await _end(other)]
+
+    assert two.run(body) == [1, 1]
+    assert busy
+    assert not any(busy)
 
 
 def test_many_threads_of_a_request_read_the_same() -> None:

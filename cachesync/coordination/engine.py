@@ -664,9 +664,11 @@ class Engine:
             if softened is None:
                 return called
             life = life_of(ask.policy, called.made, called.fresh or 0.0, softened)
-            if ask.least is not None or life.is_over(self.now()) or self._is_too_old(ask, found, called.stamp):
-                return None
-            return called._replace(is_stale=True, until=min(called.until, life.fresh), ends=min(called.ends, life.stale))
+        if ask.least is not None or life.is_over(self.now()):
+            return None
+        if self._is_too_old(ask, found, called.stamp):  # after the lock: who holds that of the request may wait for this one
+            return None
+        return called._replace(is_stale=True, until=min(called.until, life.fresh), ends=min(called.ends, life.stale))
 
     def begin(self, step: Begin) -> Begun:
         return Begun(BY_LIFETIME if step.by_ttl else self.ledger.position, self.now(), step.now)

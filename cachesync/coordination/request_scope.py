@@ -85,16 +85,17 @@ class Scope(Gathering):
         """A key was read, when the request had made ``since`` changes. Returns what this reader is given: what another task of the request
         has read meanwhile comes first. ``anew``: it was asked for newer, and takes the place of what was read before.
         """
+        gone: list[Called | None] = []  # let go after the lock: a finalizer may read in this request
         with self._lock:
             if not self.is_open:
                 return called
             is_overtaken = self._own is not None and self._own.newest(key, called.dependencies) > since
             if not is_overtaken and not is_used_up(called.value):
                 if anew:
-                    self._read.pop(key, None)
+                    gone.append(self._read.pop(key, None))
                 called = self._read.setdefault(key, called)
                 if len(self._read) > MOST_READ:
-                    del self._read[next(iter(self._read))]
+                    gone.append(self._read.pop(next(iter(self._read))))
             self._see(called.stamp)
             return called
 
@@ -135,14 +136,16 @@ class Scope(Gathering):
             for one in targets:
                 self._own.add_all(one, self.writes)
                 changed.add_all(one, 1)
-            for key in [key for key, called in self._read.items() if changed.newest(key, called.dependencies)]:
-                del self._read[key]
+            matched = [key for key, called in self._read.items() if changed.newest(key, called.dependencies)]
+            gone = [self._read.pop(key) for key in matched]
+        del gone  # after the lock, as in `remember`
 
     def close(self) -> None:
         """The request is over."""
         with self._lock:
             self.is_open = False
-            self._read, self._own = {}, None
+            gone, self._read, self._own = self._read, {}, None
+        del gone  # after the lock, as in `remember`
 
 
 class Reading:
