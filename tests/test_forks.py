@@ -624,6 +624,33 @@ def test_a_cache_that_was_closed_before_the_fork_stays_closed(server: Server, na
         script.end()
 
 
+CLOSED_WITH_WORK = """
+cache = open_cache(stale_while_revalidate="1h", shadow=1.0)
+item = sell(cache)
+assert item(1) == 1
+cache.close()
+
+def serve():
+    origin.computed = 0
+    assert item(1) == 1
+    say("checked", cache._operations.shadow.under_way, cache.stats().total.shadow_dropped)
+    cache.invalidate("item:1", soft=True)
+    assert item(1) == 1
+    say("refreshed", cache._operations.refresher.under_way, origin.computed)
+
+ended(fork(serve))
+"""
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_behind_the_back_of_a_cache_that_was_closed_nothing_begins_in_a_child(namespace: str, colour: Colour) -> None:
+    """Its hits are not checked, and what it serves stale is not refreshed, as before the fork."""
+    with Script(SHOP + CLOSED_WITH_WORK, "memory", namespace, colour) as script:
+        script.hear("checked 0 1")
+        script.hear("refreshed 0 0")
+        script.end()
+
+
 DAEMON = """
 cache = open_cache()
 cache._engine.budget = 0.2

@@ -37,14 +37,14 @@ class Refresher:
         self._run = run
         self._arun = arun
         self._lock = lock_across_forks()
+        self._closed = False
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child nothing is under way."""
+        """In a forked child nothing is under way. What was closed stays closed."""
         self._under_way: dict[str, Ask] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     def start(self, *asks: Ask) -> None:
         """Refresh a key in a thread, or those of one batch together."""

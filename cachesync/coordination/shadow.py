@@ -61,17 +61,17 @@ class Shadow:
         self._run = run
         self._arun = arun
         self._lock = lock_across_forks()
+        self._closed = False
         self.grace: Callable[[], float] = lambda: engine.settings.coordination.max_lag
         """Seconds between the two computations: an invalidation that is on its way has arrived by then, or the log is not heard."""
         self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child nothing is under way."""
+        """In a forked child nothing is under way. What was closed stays closed."""
         self._under_way: dict[str, Check] = {}
         self._unstable: set[str] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
 
     # --- sampling -------------------------------------------------------------------------------------------------------------------
 
