@@ -314,6 +314,8 @@ def _silence_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name, figure in result["rows"].items():
         spent = f"{figure['first']:>17,.1f}{figure['worst_later']:>14,.1f}{figure['median_later']:>14,.2f}{figure['calls']:>8.0f}"
         yield f"    {name:<33}{spent}"
+    limits = f"at most {result['most']} calls, begun within {result['span']:g} s"
+    yield f"    {limits}; one that takes longer than {result['longest']:g} s counts as that"
 
 
 def _flat_lines(result: Mapping[str, Any]) -> Iterator[str]:

@@ -223,6 +223,7 @@ def test_calls_return_while_redis_is_silent(coordination: dict[str, Any]) -> Non
     """Both colours: each call that was begun has ended."""
     rows = coordination["silence"]["rows"]
     assert [figure["calls"] for figure in rows.values()] == [5, 5]
+    assert any("at most 5 calls, begun within 22 s" in line for line in lines(coordination))
 
 
 def test_the_table_the_figures_and_the_plot_tell_of_coordination(coordination: dict[str, Any], tmp_path: Path) -> None:
