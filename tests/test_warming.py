@@ -30,7 +30,7 @@ from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
 from cachesync.warm import Progress
 from support.desk import Desk
-from support.nodes import COLOURS, LONG, Caller, Colour, HoldingShared, LoopThread, Origin, engine_of, operations_of, until
+from support.nodes import COLOURS, LONG, Caller, Colour, HoldingShared, LoopThread, Origin, engine_of, operations_of, until, use
 from support.scripts import Script
 from support.servers import Server
 
@@ -340,6 +340,51 @@ def test_a_def_warms_no_async_def(loop: LoopThread) -> None:
     assert counts(warmed) == (2, 0, 1, 0)
     assert "two: an async def is warmed where it can be awaited: by cache.awarm()" in warmed.errors[0]
     assert counts(loop.run(cache.awarm())) == (1, 2, 0, 0)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_warming_inside_of_a_computation_does_not_wait_for_it(colour: Colour, loop: LoopThread) -> None:
+    """What is warmed may be made of what is being computed around it: that is called directly, as anywhere else in a circle."""
+    shop = Caller(Cache(policies=[Policy(name="all", match="*", ttl="1h")]), colour, loop)
+    warmed: list[Warmed] = []
+
+    @shop.cached("one:{number}")
+    async def one(number: int) -> int:
+        if not warmed:
+            warmed.append(Warmed())
+            warmed.append(await use(two.warm, [(number,)]))
+        return number
+
+    @shop.cached("two:{number}")
+    async def two(number: int) -> int:
+        return int(await use(one, number)) + 1
+
+    assert shop.do(one, 1) == 1
+    assert counts(warmed[1]) == (1, 0, 0, 0)
+    assert shop.do(two, 1) == 2
+
+
+def test_a_def_that_is_warmed_in_a_loop_does_not_wait_for_the_computation_around(loop: LoopThread) -> None:
+    """Its thread belongs to that computation, too."""
+    cache = Cache(policies=[Policy(name="all", match="*", ttl="1h", warm=["two:1"])])
+    warmed: list[Warmed] = []
+
+    @cache.cached("one:{number}")
+    async def aone(number: int) -> int:
+        warmed.append(await cache.awarm())
+        return number
+
+    @cache.cached("one:{number}", same_as=aone)
+    def one(number: int) -> int:
+        return number
+
+    @cache.cached("two:{number}")
+    def two(number: int) -> int:
+        return one(number) + 1
+
+    assert loop.run(aone(1)) == 1
+    assert counts(warmed[0]) == (1, 0, 0, 0)
+    assert two(1) == 2
 
 
 # --- what is declared -----------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ under a lease like any other; where that process dies, the next one goes on with
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ from cachesync.coordination.rounds import Job, Manner, Round
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.stats import WarmingStats
 from cachesync.coordination.warmable import Calls, Source, Warmable, check_declared
+from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NO_DEPENDENCIES
 from cachesync.core.flows import Result, Unneeded
 from cachesync.core.keys import check_key
@@ -218,6 +220,7 @@ class Warmer:
 
     def _work(self, work: Round) -> None:
         """What each of several threads does."""
+        gathering.set(None)  # it is no part of the computation that may have asked for it, which waits for it all the same
         while (job := work.take()) is not None:
             try:
                 results = self._run(self._flow(work, job))
@@ -228,7 +231,7 @@ class Warmer:
 
     async def _awork(self, work: Round) -> None:
         """What each of several tasks does."""
-        gathering.set(None)  # it is no part of the computation that may have asked for it
+        gathering.set(None)  # as above
         while (job := work.take()) is not None:
             try:
                 flow = self._flow(work, job)
@@ -326,18 +329,12 @@ class Warmer:
         return RETRY
 
     def _all(self) -> list[int]:
-        outer = gathering.set(None)  # that it was done depends on nothing
-        try:
+        with _alone():
             return _noted(self._warm(self.sources(), self.manner()))
-        finally:
-            gathering.reset(outer)
 
     async def _aall(self) -> list[int]:
-        outer = gathering.set(None)
-        try:
+        with _alone():
             return _noted(await self._awarm(self.sources(), self.manner()))
-        finally:
-            gathering.reset(outer)
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 
@@ -373,6 +370,17 @@ class Warmer:
         """In a forked child nothing is under way, and a thread did not come along."""
         self.is_asleep = self._thread is not None and not self._closed
         self._thread, self._task, self._stop, self._rounds = None, None, threading.Event(), []
+
+
+@contextmanager
+def _alone() -> Generator[None, None, None]:
+    """The computation that warms is one that nobody waits for, and that it was done depends on nothing."""
+    outer, inside = gathering.set(None), computing.set(frozenset())
+    try:
+        yield
+    finally:
+        gathering.reset(outer)
+        computing.reset(inside)
 
 
 def _noted(work: Round) -> list[int]:
@@ -439,7 +447,8 @@ def _listed(found: Any) -> list[Any]:
 def _in_threads(run: Callable[[], None], work: Round) -> None:
     """Run something in several threads, and wait for all of them; but not for long for what is still being computed after a stop.
 
-    They are daemons, so that a computation which hangs keeps no process from its end.
+    They are daemons, so that a computation which hangs keeps no process from its end. Each has its caller's context: where that is a
+    computation, what is run here must not wait for it.
     """
     left = work.width
     lock, over = threading.Lock(), threading.Event()
@@ -457,14 +466,14 @@ def _in_threads(run: Callable[[], None], work: Round) -> None:
     if not left:
         return
     for number in range(left):
-        threading.Thread(target=one, name=f"cachesync-warm-{number}", daemon=True).start()
+        threading.Thread(target=contextvars.copy_context().run, args=(one,), name=f"cachesync-warm-{number}", daemon=True).start()
     while not over.wait(GRACE / 2):
         if time.monotonic() > work.stopped_at + GRACE:
             return
 
 
 def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Run something in a thread of its own, for a task that waits for it. Who is cancelled does not wait for its end."""
+    """Run something in a thread of its own, for a task that waits for it, and in its context. Who is cancelled does not wait for its end."""
     future: Future[Any] = Future()
 
     def one() -> None:
@@ -475,5 +484,5 @@ def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=one, name="cachesync-warm", daemon=True).start()
+    threading.Thread(target=contextvars.copy_context().run, args=(one,), name="cachesync-warm", daemon=True).start()
     return asyncio.wrap_future(future)
