@@ -26,6 +26,7 @@ from cachesync.cli import main
 from cachesync.coordination import warmer
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings, WarmingSettings
+from cachesync.core.steps import Fetch, Lease
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
 from cachesync.warm import Progress
@@ -295,6 +296,26 @@ def test_where_caching_is_switched_off_nothing_is_warmed(colour: Colour, loop: L
     object.__setattr__(shop.cache.settings, "enabled", False)
     assert counts(shop.warm()) == (0, 0, 0, 0)
     assert shop.computed == []
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_where_redis_is_switched_off_each_process_warms_its_own(colour: Colour, loop: LoopThread) -> None:
+    """Nothing is asked of it, as for any caller; from the next key on where it is switched in the middle."""
+    shared, origin = MemoryShared(), Origin()
+    counted = HoldingShared(shared)
+    first = Shop(shared, origin, colour=colour, loop=loop, names=UNTOLD)
+    shop = Shop(counted, origin, colour=colour, loop=loop, names=UNTOLD, concurrency=1)
+    first.warm()
+
+    def switch(warmed: Warmed) -> None:
+        if warmed.done == 1:
+            shop.cache.switch_here("redis", "off")
+
+    assert counts(shop.warm(progress=switch)) == (2, 1, 0, 0)
+    assert counts(shop.warm()) == (0, 3, 0, 0)
+    assert (sorted(shop.computed), counted.count(Fetch), counted.count(Lease)) == ([1, 2], 1, 0)
+    assert [shop.read(number) for number in range(3)] == [1, 1, 1]
+    assert origin.computations == 5
 
 
 @pytest.mark.parametrize("colour", COLOURS)

@@ -216,7 +216,12 @@ class Warmer:
     def _flow(self, work: Round, job: Job) -> Flow:
         if work.manner.dry_run:
             return self._looking(job.wanted)
-        return warm_keys([self._engine.ask(*one) for one in job.wanted], shared=self._engine.shared is not None)
+        return warm_keys([self._engine.ask(*one) for one in job.wanted], shared=self._is_switched_on)
+
+    @property
+    def _is_switched_on(self) -> bool:
+        """Whether there is a shared layer, and it is switched on. That it does not answer is another thing: then nothing is computed."""
+        return self._engine.shared is not None and self._engine.switches.redis
 
     def _work(self, work: Round) -> None:
         """What each of several threads does."""
@@ -473,7 +478,7 @@ def _in_threads(run: Callable[[], None], work: Round) -> None:
 
 
 def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Run something in a thread of its own, for a task that waits for it, and in its context. Who is cancelled does not wait for its end."""
+    """Run something in a thread of its own, for a task that waits for it, in its context. Who is cancelled does not wait for its end."""
     future: Future[Any] = Future()
 
     def one() -> None:
