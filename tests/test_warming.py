@@ -27,6 +27,7 @@ from cachesync.coordination import warmer
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings, WarmingSettings
 from cachesync.core.steps import Fetch, Lease
+from cachesync.core.switches import place_of
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
 from cachesync.warm import Progress
@@ -296,6 +297,39 @@ def test_where_caching_is_switched_off_nothing_is_warmed(colour: Colour, loop: L
     object.__setattr__(shop.cache.settings, "enabled", False)
     assert counts(shop.warm()) == (0, 0, 0, 0)
     assert shop.computed == []
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_is_switched_off_in_the_middle_is_computed_no_more(colour: Colour, loop: LoopThread) -> None:
+    """The keys that are left are skipped: whoever asks for them would compute them all the same."""
+    shop = Shop(MemoryShared(), Origin(), colour=colour, loop=loop, names=UNTOLD, concurrency=1)
+
+    def switch(warmed: Warmed) -> None:
+        shop.cache.switch_here("items", "off")
+
+    assert counts(shop.warm(progress=switch)) == (1, 0, 0, 2)
+    assert len(shop.computed) == 1
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize("has_shared", [False, True])
+def test_keys_that_are_not_cached_are_not_warmed(colour: Colour, loop: LoopThread, has_shared: bool, dry_run: bool) -> None:
+    """Those outside of a ramp, and strict ones where lifetimes alone decide or Redis is switched off. A dry run finds the same."""
+    names = [f"item:{number}" for number in range(40)]
+    inside = [number for number in range(40) if place_of(f"item:{number}") < 0.3]
+    shared = MemoryShared() if has_shared else None
+    shop = Shop(shared, Origin(), colour=colour, loop=loop, names=names, ramp=0.3)
+    warmed = shop.warm(dry_run=dry_run)
+    assert (warmed.total, warmed.computed + warmed.skipped) == (len(inside), len(inside))
+    assert sorted(shop.computed) == ([] if dry_run else inside)
+    if not has_shared:
+        return
+    for target, value in (("all", "ttl"), ("redis", "off")):
+        shop = Shop(shared, Origin(), colour=colour, loop=loop, names=UNTOLD, consistency="strict")
+        shop.cache.switch_here(target, value)
+        assert shop.warm(dry_run=dry_run).total == 0
+        assert shop.computed == []
 
 
 @pytest.mark.parametrize("colour", COLOURS)

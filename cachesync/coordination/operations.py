@@ -82,7 +82,7 @@ class Operations:
         self.reader = LogReader(engine, self._auditor)
         self.refresher = Refresher(engine, self.run, self.arun)
         self.shadow = Shadow(engine, self.run, self.arun)
-        self.warmer = Warmer(engine, registry, run=self.run, arun=self.arun, looking=self.looking_many, shares=self._shares)
+        self.warmer = Warmer(engine, registry, run=self.run, arun=self.arun, shares=self._shares)
         self._listens = listen and engine.shared is not None
         self._is_flushing = False
         self.watcher: PolicyWatcher | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -105,18 +105,17 @@ class Round:
         except IndexError:
             return None
 
-    def note(self, job: Job, results: Sequence[Result] | Mapping[str, Called] | BaseException) -> bool:
-        """A job is done: what it has brought, or found (only looked), or what it failed with. True if anything was computed."""
+    def note(self, job: Job, results: Sequence[Result | None] | BaseException) -> bool:
+        """A job is done: what it has brought or found (``None``: left out), or what it failed with. True if anything was computed."""
         computed, fresh, failed, skipped = 0, 0, 0, 0
         errors: list[str] = []
         policy = job.warmable.site.policy
-        if isinstance(results, Mapping):
-            fresh = sum(one.address.key in results and not results[one.address.key].is_stale for one in job.wanted)
-            skipped = len(job.wanted) - fresh
-            results = ()
-        elif isinstance(results, BaseException):
+        if isinstance(results, BaseException):
             results = (Failed(results),) * len(job.wanted)
-        for one, result in zip(job.wanted, results, strict=False):
+        for one, result in zip(job.wanted, results, strict=True):
+            if result is None:
+                skipped += 1
+                continue
             how = was_computed(result) if isinstance(result, Called) else None
             computed += how is True
             fresh += how is False

@@ -29,7 +29,7 @@ from cachesync.coordination.stats import WarmingStats
 from cachesync.coordination.warmable import Calls, Source, Warmable, check_declared
 from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NO_DEPENDENCIES
-from cachesync.core.flows import Result, Unneeded
+from cachesync.core.flows import Ask, Result, Unneeded
 from cachesync.core.keys import check_key
 from cachesync.core.policy import Policy
 from cachesync.core.rules import nearest
@@ -56,9 +56,7 @@ class Unfinished(BaseException):
 
 
 class Warmer:
-    """Warms one cache. ``run`` and ``arun`` take a flow to its end, ``looking`` looks without computing, ``shares`` says whether the
-    shared layer may be asked.
-    """
+    """Warms one cache. ``run`` and ``arun`` take a flow to its end, ``shares`` says whether the shared layer may be asked."""
 
     def __init__(
         self,
@@ -67,14 +65,12 @@ class Warmer:
         *,
         run: Callable[[Flow], Any],
         arun: Callable[[Flow], Coroutine[Any, Any, Any]],
-        looking: Callable[[Sequence[Any]], Flow],
         shares: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._registry = registry
         self._run = run
         self._arun = arun
-        self._looking = looking
         self._shares = shares
         self._lock = lock_across_forks()
         self._rounds: list[Round] = []
@@ -191,7 +187,8 @@ class Warmer:
             except Exception as error:  # also what a user's class raises when it is written into a key
                 work.fail(source, error)
             else:
-                wanted.setdefault(id(warmable), (warmable, []))[1].extend(questions)
+                kept = [one for one in questions if self._keeps(self._engine.ask(*one))]
+                wanted.setdefault(id(warmable), (warmable, []))[1].extend(kept)
         for warmable, questions in wanted.values():
             work.add(warmable, questions)
 
@@ -213,10 +210,24 @@ class Warmer:
         assert address is not None
         return warmable, [Wanted(site, address, warmable.row_of(key))]
 
-    def _flow(self, work: Round, job: Job) -> Flow:
-        if work.manner.dry_run:
-            return self._looking(job.wanted)
-        return warm_keys([self._engine.ask(*one) for one in job.wanted], shared=self._is_switched_on)
+    def _flow(self, work: Round, job: Job) -> Generator[Step, Any, list[Result | None]]:
+        """What a job brings, or where it only looks has found. ``None`` for what was left out: switches may have changed meanwhile."""
+        engine, shared, dry_run = self._engine, self._is_switched_on, work.manner.dry_run
+        asks = [engine.ask(*one) for one in job.wanted]
+        kept = [ask for ask in asks if self._keeps(ask)]
+        results: Sequence[Result | None]
+        if dry_run and not shared:
+            results = [engine.at_hand(ask, only_fresh=True) for ask in kept]
+        else:
+            results = yield from warm_keys(kept, shared=shared, dry_run=dry_run)
+        found = {ask.key: result for ask, result in zip(kept, results, strict=True)}
+        return [found.get(ask.key) for ask in asks]
+
+    def _keeps(self, ask: Ask) -> bool:
+        """Whether the value of a key would be kept anywhere: by its policy, and by what is switched now."""
+        if ask.bypasses or self._is_switched_on:
+            return not ask.bypasses
+        return self._engine.switches.local and (self._engine.shared is None or ask.policy.consistency != "strict")
 
     @property
     def _is_switched_on(self) -> bool:

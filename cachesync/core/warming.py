@@ -33,8 +33,8 @@ class Warmed:
     """How far warming is, or was when it ended.
 
     ``total`` keys are known, ``computed`` of them were computed here, ``fresh`` were fresh already or are by another process's doing,
-    ``failed`` could not be computed, ``skipped`` were left out: it was ended, or only looked at. A list that could not be told counts
-    among the failed as one. ``errors`` are the first ten. ``seconds`` is how long it took.
+    ``failed`` could not be computed, ``skipped`` were left out: it was ended, or only looked at, or they were switched off meanwhile.
+    A list that could not be told counts among the failed as one. ``errors`` are the first ten. ``seconds`` is how long it took.
     """
 
     total: int = 0
@@ -51,13 +51,13 @@ class Warmed:
         return self.computed + self.fresh + self.failed + self.skipped
 
 
-def warm_keys(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, list[Result]]:
+def warm_keys(asks: Sequence[Ask], *, shared: bool, dry_run: bool = False) -> Generator[Step, Any, Sequence[Result | None]]:
     """Obtain what is not fresh, with one call for all that have to be computed. Where the shared layer fails nothing is computed: nobody
-    else would have it.
+    else would have it. ``dry_run``: only look; what would be computed is ``None``.
     """
     results: list[Result | None] = [None] * len(asks)
     dead: list[bytes | None] = [None] * len(asks)
-    if shared:
+    if shared and asks:
         fetched: Fetched | Failed = yield Fetch(tuple(ask.key for ask in asks), asks[0].deadline)
         if isinstance(fetched, Failed):
             return [fetched] * len(asks)
@@ -71,11 +71,13 @@ def warm_keys(asks: Sequence[Ask], *, shared: bool) -> Generator[Step, Any, list
                 dead[i] = None if blob is None else blob[:IDENTITY]
             else:
                 results[i] = admitted
+    if dry_run:
+        return results
     missing = [i for i, result in enumerate(results) if result is None]
     computed = yield from together([_warm(asks[i], shared, dead[i]) for i in missing])
     for i, result in zip(missing, computed, strict=True):
         results[i] = result
-    return [result for result in results if result is not None]
+    return results
 
 
 def _warm(ask: Ask, shared: bool, dead: bytes | None, *, early: bool = False) -> Generator[Step, Any, Result]:
