@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import io
 import json
@@ -72,6 +73,7 @@ class Shop(Caller):
         concurrency: int = 4,
         pause: float = 0.0,
         clock: FakeClock | None = None,
+        encryption_keys: str | None = None,
         **policy: Any,
     ) -> None:
         self.events: list[Event] = []
@@ -80,7 +82,11 @@ class Shop(Caller):
         options: dict[str, Any] = {"ttl": "1h"} | policy
         items = Policy(name="items", match="item:*", warm=names, **options)
         policies = [items, Policy(name="others", match="*", ttl="1h")]
-        super().__init__(Cache(settings, policies=policies, shared=shared, on_event=self.events.append, clock=clock), colour, loop)
+        super().__init__(
+            Cache(settings, policies=policies, shared=shared, on_event=self.events.append, clock=clock, encryption_keys=encryption_keys),
+            colour,
+            loop,
+        )
         self.origin = origin
         self.computed: list[int] = []
         self.item: Any
@@ -181,7 +187,7 @@ def test_what_is_stale_is_computed_and_not_served(colour: Colour, loop: LoopThre
     """A value in its stale window is none that a warm cache has."""
     clock = FakeClock()
     shared, origin = MemoryShared(clock.monotonic), Origin()
-    stale = {"ttl": 10, "stale_while_revalidate": 600, "stale_if_error": 600}
+    stale: dict[str, Any] = {"ttl": 10, "stale_while_revalidate": 600, "stale_if_error": 600}
     first, second = (Shop(shared, origin, colour=colour, loop=loop, names=UNTOLD, clock=clock, **stale) for _ in range(2))
     assert counts(first.warm()) == (3, 0, 0, 0)
     clock.advance(11)
@@ -927,6 +933,64 @@ def test_another_version_is_warmed_anew(colour: Colour, loop: LoopThread) -> Non
     assert (len(old.computed), len(new.computed)) == (3, 3)
     for shop in (old, new):
         shop.close()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_was_warmed_by_lifetimes_alone_is_warmed_again_when_invalidations_count(colour: Colour, loop: LoopThread) -> None:
+    """Nobody could say of it whether it was invalidated, so nobody is served it."""
+    shop = Shop(MemoryShared(), Origin(), colour=colour, loop=loop, names=UNTOLD)
+    shop.cache.switch_here("all", "ttl")
+    shop.warm_behind()
+    until(partial(knows_it_is_warm, shop))
+    assert shop.origin.computations == 3
+    shop.cache.switch_here("all", "full")
+    until(lambda: len(shop.told("warmed")) == 2)
+    assert shop.origin.computations == 6
+    assert [shop.read(number) for number in range(3)] == [1, 1, 1]
+    assert shop.origin.computations == 6
+    shop.close()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize(("before", "after"), [({"ramp": 0.001}, {"ramp": 1.0})])
+def test_what_a_reload_makes_new_is_warmed(colour: Colour, loop: LoopThread, before: dict[str, Any], after: dict[str, Any]) -> None:
+    """What was stored in clear is not served any more, and of what a ramp leaves out nothing was stored."""
+    keys = "1:" + base64.b64encode(bytes(32)).decode()
+    shop = Shop(MemoryShared(), Origin(), colour=colour, loop=loop, names=UNTOLD, encryption_keys=keys, **before)
+    shop.warm_behind()
+    until(partial(knows_it_is_warm, shop))
+    known, computed = knows_it_is_warm(shop), shop.origin.computations
+    options: dict[str, Any] = {"ttl": "1h", "warm": UNTOLD} | after
+    shop.cache.reload(policies=[Policy(name="items", match="item:*", **options), Policy(name="others", match="*", ttl="1h")])
+    until(lambda: knows_it_is_warm(shop) != known)
+    assert shop.origin.computations == computed + 3
+    assert [shop.read(number) for number in range(3)] == [1, 1, 1]
+    assert shop.origin.computations == computed + 3
+    shop.close()
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize(("mode", "computations"), [("ttl", 4), ("off", 3)])
+def test_what_was_switched_in_the_middle_of_a_round_is_made_up_for(colour: Colour, loop: LoopThread, mode: str, computations: int) -> None:
+    """Also where it is as before at the end: the round is not taken for a whole one."""
+    shop = Shop(MemoryShared(), Origin(), colour=colour, loop=loop, names=UNTOLD, concurrency=1)
+    gates = [shop.origin.hold() for _ in range(2 if mode == "ttl" else 1)]
+    shop.warm_behind()
+    gates[0].wait()
+    shop.cache.switch_here("items", mode)
+    gates[0].open()
+    if mode == "ttl":
+        gates[1].wait()
+    else:
+        until(lambda: shop.told("warmed"))
+    shop.cache.switch_here("items", "full")
+    if mode == "ttl":
+        gates[1].open()
+    until(partial(knows_it_is_warm, shop))
+    assert len(shop.told("warmed")) > 1
+    assert [shop.read(number) for number in range(3)] == [1, 1, 1]
+    assert shop.origin.computations == computations
+    shop.close()
 
 
 @pytest.mark.parametrize("colour", COLOURS)

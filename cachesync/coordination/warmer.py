@@ -35,6 +35,7 @@ from cachesync.core.policy import Policy
 from cachesync.core.rules import nearest
 from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called, Failed, Flow, Step
+from cachesync.core.switches import Switches
 from cachesync.core.warming import Warmed, claim, mark_of, shortest_life, warm_keys
 from cachesync.errors import KeyArgumentError, KeyTemplateError, PolicyError, WarmingError
 from cachesync.layers.codecs import AnyCodec
@@ -52,7 +53,9 @@ GRACE: Final = 1.0
 
 
 class Unfinished(BaseException):
-    """Warming was ended before its end: nothing is noted as warmed, and another process may go on at once."""
+    """Warming was ended before its end, or something was switched or reloaded meanwhile: nothing is noted as warmed, and whoever looks next
+    may go on at once.
+    """
 
 
 class Warmer:
@@ -285,10 +288,10 @@ class Warmer:
         """In a forked child: go on as the parent did."""
         self._start_thread()
 
-    def turn(self, call: Callable[[], Any], *, in_loop: bool) -> Generator[Step, Any, float]:
+    def turn(self, call: Callable[[str, Switches], Any], *, in_loop: bool) -> Generator[Step, Any, float]:
         """Warm if that is due: ``call`` does it. Returns the seconds until the next look."""
         engine = self._engine
-        sources = self._enabled(self.sources())
+        switches, sources = engine.switches, self._enabled(self.sources())
         key = self._mark(sources, in_loop=in_loop)
         if not sources or (self._warmed is not None and self._warmed[0] == key and self._still_holds(*self._warmed)):
             return LOOK
@@ -300,22 +303,33 @@ class Warmer:
             return LOOK * random.uniform(1, 2)
         life = min(shortest_life(source.policy) for source in sources)
         self._site.policy = Policy(name="warming", match="*", ttl=life, errors=RETRY, consistency="strict")
-        ask = engine.ask(self._site, Address(key, key, NO_DEPENDENCIES, self._site.policy), (), call)
+        ask = engine.ask(self._site, Address(key, key, NO_DEPENDENCIES, self._site.policy), (key, switches), call)
         result: Result = yield from claim(ask, shared=shared)
         if isinstance(result, Called) and result.stamp is not None:
             self._warmed, self._has_waited = (key, result.stamp), False
             return LOOK
-        is_busy = isinstance(result, Failed) and isinstance(result.error, Unneeded)
+        is_busy = isinstance(result, Failed) and isinstance(result.error, (Unneeded, Unfinished))
         return (LOOK if is_busy else RETRY) * random.uniform(1, 2)
 
     def _mark(self, sources: Sequence[Source], *, in_loop: bool) -> str:
-        """The key of what is declared now. Other processes know other functions, or can await no ``async def``: they warm other keys."""
-        functions = [(str(in_loop), 0, [site.name for site in self._registry.sites() if site.warmable is not None])]
-        known = functions, [(source.name, source.policy.version, source.told) for source in sources]
+        """The key of what is declared now, and how it is cached: what was stored while lifetimes alone decided is of no use after that, nor
+        what was not encrypted. Other processes know other functions, or can await no ``async def``: they warm other keys.
+        """
+        switches = self._engine.switches
+        functions = [(f"{in_loop} {switches.local}", "", [site.name for site in self._registry.sites() if site.warmable is not None])]
+        how = [_how(source.policy, switches) for source in sources]
+        known = functions, how, [(source.name, source.told) for source in sources]
         if self._known is None or self._known[0] != known:  # what is the same object is not looked into
-            declared = ((source.name, source.policy.version, source.declared) for source in sources)
+            declared = ((source.name, cached, source.declared) for source, cached in zip(sources, how, strict=True))
             self._known = known, mark_of((*functions, *declared))
         return self._known[1]
+
+    def _check(self, key: str, switches: Switches, *, in_loop: bool) -> None:
+        """To be called at the end of a round. Raises `Unfinished` where it was about something else than what is declared now, or where
+        something was switched meanwhile, were it back and forth: a part of it may have been left out.
+        """
+        if self._engine.switches is not switches or self._mark(self._enabled(self.sources()), in_loop=in_loop) != key:
+            raise Unfinished
 
     def _still_holds(self, key: str, stamp: Stamp) -> bool:
         """Whether nothing has happened since that concerns all keys."""
@@ -344,13 +358,17 @@ class Warmer:
         self._engine.events.send("warming_failed", policy="*", error=self._engine.events.describe(error)["error"])
         return RETRY
 
-    def _all(self) -> list[int]:
+    def _all(self, key: str, switches: Switches) -> list[int]:
         with _alone():
-            return _noted(self._warm(self.sources(), self.manner()))
+            noted = _noted(self._warm(self.sources(), self.manner()))
+            self._check(key, switches, in_loop=False)
+            return noted
 
-    async def _aall(self) -> list[int]:
+    async def _aall(self, key: str, switches: Switches) -> list[int]:
         with _alone():
-            return _noted(await self._awarm(self.sources(), self.manner()))
+            noted = _noted(await self._awarm(self.sources(), self.manner()))
+            self._check(key, switches, in_loop=True)
+            return noted
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 
@@ -386,6 +404,11 @@ class Warmer:
         """In a forked child nothing is under way, and a thread did not come along."""
         self.is_asleep = self._thread is not None and not self._closed
         self._thread, self._task, self._stop, self._rounds = None, None, threading.Event(), []
+
+
+def _how(policy: Policy, switches: Switches) -> str:
+    """How the values of a policy are cached, as far as another way would need other entries, or more of them."""
+    return f"{policy.version} {switches.mode_of(policy.name)} {policy.ramp!r} {policy.encrypt}"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Each key goes the way of an ordinary question: what is fresh stays, what is not is computed under its lease and stamped with the position
 at which that began. That a whole list was warmed is an entry too, under a key that no caller can write: its lease makes one process of
-all do it, its stamp says from before which reset it is, and its digest, which declarations and versions it is about.
+all do it, its stamp says from before which reset it is, and its digest, which declarations it is about, and how they are cached.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def shortest_life(policy: Policy) -> float:
     return (least or 0.0) * (1 - policy.jitter)
 
 
-def mark_of(declared: Iterable[tuple[str, int, Sequence[str]]]) -> str:
-    """The key under which it stands that this was warmed: names of lists, the versions of what they hold, and what they name."""
+def mark_of(declared: Iterable[tuple[str, str, Sequence[str]]]) -> str:
+    """The key under which it stands that this was warmed: names of lists, how what they hold is cached (as the version of its policy is a
+    part of), and what they name.
+    """
     text = json.dumps([list(one) for one in declared], separators=(",", ":"))
     return MARK + xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
