@@ -22,12 +22,12 @@ from uuid import UUID
 
 import pytest
 
-from cachesync import Cache, KeyArgumentError, KeyTemplateError, MemoryShared, Policy, PolicyError, Settings, Warmed
+from cachesync import Cache, KeyArgumentError, KeyTemplateError, LayerError, MemoryShared, Policy, PolicyError, Settings, Warmed
 from cachesync.cli import main
 from cachesync.coordination import warmer
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings, WarmingSettings
-from cachesync.core.steps import Fetch, Lease
+from cachesync.core.steps import Failed, Fetch, Lease, Replies, Reply, SharedStep, Store, Together
 from cachesync.core.switches import place_of
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
@@ -867,6 +867,49 @@ def test_a_shared_layer_that_fails_in_the_middle_is_come_back_to(colour: Colour,
     shop.close()
 
 
+class NodeError(LayerError):
+    """A node of a cluster does not answer, which is no outage of the whole layer."""
+
+    part = "10.0.0.3:6379"
+
+
+class Torn(MemoryShared):
+    """A shared layer that fails with steps of one kind for the keys of items, while ``is_torn``."""
+
+    def __init__(self, kind: type[Lease | Store]) -> None:
+        super().__init__()
+        self._kind = kind
+        self.is_torn = True
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        if isinstance(step, Together):
+            return Replies(tuple(self.perform(one) for one in step.steps))
+        if self.is_torn and isinstance(step, self._kind) and step.key.startswith("item:"):
+            return Failed(NodeError("no answer"))
+        return super().perform(step)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+@pytest.mark.parametrize("kind", [Lease, Store])
+def test_what_could_not_be_stored_was_not_warmed(colour: Colour, loop: LoopThread, kind: type[Lease | Store]) -> None:
+    """It has failed, also where this process has a copy of it, and is come back to when the layer takes it."""
+    shared, origin = Torn(kind), Origin()
+    shop = Shop(shared, origin, colour=colour, loop=loop, names=UNTOLD)
+    for _ in range(2):
+        warmed = shop.warm()
+        assert counts(warmed) == (0, 0, 3, 0)
+        assert "it was computed, and the shared layer could not be told" in warmed.errors[0]
+    shop.warm_behind()
+    until(lambda: len(shop.told("warmed")) > 2)
+    assert knows_it_is_warm(shop) is None
+    shared.is_torn = False
+    until(partial(knows_it_is_warm, shop))
+    late, computations = Shop(shared, origin, colour=colour, loop=loop), origin.computations
+    assert [late.read(number) for number in range(3)] == [1, 1, 1]
+    assert origin.computations == computations
+    shop.close()
+
+
 def test_a_cache_that_was_dropped_is_not_kept_by_its_warmer(loop: LoopThread) -> None:
     """Neither by its thread nor by its task."""
     for colour in COLOURS:
@@ -952,7 +995,7 @@ def test_what_was_warmed_by_lifetimes_alone_is_warmed_again_when_invalidations_c
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-@pytest.mark.parametrize(("before", "after"), [({"ramp": 0.001}, {"ramp": 1.0})])
+@pytest.mark.parametrize(("before", "after"), [({"encrypt": False}, {"encrypt": True}), ({"ramp": 0.001}, {"ramp": 1.0})])
 def test_what_a_reload_makes_new_is_warmed(colour: Colour, loop: LoopThread, before: dict[str, Any], after: dict[str, Any]) -> None:
     """What was stored in clear is not served any more, and of what a ramp leaves out nothing was stored."""
     keys = "1:" + base64.b64encode(bytes(32)).decode()

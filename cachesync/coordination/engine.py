@@ -515,7 +515,7 @@ class Engine:
             return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
         site.counts.shared_hits += 1
         is_due = now >= self._due(ask, began, life.fresh)
-        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, is_stale, life.stale, is_due))
+        return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, is_stale, life.stale, is_due, False))
 
     def _open(self, site: Site, header: Header, payload: bytes | memoryview) -> Any:
         plain: bytes | memoryview = decompress(payload) if header.flags & COMPRESSED else payload

@@ -218,7 +218,7 @@ class World:
 
     def brought(self, step: Join) -> Called | None:
         """A copy that an earlier flight has brought meanwhile."""
-        called = self.engine.at_hand(step.ask, only_fresh=True)
+        called = None if step.anew else self.engine.at_hand(step.ask, only_fresh=True)
         return None if called is None or (step.early and called.is_due) else called
 
     def filling(self, step: Join, flight: Flight) -> Flow:

@@ -376,9 +376,10 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
             yield Release(ask.key, token, deadline + called.seconds)
         return called
     called = called._replace(until=begun.made + called.fresh)
-    if leased is None or (yield from _store(ask, token, called, begun, deadline + called.seconds, own=0)):
+    stored = None if leased is None else (yield from _store(ask, token, called, begun, deadline + called.seconds, own=0))
+    if stored is not False:
         yield Keep(ask, called, begun)
-    return called
+    return called._replace(is_shared=stored is not None)
 
 
 def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generator[Step, Any, Called | Failed | tuple[Leased | None, float]]:
@@ -501,7 +502,7 @@ def replace(
     if leased and own and not ask.by_ttl:  # what others announced before it has to be known before the value is held here
         yield from catch_up(stamp, deadline)
     if leased and own and called.fresh is not None:
-        keeps = yield from _store(ask, token, called, begun, deadline, own=own, encoded=encoded)
+        keeps = (yield from _store(ask, token, called, begun, deadline, own=own, encoded=encoded)) is not False
     elif leased:
         yield Release(ask.key, token, deadline)
     if keeps and called.fresh is not None:
@@ -512,8 +513,9 @@ def replace(
 
 def _store(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
-) -> Generator[Step, Any, bool]:
+) -> Generator[Step, Any, bool | None]:
     """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either.
+    ``None`` when the shared layer failed: it is held here, and nobody else has it.
 
     It is stored under the policy of now, and not for longer than that allows. What was begun under another ``version`` is not stored.
     """
@@ -559,7 +561,7 @@ def _store(
     done: Done | Failed = yield Store(ask.key, token, blob, left, deadline, ask)
     if ask.is_replaced(done):
         yield Release(ask.key, token, deadline)
-    return isinstance(done, Failed) or done.done
+    return None if isinstance(done, Failed) else done.done
 
 
 def invalidate(targets: tuple[Targets, ...], *, shared: bool, deadline: float) -> Generator[Step, Any, Stamp]:

@@ -521,7 +521,8 @@ class Called(NamedTuple):
 
     One that was cached has its ``stamp``, when it was ``made`` and until when it is fresh (seconds, monotonic clock).
     ``dependencies`` is all that it depends on besides its key. ``is_stale``: it is served although it is not fresh any more, until it
-    ``ends``. ``is_due``: it is fresh, and to be refreshed before its time (``early_refresh``).
+    ``ends``. ``is_due``: it is fresh, and to be refreshed before its time (``early_refresh``). ``is_shared``: it was computed
+    under a lease, and the shared layer has answered to the end: it has the value, or has said that it must not be stored.
     """
 
     value: Any
@@ -534,6 +535,7 @@ class Called(NamedTuple):
     is_stale: bool = False
     ends: float = NO_DEADLINE
     is_due: bool = False
+    is_shared: bool = False
 
 
 class Rest(NamedTuple):
@@ -603,6 +605,7 @@ class Join(NamedTuple):
     ``late`` says that time has passed since the question was asked that was not spent on the shared layer, but on other
     computations: its budget begins anew. ``patience`` is how long to wait, seconds (``None``: to the end). After that the answer is
     `Overdue`, and the computation goes on. ``early``: a fresh value is refreshed before its time, if no other process does that.
+    ``anew``: a local copy is not good enough.
     """
 
     ask: Ask
@@ -611,6 +614,7 @@ class Join(NamedTuple):
     late: bool = False
     patience: float | None = None
     early: bool = False
+    anew: bool = False
 
 
 class Calls(NamedTuple):

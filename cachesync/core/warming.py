@@ -27,6 +27,8 @@ MARK: Final = "*warming:"
 ERRORS_KEPT: Final = 10
 UNHEARD: Final = Failed(LayerError("the log of invalidations can not be read"))
 
+UNSTORED: Final = Failed(LayerError("it was computed, and the shared layer could not be told"))
+
 
 @dataclass(frozen=True, slots=True)
 class Warmed:
@@ -81,11 +83,15 @@ def warm_keys(asks: Sequence[Ask], *, shared: bool, dry_run: bool = False) -> Ge
 
 
 def _warm(ask: Ask, shared: bool, dead: bytes | None, *, early: bool = False) -> Generator[Step, Any, Result]:
-    """Compute one key, or wait for whoever does. No old value stands in for it: it would be warmed in name only."""
+    """Compute one key, or wait for whoever does. No old value stands in for it, and no local copy where there is a shared layer, nor what
+    that has not heard of: it would be warmed in name only.
+    """
     rests: Failed | None = (yield Rests(ask)) if ask.policy.errors else None
     if rests is not None:
         return rests
-    result: Result | Overdue = yield Join(ask, shared, dead, True, ask.policy.hard_timeout, early)
+    result: Result | Overdue = yield Join(ask, shared, dead, True, ask.policy.hard_timeout, early, anew=shared)
+    if shared and isinstance(result, Called) and result.fresh is not None and not result.is_shared:
+        return UNSTORED
     return overdue(ask) if isinstance(result, Overdue) else result
 
 
