@@ -343,16 +343,17 @@ LEASED: Final[Table] = [(Position, stands(5)), (lease(at(5)), granted()), *UP_TO
 COMPUTED: Final[Table] = [(Begin(NOW), BEGUN), (Call(ASK), CALLED)]
 STORED: Final[Table] = [(Encode(ASK, "computed"), ENCODED), (Store, DONE), (Keep, DONE)]
 KEPT: Final = CALLED._replace(stamp=at(5), made=100.0, until=160.0)
+TOLD: Final = KEPT._replace(is_shared=True)
 ALONE: Final[Table] = [(Begin(0), BEGUN), (Call, CALLED), (Keep, DONE)]
 
 FILL: dict[str, tuple[Table, Any]] = {
     "the lease, the position, the computation, the store, the copy: in this order": (
         [*LEASED, *COMPUTED, (Encode(ASK, "computed"), ENCODED), (Store, DONE), (Keep(ASK, KEPT, BEGUN), DONE)],
-        KEPT,
+        TOLD,
     ),
     "a process that never joined asks for its lease from nowhere, and joins": (
         [(Position, stands(None)), (lease(NOWHERE), granted()), (Position, stands(None)), *rejoining(stands(None), 0), *COMPUTED, *STORED],
-        KEPT,
+        TOLD,
     ),
     "somebody else computes: look again, and take what came": (
         [
@@ -391,7 +392,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             *COMPUTED,
             *STORED,
         ],
-        KEPT,
+        TOLD,
     ),
     "another one was faster in taking it over: its lease is judged anew": (
         [
@@ -409,7 +410,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             (Call, CALLED),
             *STORED,
         ],
-        KEPT,
+        TOLD,
     ),
     "what came meanwhile is dead: it is named, and the lease is asked for again": (
         [
@@ -422,7 +423,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             *COMPUTED,
             *STORED,
         ],
-        KEPT,
+        TOLD,
     ),
     "what came meanwhile is stale: it is refreshed": (
         [
@@ -435,7 +436,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             *COMPUTED,
             *STORED,
         ],
-        KEPT,
+        TOLD,
     ),
     "what came can not be judged: compute without the layer": (
         [(Position, stands(5)), (Lease, CAME._replace(head=at(6))), (Admit, BEHIND), *CAN_NOT_READ, *ALONE],
@@ -444,11 +445,11 @@ FILL: dict[str, tuple[Table, Any]] = {
     "no lease can be had: compute without the layer": ([(Position, stands(5)), (Lease, DOWN), *ALONE], KEPT),
     "the process was behind: it catches up before it computes": (
         [(Position, stands(5)), (Lease, granted(at(6))), *READ_SIX, *COMPUTED, *STORED],
-        KEPT,
+        TOLD,
     ),
     "it can not catch up: the stamp is then what it has applied, and that is true": (
         [(Position, stands(5)), (Lease, granted(at(6))), *CAN_NOT_READ, *COMPUTED, *STORED],
-        KEPT,
+        TOLD,
     ),
     "the function raises: the lease goes back": ([*LEASED, (Begin, BEGUN), (Call, DOWN), (Release, DONE)], DOWN),
     "the lifetime can not be told: the lease goes back, the result is delivered": (
@@ -457,7 +458,7 @@ FILL: dict[str, tuple[Table, Any]] = {
     ),
     "the lease was lost: the result is its caller's and nobody else's": (
         [*LEASED, *COMPUTED, (Encode, ENCODED), (Store, NOT_DONE)],
-        KEPT,
+        TOLD,
     ),
     "storing got no answer: the copy is kept here, under its stamp": (
         [*LEASED, *COMPUTED, (Encode, ENCODED), (Store, DOWN), (Keep, DONE)],
@@ -465,7 +466,7 @@ FILL: dict[str, tuple[Table, Any]] = {
     ),
     "the value can not be encoded: the lease goes back, the copy is kept here": (
         [*LEASED, *COMPUTED, (Encode, Failed(TypeError())), (Release("item:1", TOKEN, 102.0), DONE), (Keep, DONE)],
-        KEPT,
+        TOLD,
     ),
     "a process that could not join the log stores nothing": (
         [
@@ -599,7 +600,7 @@ def test_a_value_that_is_old_when_it_is_computed_is_not_stored() -> None:
     slow = Called("computed", seconds=80.0, fresh=60.0)
     flow = flows.fill(ASK, token=TOKEN, shared=True, dead=None)
     table: Table = [*LEASED, (Begin, BEGUN), (Call, slow), (Encode, ENCODED), (Release, DONE), (Keep, DONE)]
-    assert play(flow, table)[0] == slow._replace(stamp=at(5), made=100.0, until=160.0)
+    assert play(flow, table)[0] == slow._replace(stamp=at(5), made=100.0, until=160.0, is_shared=True)
 
 
 def test_a_lease_s_loser_waits_longer_each_time_up_to_a_bound() -> None:

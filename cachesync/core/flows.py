@@ -531,7 +531,7 @@ def _store(
         deadline += packed.seconds
     if isinstance(packed, Failed) or begun.stamp is None or called.fresh is None:
         yield Release(ask.key, token, deadline)
-        return True
+        return True if begun.stamp is not None else None
     fresh = max(1, round(min(called.fresh, longest_freshness(ask.policy, called.value)) * 1000))
     header = Header(
         flags=packed.flags,
