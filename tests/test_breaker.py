@@ -400,6 +400,6 @@ def test_what_was_asked_before_the_failure_does_not_say_that_it_is_over() -> Non
         clock.advance(0.1)
         world.note(LEASE, engine.now(), _failure())
         world.note(ANSWERED[0][0], asked, ANSWERED[0][1])
-        assert engine.breaker.state == "open"
+        assert engine.breaker.is_open
         world.note(ANSWERED[0][0], engine.now(), ANSWERED[0][1])
-        assert engine.breaker.state == "closed"
+        assert [engine.breaker.is_open, engine.breaker.state] == [False, "closed"]
