@@ -673,6 +673,7 @@ class Cache:
         """As `close`, and end the connections of the running loop."""
         await self._operations.warmer.aclose()
         await asyncio.to_thread(self._operations.finish)
+        await self._engine.tasks.aclose(self._engine.budget)
         if self._engine.shared is not None:
             await self._engine.shared.aclose()
 

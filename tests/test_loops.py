@@ -7,21 +7,25 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
 from cachesync import Cache, Policy, RedisShared, Settings
 from cachesync.coordination import log_reader, worlds
+from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Extend
+from cachesync.core.steps import Extend, Release, Store
 from cachesync.protocols import Shared
-from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, until
+from support.nodes import COLOURS, LONG, Colour, Gate, HoldingShared, LoopThread, engine_of, operations_of, until
 from support.proxy import Proxy
 from support.scripts import Script
 from support.servers import Server
 
 READER = "cachesync-log"
+SOON = 0.02
+"""Seconds that a test waits for a computation that it holds."""
 
 
 @pytest.fixture(autouse=True)
@@ -457,6 +461,107 @@ def test_a_loop_that_runs_keeps_its_lease(server: Server, namespace: str, pause:
     finally:
         paused.loop.call_soon_threadsafe(paused.loop.stop)
         running.join(LONG)
+
+
+# --- closing while something is under way -----------------------------------------------------------------------------------------
+
+
+class Closing:
+    """A cache in a loop, with stale values allowed, that is closed while a computation is held."""
+
+    def __init__(self, url: str, namespace: str, loop: LoopThread, **options: Any) -> None:
+        self.events: list[Event] = []
+        policy = Policy(name="items", match="item:*", ttl="1h", **options)
+        patient = Settings(coordination=CoordinationSettings(budget=LONG, lease=LONG, max_lag=LONG))
+        self.shared = HoldingShared(RedisShared(url, namespace=namespace))
+        self.cache = Cache(patient, policies=[policy], shared=self.shared, namespace=namespace, on_event=self.events.append)
+        self.shop = Shop(self.cache)
+        self.loop = loop
+
+    async def read(self, how: str) -> int:
+        return await self.shop.aitem(1) if how == "one" else (await self.shop.aitem.many([(1,)]))[0]
+
+    async def aclose(self) -> int:
+        """Close, and return how many flights and refreshes are left in the loop."""
+        await self.cache.aclose()
+        return sum("LoopWorld" in repr(one.get_coro()) or "Refresher" in repr(one.get_coro()) for one in asyncio.all_tasks())
+
+    def told(self, name: str) -> list[Event]:
+        return [event for event in self.events if event.name == name]
+
+
+@pytest.fixture
+def close(server: Server, namespace: str, loops: tuple[LoopThread, LoopThread]) -> Callable[..., Closing]:
+    return partial(Closing, server.url, namespace, loops[0])
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+@pytest.mark.parametrize("moment", ["computing", "before its first step"])
+def test_closing_ends_refreshes_and_says_so(close: Callable[..., Closing], how: str, moment: str) -> None:
+    """They are ended while the connection is there: the lease is given back, and nothing waits for a reply that never comes."""
+    closing = close(stale_while_revalidate="1h")
+    loop = closing.loop
+    assert loop.run(closing.read(how)) == 1
+    closing.cache.invalidate("item:1", soft=True)
+    gate = closing.shop.hold(1)
+
+    async def read_and_close() -> tuple[int, int]:
+        found = await closing.read(how)
+        if moment == "computing":
+            await asyncio.to_thread(gate.wait)
+        else:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()  # as the end of asyncio.run does
+        return found, await closing.aclose()
+
+    assert loop.run(read_and_close()) == (1, 0)
+    gate.open()
+    assert [event.fields["key"] for event in closing.told("refresh_dropped")] == ["item:1"]
+    assert closing.told("layer_failed") == []
+    assert closing.shared.count(Release) == (moment == "computing")
+    assert operations_of(closing.cache).refresher.under_way == 0
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_closing_lets_callers_have_what_they_wait_for(close: Callable[..., Closing], how: str) -> None:
+    """It is stored, too: the connection is closed after that."""
+    closing = close()
+    gate = closing.shop.hold(1)
+    asked = closing.loop.submit(closing.read(how))
+    gate.wait()
+    closed = closing.loop.submit(closing.aclose())
+    until(lambda: operations_of(closing.cache).is_closed, "closing")
+    gate.open()
+    assert (asked.result(LONG), closed.result(LONG)) == (1, 0)
+    assert closing.told("layer_failed") == []
+    assert closing.shared.count(Store) == 1
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_closing_waits_no_longer_than_the_budget(close: Callable[..., Closing], how: str) -> None:
+    """What takes longer goes on, and its caller is given the result."""
+    closing = close()
+    gate = closing.shop.hold(1)
+    asked = closing.loop.submit(closing.read(how))
+    gate.wait()
+    engine_of(closing.cache).budget = SOON
+    closing.loop.run(closing.aclose())
+    gate.open()
+    assert asked.result(LONG) == 1
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_closing_ends_what_its_callers_have_left(close: Callable[..., Closing], how: str) -> None:
+    """They were given an old value after the soft timeout, and wait for the new one no more."""
+    closing = close(stale_if_error="1h", soft_timeout=SOON)
+    assert closing.loop.run(closing.read(how)) == 1
+    closing.cache.invalidate("item:1", soft=True)
+    gate = closing.shop.hold(1)
+    assert closing.loop.run(closing.read(how)) == 1
+    gate.wait()
+    assert closing.loop.run(closing.aclose()) == 0
+    gate.open()
+    assert closing.told("layer_failed") == []
 
 
 # --- what stays open ----------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ from support.nodes import (
     engine_of,
     operations_of,
     sites_of,
+    read_log,
     until,
     use,
 )
@@ -798,6 +799,30 @@ def test_copies_that_could_not_be_dropped_are_not_served(colour: Colour, loop: L
     values = iter(())
     with pytest.raises((StopIteration, RuntimeError)):  # no copy stands in for it, either
         caller.do(function)
+    failed = [event.fields for event in events if event.name == "layer_failed"]
+    assert [(fields["layer"], fields["step"]) for fields in failed] == [("local", "clear")]
+    caller.close()
+
+
+def test_after_a_loss_copies_that_could_not_be_dropped_are_not_served(colour: Colour, loop: LoopThread) -> None:
+    """The log was begun anew, and nothing from before holds, whatever the local layer raises; the trouble is told."""
+    events: list[Event] = []
+    shared, local = MemoryShared(), KeepingLocal()
+    policy = Policy(name="all", match="*", ttl="1h")
+    caller = Caller(Cache(policies=[policy], shared=shared, local=local, listen=False, on_event=events.append), colour, loop)
+    values = iter(range(10))
+
+    @caller.cached("a")
+    async def function() -> int:
+        return next(values)
+
+    caller.stamp()
+    assert caller.do(function) == 0
+    local.fails = True
+    shared.flush()
+    caller.stamp()
+    read_log(caller.cache)
+    assert caller.do(function) == 1
     failed = [event.fields for event in events if event.name == "layer_failed"]
     assert [(fields["layer"], fields["step"]) for fields in failed] == [("local", "clear")]
     caller.close()

@@ -359,7 +359,7 @@ class LoopBatches(LoopWorld):
         """Compute what nobody computes yet, in a task of its own, so that a caller who is cancelled takes the result from nobody else."""
         if not led:
             return
-        task = asyncio.create_task(self._lead_all(led))
+        task = self.engine.tasks.start(self._lead_all(led), [place.flight for place in led])
         for place in led:
             place.flight.task = task
             task.add_done_callback(partial(self.land_if_left, place.flight))

@@ -21,6 +21,7 @@ from cachesync.coordination.gathering import Gathering
 from cachesync.coordination.request_scope import scope_of
 from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
+from cachesync.coordination.tasks import Tasks
 from cachesync.coordination.waiters import Waiters
 from cachesync.coordination.watching import silent_of
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
@@ -144,6 +145,7 @@ class Engine:
         self.origin = os.urandom(6).hex()
         self.lock = lock_across_forks()  # re-entrant: a finalizer may run anywhere, and ask this cache in the same thread
         self.flights = Flights()
+        self.tasks = Tasks()
         self.waiters = Waiters()
         self.ledger = self._new_ledger()
         self.switches = Switches(environment=settings.switches)
@@ -874,19 +876,29 @@ class Engine:
         if before.effective == switches.effective:
             return Turned(is_changed=False)
         self.ledger.turn()
-        if not switches.local:
-            try:
-                self.local.clear()
-            except Exception as error:  # of a layer that was plugged in: its copies are there, and are not served
-                return Turned(is_changed=True, trouble=error)
-        return Turned(is_changed=True)
+        return Turned(is_changed=True, trouble=None if switches.local else self.clear_local())
+
+    def clear_local(self) -> Exception | None:
+        """Drop all copies. Returns what a layer that was plugged in has raised: its copies are there, and are not served.
+
+        The lock is held; `tell_uncleared` is for afterwards.
+        """
+        try:
+            self.local.clear()
+        except Exception as error:
+            return error
+        return None
 
     def _tell_switched(self, by: str, turned: Turned) -> None:
         if turned.is_changed:
             self.waiters.wake()  # nobody waits for another process where that does not count any more
             self.tell_switches(by)
-        if turned.trouble is not None:
-            self.events.send("layer_failed", "local", layer="local", step="clear", error=repr(turned.trouble))
+        self.tell_uncleared(turned.trouble)
+
+    def tell_uncleared(self, trouble: Exception | None) -> None:
+        """Say that copies could not be dropped."""
+        if trouble is not None:
+            self.events.send("layer_failed", "local", layer="local", step="clear", error=repr(trouble))
 
     def tell_switches(self, by: str) -> None:
         """Say what is switched, and who has done it. Each change is news, also to what held before."""
@@ -956,7 +968,7 @@ class Engine:
 
         Invalidations that were queued are announced by both: the parent may be gone before it can.
         """
-        self.flights = Flights()
+        self.flights, self.tasks = Flights(), Tasks()
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()

@@ -70,6 +70,7 @@ class Follower:
         joined = step.joined
         if joined.thrown is not None:
             engine.obey(joined.thrown)
+        trouble: Exception | None = None
         with engine.lock:
             ledger = engine.ledger
             try:
@@ -80,11 +81,12 @@ class Follower:
                 for flight in engine.flights.clear():  # who has heard nothing until now joins nobody who began before
                     engine.forsake(flight.token)
                 if how.ends_copies:
-                    engine.local.clear()
+                    trouble = engine.clear_local()
                 engine.losses += how.lost
             if ledger.position == joined.head:
                 ledger.contact = max(ledger.contact, joined.asked)
         engine.waiters.wake()
+        engine.tell_uncleared(trouble)
         beside = how is not None and how.kind == "gap" and step.since == 0  # two callers have joined at once, the other was faster
         if how is not None and how.kind in REASONS and not beside:
             engine.events.send("log_rejoined", stamp=str(joined.head), reason=REASONS[how.kind])

@@ -44,7 +44,6 @@ class Refresher:
         """In a forked child nothing is under way. What was closed stays closed."""
         self._under_way: dict[str, Ask] = {}
         self._pool: ThreadPoolExecutor | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, *asks: Ask) -> None:
         """Refresh a key in a thread, or those of one batch together."""
@@ -68,9 +67,8 @@ class Refresher:
             asks = tuple(filter(self._takes, asks))
             if not asks:
                 return
-        task = asyncio.create_task(self._refresh(asks, self._watches(asks)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._engine.tasks.start(self._refresh(asks, self._watches(asks)))
+        task.add_done_callback(lambda task: self._end(asks, _outcomes(task, len(asks))))
 
     def close(self) -> None:
         """Begin no more. What was not begun yet is given up, and an event says so."""
@@ -108,16 +106,12 @@ class Refresher:
             spans = [stack.enter_context(watch) for watch in watches]
             return _noted(spans, self._run(flow))
 
-    async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> None:
+    async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> Sequence[Result]:
         gathering.set(None)  # it is no part of the computation or the request that found the value stale, which does not wait for it
         computing.set(frozenset())
-        outcomes: Sequence[Result] | None = None
-        try:
-            with ExitStack() as stack:
-                spans = [stack.enter_context(watch) for watch in watches]
-                outcomes = _noted(spans, await self._arun(together([self._renewing(ask) for ask in asks])))
-        finally:
-            self._end(asks, outcomes)
+        with ExitStack() as stack:
+            spans = [stack.enter_context(watch) for watch in watches]
+            return _noted(spans, await self._arun(together([self._renewing(ask) for ask in asks])))
 
     def _end(self, asks: Sequence[Ask], outcomes: Sequence[Result] | None) -> None:
         with self._lock:
@@ -139,7 +133,7 @@ def _noted(spans: Sequence[Span], outcomes: Sequence[Result]) -> Sequence[Result
     return outcomes
 
 
-def _outcomes(future: Future[Any], count: int) -> Sequence[Result] | None:
+def _outcomes(future: Future[Any] | asyncio.Task[Any], count: int) -> Sequence[Result] | None:
     if future.cancelled():
         return None
     error = future.exception()

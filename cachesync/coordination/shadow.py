@@ -71,7 +71,6 @@ class Shadow:
         self._under_way: dict[str, Check] = {}
         self._unstable: set[str] = set()
         self._pool: ThreadPoolExecutor | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- sampling -------------------------------------------------------------------------------------------------------------------
 
@@ -94,9 +93,8 @@ class Shadow:
             return
         try:
             if _is_async(ask):
-                task = asyncio.get_running_loop().create_task(self._check_in_task(check))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                task = self._engine.tasks.start(self._check_in_task(check))
+                task.add_done_callback(lambda _task: self._drop(check))  # cancelled before its first step, it runs nothing of its body
             else:
                 self._submit(check, self._first)
         except RuntimeError:  # the interpreter ends, or a coroutine is driven by hand

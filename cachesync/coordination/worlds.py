@@ -543,7 +543,7 @@ class LoopWorld(World):
                 if called is not None:
                     self.land(mine, called)
                     return called
-                mine.task = asyncio.create_task(self._lead(step, mine))
+                mine.task = engine.tasks.start(self._lead(step, mine), (mine,))
                 mine.task.add_done_callback(partial(self.land_if_left, mine))
             elif not begin_waiting(inside, flight):
                 self.leave(flight)
