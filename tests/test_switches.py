@@ -61,8 +61,8 @@ from support.nodes import (
     Origin,
     engine_of,
     operations_of,
-    sites_of,
     read_log,
+    sites_of,
     until,
     use,
 )
