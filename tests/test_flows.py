@@ -360,14 +360,35 @@ FILL: dict[str, tuple[Table, Any]] = {
             (Position, stands(5)),
             (lease(at(5)), BUSY),
             (Await("item:1", TOKEN, FIRST_WAIT), Waited(101.0)),
+            (Fetch(("item:1",), 101.25), fetched(None)),
             (Position, stands(5)),
             (lease(at(5), deadline=101.25), BUSY),
             (Await("item:1", TOKEN, LONGEST_WAIT), Waited(102.0)),
-            (Position, stands(5)),
-            (Lease, CAME),
+            (Fetch(("item:1",), 102.25), fetched()),
             (Admit(ASK, BLOB, at(5), NOW), SERVED),
         ],
         SERVED,
+    ),
+    "somebody else computes, and the layer fails meanwhile: compute without a lease": (
+        [(Position, stands(5)), (Lease, BUSY), (Await, Waited(101.0)), (Fetch, DOWN), (Begin(0), BEGUN), (Call, CALLED), (Keep, DONE)],
+        TOLD._replace(is_shared=False),
+    ),
+    "somebody else has computed, but what was refused is still there: it is not judged again": (
+        [
+            (Position, stands(5)),
+            (Lease, CAME),
+            (Admit, REFUSED),
+            (Position, stands(5)),
+            (lease(at(5), BLOB[:IDENTITY]), BUSY),
+            (Await, Waited(101.0)),
+            (Fetch, fetched()),
+            (Position, stands(5)),
+            (lease(at(5), BLOB[:IDENTITY], deadline=101.25), granted()),
+            *UP_TO_DATE,
+            *COMPUTED,
+            *STORED,
+        ],
+        TOLD,
     ),
     "somebody else computes, and what comes of it may be served: wait": (
         [
@@ -375,8 +396,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             (Lease, HELD),
             (Outdated(ASK, at(3)), NOT_DONE),
             (Await, Waited(101.0)),
-            (Position, stands(5)),
-            (Lease, CAME),
+            (Fetch, fetched()),
             (Admit, SERVED),
         ],
         SERVED,
@@ -403,6 +423,7 @@ FILL: dict[str, tuple[Table, Any]] = {
             (lease(at(5), over=HOLDER), Leased(granted=False, blob=None, head=at(5), now=NOW, holder=Holder("a third", at(5)))),
             (Outdated(ASK, at(5)), NOT_DONE),
             (Await, Waited(101.0)),
+            (Fetch, fetched(None)),
             (Position, stands(5)),
             (lease(at(5), deadline=101.25), granted()),
             *[(Position, stands(5))] * 2,
@@ -616,7 +637,9 @@ def test_a_lease_s_loser_waits_longer_each_time_up_to_a_bound() -> None:
         waiting = flow.send(BUSY)
         assert isinstance(waiting, Await)
         waits.append(waiting.seconds)
-        step = flow.send(Waited(101.0 + turn))
+        looking = flow.send(Waited(101.0 + turn))
+        assert looking == Fetch(("item:1",), 101.25 + turn)
+        step = flow.send(fetched(None))
     assert waits[0] == FIRST_WAIT
     assert waits == sorted(waits)
     assert waits[-1] == LONGEST_WAIT

@@ -397,31 +397,38 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
             return None, deadline
         if reply.granted:
             return reply, deadline
-        if reply.blob is not None:
-            admitted = yield from admit(ask, reply.blob, reply.head, reply.now, deadline)
-            if isinstance(admitted, Called) and not admitted.is_stale and not (early and admitted.is_due):
-                return admitted
-            if isinstance(admitted, Refused) and admitted.dead is None:  # it could not be judged: the log can not be read
+        blob, head, now = reply.blob, reply.head, reply.now
+        if blob is None:
+            if reply.holder is not None:
+                outdated: Done = yield Outdated(ask, reply.holder.stamp, reply.holder.token == RESTING)
+                if outdated.done:
+                    over = reply.holder
+                    continue
+                if reply.holder.token == RESTING:
+                    problem = (
+                        f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
+                    )
+                    return Failed(RestingError(f"{ask.shown}: {problem}"))
+            if early:
+                return Failed(Unneeded())
+            waited: Waited = yield Await(ask.key, token, next(waits))
+            deadline = waited.now + ask.budget
+            if waited.alone:
                 return None, deadline
-            deadline += admitted.seconds
-            dead = reply.blob[:IDENTITY]
-            continue
-        if reply.holder is not None:
-            outdated: Done = yield Outdated(ask, reply.holder.stamp, reply.holder.token == RESTING)
-            if outdated.done:
-                over = reply.holder
+            # Most leases end because a value was stored, and to look for that costs Redis less than to be refused a lease once more.
+            fetched: Fetched | Failed = yield Fetch((ask.key,), deadline)
+            if isinstance(fetched, Failed):
+                return None, deadline
+            blob, head, now = fetched.blobs[0], fetched.head, fetched.now
+            if blob is None or blob[:IDENTITY] == dead:
                 continue
-            if reply.holder.token == RESTING:
-                problem = (
-                    f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
-                )
-                return Failed(RestingError(f"{ask.shown}: {problem}"))
-        if early:
-            return Failed(Unneeded())
-        waited: Waited = yield Await(ask.key, token, next(waits))
-        deadline = waited.now + ask.budget
-        if waited.alone:
+        admitted = yield from admit(ask, blob, head, now, deadline)
+        if isinstance(admitted, Called) and not admitted.is_stale and not (early and admitted.is_due):
+            return admitted
+        if isinstance(admitted, Refused) and admitted.dead is None:  # it could not be judged: the log can not be read
             return None, deadline
+        deadline += admitted.seconds
+        dead = blob[:IDENTITY]
 
 
 class Seized(NamedTuple):
