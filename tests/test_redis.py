@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -325,6 +326,42 @@ def test_reads_of_one_tick_are_one_trip(server: Server, wiretap: Wiretap, namesp
         [trip] = wiretap.commands()
         assert trip[2] == [b"MGET", *(reader.names.entry(f"stores:{code}") for code in codes)]
         assert reader.computed == ["BDG"]
+
+
+def test_tasks_that_join_the_log_at_once_ask_for_it_once(server: Server, wiretap: Wiretap, namespace: str) -> None:
+    """A process begins with fifty callers: the log is joined by all, and asked for once. What each needs for its key is its own."""
+    codes = [f"code{number}" for number in range(50)]
+    with Node(server.url, namespace) as writer:
+        writer.many(*codes)
+        writer.invalidate("stores:none")
+    with Node(wiretap.url, namespace, "async def") as reader:
+        assert reader.at_once(codes) == [{"name": "Jakarta"}] * 50
+        assert reader.computed == []
+        verbs = Counter(command[0] for trip in wiretap.commands() for command in trip)
+        assert verbs[b"ZRANGEBYSCORE"] == 2, "one page of bans, and the mark of their epoch"
+        assert verbs[b"EVALSHA"] == 1
+
+
+def test_an_answer_about_the_log_is_for_all_who_have_asked_for_it() -> None:
+    """Wherever they stand in a trip. Questions that differ are different ones."""
+    at = Stamp("00112233445566ff", 5)
+    steps: list[SharedStep] = [ReadBans(0, 6), Release("a", "t"), ReadBans(0, 6, 100.0), Fetch(("b",)), ReadBans(3, 6), ReadBans(0, 6)]
+    trip = Trip(steps, Names.of("ns"), Bounds())
+    found = [[[b"1", b"0"], [b"00112233445566ff", b"5"], [b"B"]], _bans_of(7), [1], _bans_of(8)]
+    replies = trip.replies([one for part in found for one in part])
+    assert trip.count == len([one for part in found for one in part])
+    assert [reply.soft if isinstance(reply, Bans) else reply for reply in replies] == [
+        7,
+        Done(done=True),
+        7,
+        Fetched((b"B",), at, 1000),
+        8,
+        7,
+    ]
+
+
+def _bans_of(soft: int) -> list[Any]:
+    return [[], [EPOCH, b"0", None, b"0", b"%d" % soft], MARKED]
 
 
 def test_misses_of_one_tick_travel_together(wiretap: Wiretap, namespace: str) -> None:

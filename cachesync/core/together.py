@@ -11,7 +11,7 @@ is computed, stored and given back first. So two batches that overlap in opposit
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, cast, get_args
 
 from cachesync.core.steps import (
     NO_DEADLINE,
@@ -41,7 +41,7 @@ _SHARED: Final[frozenset[type]] = frozenset(get_args(SharedStep)) - {Together}
 _ORDER: Final[tuple[frozenset[type], ...]] = (_SHARED, frozenset({Call}), frozenset({Join}), frozenset({Await}))
 """What is asked first where flows have come to different points. Waiting is last: see above."""
 _GROUPED: Final[frozenset[type]] = frozenset[type]().union(*_ORDER)
-_COMMON: Final = frozenset({Confirm, ReadLog, ReadBans, Snapshot})
+_ABOUT_THE_LOG: Final = frozenset({Confirm, ReadLog, ReadBans, Snapshot})
 """Questions about the log, which concern no key: equal ones are asked once, whatever their deadlines."""
 
 _Asked = dict[int, Any]
@@ -143,8 +143,8 @@ def _ask(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
     return replies
 
 
-def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
-    keys = [_question(step, i) for i, step in enumerate(steps)]
+def _ask_shared(steps: Sequence[Any]) -> Generator[Step, Any, Sequence[Any]]:
+    keys: list[Any] = [question_of(step) or i for i, step in enumerate(steps)]
     latest: dict[Any, Any] = {}  # of equal questions that with the latest deadline
     for key, step in zip(keys, steps, strict=True):
         if key not in latest or step.deadline > latest[key].deadline:
@@ -162,7 +162,7 @@ def _ask_shared(steps: list[Any]) -> Generator[Step, Any, Sequence[Any]]:
     return [answers[key] for key in keys]
 
 
-def _question(step: Any, i: int) -> Any:
-    """What makes a step equal to others: that about a key is equal to none."""
-    is_common = step.__class__ in _COMMON
-    return step._replace(deadline=NO_DEADLINE) if is_common else i
+def question_of(step: Any) -> SharedStep | None:
+    """What a step asks about the log, the same for all that ask for that; ``None`` where it concerns a key."""
+    is_about_the_log = step.__class__ in _ABOUT_THE_LOG
+    return cast("SharedStep", step._replace(deadline=NO_DEADLINE)) if is_about_the_log else None

@@ -1,7 +1,8 @@
 """A trip to Redis that carries several steps: what is common to them is said once, and each is answered for itself.
 
-Clock and head of the log are asked once for all that are told them, and all keys that are fetched are one ``MGET``. The head may then be
-older than a lease that is granted in the same trip; so is the position that its computation is stamped with, which is the safe side.
+Clock and head of the log are asked once for all that are told them, all keys that are fetched are one ``MGET``, and equal questions about
+the log are one: fifty tasks that join it at once cost as much as one does. The head may then be older than a lease that is granted in the
+same trip; so is the position that its computation is stamped with, which is the safe side.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from redis.exceptions import ResponseError
 
 from cachesync.core.names import Names
 from cachesync.core.steps import Fetch, Fetched, Lease, Reply, SharedStep
+from cachesync.core.together import question_of
 from cachesync.core.tuples import make
 from cachesync.layers.redis_line import failed, refused
 from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of, pack_all, reply_of
@@ -21,10 +23,14 @@ from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of,
 class Trip:
     """The commands of several steps in RESP (``packed``), and how many replies they have (``count``)."""
 
-    __slots__ = ("_fetch", "_names", "_spans", "_steps", "count", "packed")
+    __slots__ = ("_fetch", "_names", "_places", "_spans", "_steps", "count", "packed")
 
     def __init__(self, steps: Sequence[SharedStep], names: Names, bounds: Bounds) -> None:
-        self._steps, self._names = steps, names
+        known: dict[SharedStep | int, int] = {}
+        self._places = [known.setdefault(question_of(step) or i, len(known)) for i, step in enumerate(steps)]
+        first = dict(zip(reversed(self._places), reversed(steps), strict=True))
+        self._steps = steps = [first[place] for place in range(len(known))]
+        self._names = names
         keys = tuple([key for step in steps if isinstance(step, Fetch) and not step.strict for key in step.keys])
         is_fetching = any(_is_plain_fetch(step) for step in steps)
         self._fetch = Fetch(keys) if is_fetching else None
@@ -58,7 +64,7 @@ class Trip:
             else:
                 assert fetched is not None
                 found.append(fetched)
-        return found
+        return [found[place] for place in self._places]
 
     def _reply(self, step: SharedStep, replies: Sequence[Any]) -> Reply:
         try:

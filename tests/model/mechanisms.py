@@ -130,7 +130,9 @@ CUTS: Final = Mechanism(
     "the cut of an epoch", edited(Lineage, "number", "if cut is not None and stamp.number <= cut", "if cut is not None")
 )
 AGAIN: Final = Mechanism("the announcing again of what was lost", edited(Ledger, "rejoin", "if how.lost else ()", "if False else ()"))
-COPIES_END: Final = Mechanism("the end of copies where records were lost", edited(Follower, "rejoin", "engine.local.clear()", "pass"))
+COPIES_END: Final = Mechanism(
+    "the end of copies where records were lost", edited(Follower, "rejoin", "trouble = engine.clear_local()", "pass")
+)
 PENDING: Final = Mechanism("the refusing of what is pending", replaced(Tickets, "refuses", answering(False)))
 TAKE_OVER: Final = Mechanism("the taking over of a lease that is outdated", replaced(Engine, "outdated", answering(Done(done=False))))
 CONFIRMED: Final = Mechanism(

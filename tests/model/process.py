@@ -28,6 +28,7 @@ KNOWN: Final = frozenset(
     | {"sending", "ending"}  # nor reloads, which alone look at it
     | {"breaker"}  # but for whether it is open
     | {"splits", "parts"}  # one server has everything
+    | {"tasks"}  # no event loop runs
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 
