@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, Settings
 from cachesync.coordination import policy_watcher, warmer
+from cachesync.coordination.engine import spendable
 from cachesync.coordination.events import Event
 from cachesync.core.encryption_keys import KEY_BYTES
 from cachesync.core.entry import NEVER
@@ -842,7 +843,7 @@ def test_other_settings_follow(colour: Colour, loop: LoopThread) -> None:
     assert app.cache.stats().local.max_entries == 3
     assert app.cache.ttl("short") == 5.0
     engine = engine_of(app.cache)
-    assert (engine.budget, engine.lease, engine.breaker.budget) == (7.0, 9000, 7.0)
+    assert (engine.budget, engine.lease, engine.breaker.budget) == (spendable(7.0), 9000, spendable(7.0))
     app.close()
 
 

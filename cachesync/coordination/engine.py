@@ -73,6 +73,8 @@ from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
 
 BEHIND: Final = Refused(behind=True)
+TIMERS_LATE: Final = 0.005
+"""Seconds: an event loop wakes up 1 to 3 ms after a deadline on a quiet machine."""
 NEWEST: Final = 0.3
 """What the newest computation counts in the average of how long they take."""
 DUE_PAUSE: Final = 1.0
@@ -130,6 +132,11 @@ class Turned(NamedTuple):
     trouble: Exception | None = None
 
 
+def spendable(budget: float) -> float:
+    """The seconds of a budget that may be waited: a timer rings late, and the caller has to go on within the budget."""
+    return budget - min(TIMERS_LATE, budget / 50)
+
+
 class Engine:
     """The state of one cache in one process."""
 
@@ -164,7 +171,7 @@ class Engine:
         self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
         self.ending: deque[tuple[float, str]] = deque()  # tokens of those that were given up: when each is over, seconds, monotonic clock
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
-        self.budget = settings.coordination.budget
+        self.budget = spendable(settings.coordination.budget)
         self.lease = round(settings.coordination.lease * 1000)
         self.breaker = Breaker(self.now, self.lock, self.budget)
         self.parts: set[str] = set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from cachesync.coordination.engine import Engine
+from cachesync.coordination.engine import Engine, spendable
 from cachesync.coordination.registry import Plan, Registry
 from cachesync.core.reloads import Changes, changes_between, ends_copies, kept, needing_restart
 from cachesync.core.settings import Settings
@@ -86,7 +86,7 @@ class Reloader:
             for field in fields(bounds):  # before any entry lives longer than bans do
                 setattr(self._bounds, field.name, getattr(bounds, field.name))
             engine.settings, engine.keyring = settings, keyring
-            engine.budget = engine.breaker.budget = settings.coordination.budget
+            engine.budget = engine.breaker.budget = spendable(settings.coordination.budget)
             engine.lease = round(settings.coordination.lease * 1000)
             registry.take(plan, engine.ledger.mark.reloads + 1)
             engine.events.masking = registry.masking if registry.masking.is_needed else None
