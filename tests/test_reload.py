@@ -520,9 +520,11 @@ class RefusalError(LayerError):
 def refuse(monkeypatch: pytest.MonkeyPatch, *refused: type) -> None:
     """From now on the shared layer refuses these steps."""
     perform: Callable[[MemoryShared, SharedStep], Reply] = MemoryShared.perform
-    monkeypatch.setattr(
-        MemoryShared, "perform", lambda layer, step: Failed(RefusalError("OOM")) if isinstance(step, refused) else perform(layer, step)
-    )
+
+    def performed(layer: MemoryShared, step: SharedStep) -> Reply:
+        return Failed(RefusalError("OOM")) if isinstance(step, refused) else perform(layer, step)
+
+    monkeypatch.setattr(MemoryShared, "perform", performed)
 
 
 def test_what_was_sent_is_forgotten_when_its_lease_is_over(monkeypatch: pytest.MonkeyPatch, colour: Colour, loop: LoopThread) -> None:

@@ -442,7 +442,9 @@ def test_for_who_asks_for_a_pending_stamp_no_trip_is_made(strict: Strict, way: s
     if way == "at_least":
         near.do(strict.part.at_least, pending, 3)
     elif way == "many":
-        compute: Any = lambda keys: dict.fromkeys(keys, 1)  # noqa: E731
+
+        def compute(keys: list[str]) -> Any:
+            return dict.fromkeys(keys, 1)
 
         async def acompute(keys: list[str]) -> Any:
             return compute(keys)
