@@ -576,9 +576,10 @@ class Cache:
         """Compute what is declared to be warmed and is not fresh, in threads, and wait for the end: what the ``warm`` of policies and of
         decorators names, of all ``policies`` or of some.
 
-        ``progress`` is told the sums after each key, ``concurrency`` is how many are computed at once (left out: what the settings say),
-        and with ``dry_run`` nothing is computed: what would be counts as skipped. A key that fails ends nothing. An ``async def`` is
-        warmed by `awarm`. Raises ``PolicyError`` for a policy that there is not.
+        ``progress`` is told the sums after each key (of a function of many arguments: after each page), ``concurrency`` is how many are
+        computed at once (left out: what the settings say), and with ``dry_run`` nothing is computed: what would be counts as skipped. A
+        key that fails ends nothing. An ``async def`` is warmed by `awarm`; here it counts as failed. Raises ``PolicyError`` for a policy
+        that there is not.
         """
         warmer = self._operations.warmer
         return warmer.warm(warmer.sources(policies), warmer.manner(progress, concurrency, dry_run=dry_run))
@@ -596,7 +597,8 @@ class Cache:
 
     def warm_behind(self) -> None:
         """Warm what is declared in the background, and again where that is out of date as a whole: the log was begun anew, everything was
-        invalidated, or another ``version`` or another list is declared. One process of all does it at a time.
+        invalidated, another ``version`` or another list is declared, or a switch or a reload has it cached in another way. One process of
+        all does it at a time.
 
         Called in an event loop, it warms in tasks of it, and ``def`` in threads; elsewhere it warms in threads, and no ``async def``. To be
         called once in each process that serves, when the modules with the cached functions are imported.

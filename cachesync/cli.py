@@ -1,8 +1,9 @@
 """The command line: ``cachesync check | explain | schema | key | tail | invalidate | sweep | switch | warm | demo``.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
-matches, an answer was stale, Redis could not be reached. 2: the command was not understood, there is no Redis to speak to, or something
-has to be installed first. 74: the output could not be written. 130: interrupted. 141: who read the output stopped reading.
+matches, an answer was stale, a key could not be warmed, Redis could not be reached. 2: the command was not understood, there is no Redis to
+speak to, or something has to be installed first. 74: the output could not be written. 130: interrupted. 141: who read the output stopped
+reading.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _EXIT_CODES: Final = """\
 exit codes:
   0  all is well
   1  the answer is no: mistakes found, no policy matches, an answer was stale,
-     Redis could not be reached
+     a key could not be warmed, Redis could not be reached
   2  the command was not understood, there is no Redis to speak to,
      or something has to be installed first
 """

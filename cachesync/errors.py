@@ -3,16 +3,16 @@
 ::
 
     CachesyncError
-    ├── PolicyError          the policy file is wrong: file, line, name (at start)
+    ├── PolicyError          the policy file is wrong: file, line, name (at start, and when it is reloaded)
     ├── KeyTemplateError     a key template does not fit its function or its policy (at decoration)
     ├── KeyArgumentError     an argument or a text can not be part of a key (at the call)
     ├── CodecError           a value can not be encoded, or bytes can not be decoded
-    ├── LayerError           a layer failed and nothing could be served
+    ├── LayerError           a layer failed, and what was asked (sweep, switch) could not be done
     ├── BatchError           a function of many arguments answered for other items than it was asked for
     ├── RestingError         a computation failed a moment ago in another process and is left alone (errors)
     ├── OverdueError         a computation takes longer than its policy lets anybody wait (hard_timeout)
-      ├── SwitchError          there is no such switch, or it can not be turned like that (at the call)
-      └── WarmingError         what is to be warmed can not be told
+    ├── SwitchError          there is no such switch, or it can not be turned like that (at the call)
+    └── WarmingError         what is to be warmed can not be told
 
 The exceptions of a cached function arrive as they left it: they are never wrapped.
 """
@@ -48,7 +48,7 @@ class CodecError(CachesyncError):
 
 
 class LayerError(CachesyncError):
-    """A layer failed (refused, timed out, broke off) and nothing could be served in its place."""
+    """A layer failed (refused, timed out, broke off). No call of a cached function raises it: ``sweep`` and ``switch`` do."""
 
     is_refusal: bool = False
     """The layer answered, and refused: it is full, or does not permit what was asked."""

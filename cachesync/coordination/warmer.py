@@ -1,8 +1,8 @@
 """The warmer: computes what is declared, in threads for ``def`` and in tasks for ``async def``.
 
 By call it looks at every key itself. Behind everybody's back it warms at the start, and again where what was warmed is out of date as a
-whole: the log was begun anew, everything was invalidated, or another version or another list is declared. One process of all does that,
-under a lease like any other; where that process dies, the next one goes on with what is left.
+whole: the log was begun anew, everything was invalidated, another version or another list is declared, or it is cached in another way. One
+process of all does that, under a lease like any other; where that process dies, the next one goes on with what is left.
 """
 
 from __future__ import annotations
