@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ from support.servers import EXTRA_SERVER, Server, Servers, flavours
 
 # The benchmarks are a package of the tree. Last on the path, so that cachesync itself comes from where it is installed.
 sys.path.append(str(Path(__file__).parents[1]))
+
+# A run that was begun in the background ignores Ctrl-C, and so would every process that it starts: tests send it to some.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test fails on a clock. In CI every run draws the same examples: a red run is red again.
 settings.register_profile("here", deadline=None)
