@@ -1322,11 +1322,11 @@ def test_a_disabled_cache_bypasses_every_layer(clock: FakeClock, colour: Colour,
 
     cached = colour.cached(cache, "{n}", find)
     assert [colour(cached(1)), colour(cached(1))] == [1, 2]
-    assert colour(cached.many([(1,), (1,)])) == [3, 4]
-    assert colour(cached.refresh(1)) == 5
+    assert colour(cached.many([(1,), (1,)])) == [3, 3], "equal calls of one batch are one"
+    assert colour(cached.refresh(1)) == 4
     colour(cached.set(99, 1))
     cache.set("1", 99)
-    assert colour(cached(1)) == 6
+    assert colour(cached(1)) == 5
     assert colour(cached.peek(1)) is None
     assert cache.get("1") is MISSING
     assert cache.peek("1") is None
