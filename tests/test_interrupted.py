@@ -7,12 +7,13 @@ from typing import NoReturn
 
 import pytest
 
-from cachesync import Cache, LayerError, MemoryShared, Policy
+from cachesync import Cache, Event, LayerError, MemoryShared, Policy
 from cachesync.coordination.flights import Flight
 from cachesync.core.flows import Ask
+from cachesync.core.records import TEXTS_OF_A_PART
 from cachesync.core.stamps import NOWHERE
 from cachesync.core.steps import Announce, Called, Failed, Lease, Leased, Reply, SharedStep
-from support.nodes import engine_of, read_log
+from support.nodes import COLOURS, Colour, engine_of, read_log
 
 
 class LosingShared(MemoryShared):
@@ -123,6 +124,69 @@ def test_an_invalidation_whose_caller_was_cancelled_is_announced_all_the_same() 
 
 class Interrupted(BaseException):
     """Comes from a signal handler, at any moment."""
+
+
+class InterruptingShared(MemoryShared):
+    """Whoever announces while ``strikes`` is set is interrupted: its record is in the log, or is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strikes: BaseException | None = None
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        if isinstance(step, Announce) and self.strikes is not None:
+            raise self.strikes
+        return super().perform(step)
+
+
+@pytest.mark.parametrize("where", ["in its first part", "while an older one is announced"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_an_invalidation_of_many_texts_that_is_interrupted_is_announced_as_a_whole(colour: Colour, where: str) -> None:
+    """All of it held here before the first part was announced. What was not announced is queued, which an event tells of each part."""
+    shared = InterruptingShared()
+    events: list[Event] = []
+    policies = [Policy(name="all", match="*", ttl="1h")]
+    cache = Cache(policies=policies, shared=shared, listen=False, on_event=events.append)
+    other = Cache(policies=policies, shared=shared, listen=False)
+    older, keys = "key:0", [f"key:{number}" for number in range(1, 2 * TEXTS_OF_A_PART + 2)]
+    for key in (older, keys[0], keys[-1]):
+        other.set(key, "old")
+    with shared.outage():
+        queues = where == "while an older one is announced"
+        assert not queues or cache.invalidate(older).pending
+    engine_of(cache).answered()
+    events.clear()
+    shared.strikes = asyncio.CancelledError() if colour == "async def" else Interrupted()
+    with pytest.raises(type(shared.strikes)):
+        asyncio.run(cache.ainvalidate(*keys)) if colour == "async def" else cache.invalidate(*keys)
+    shared.strikes = None
+    assert [event.name for event in events] == ["invalidation_queued"] * 3
+    assert sorted(text for event in events for text in event.fields["patterns"]) == sorted(keys)
+    assert read_log(cache)
+    assert engine_of(cache).ledger.tickets.held == ()
+    assert read_log(other)
+    assert [other.get(key, None) for key in (older, keys[0], keys[-1])] == [None if queues else "old", None, None]
+    assert [cache.get_or_compute(keys[-1], lambda: "new") for _ in range(2)] == ["new", "new"]
+    assert cache.stats().total.computed == 1
+
+
+@pytest.mark.parametrize("has_joined", [False, True])
+def test_an_invalidation_of_which_a_part_was_announced_queues_the_rest(has_joined: bool) -> None:
+    """The part that has its number is not announced again, also where the process has yet to join the log that it is a number of."""
+    shared = InterruptingShared()
+    events: list[Event] = []
+    cache = Cache(policies=[Policy(name="all", match="*", ttl="1h")], shared=shared, listen=False, on_event=events.append)
+
+    assert not has_joined or read_log(cache)
+
+    def strike(_event: Event) -> None:
+        shared.strikes = Interrupted()
+
+    cache.on_event(strike)
+    with pytest.raises(Interrupted):
+        cache.invalidate(*(f"key:{number}" for number in range(2 * TEXTS_OF_A_PART + 1)))
+    assert [event.name for event in events] == ["invalidated", "invalidation_queued", "invalidation_queued"]
+    assert cache.stats().log.queued == 2
 
 
 @pytest.mark.parametrize("place", ["copies", "lock"])

@@ -682,6 +682,18 @@ def test_a_forked_child_keeps_what_waits_and_forgets_what_is_on_its_way() -> Non
     assert not ledger.refuses("a", (), 3)
 
 
+def test_only_what_neither_has_a_number_nor_waits_is_on_its_way() -> None:
+    """Whoever is interrupted has to queue it, or nobody announces it."""
+    ledger = ledger_at(3)
+    under_way, waiting, elsewhere, announced, unknown = (Ticket((A,), (nonce,), "me") for nonce in "abcde")
+    for ticket in (under_way, waiting, elsewhere, announced):
+        ledger.pend(ticket, NOW)
+    ledger.queue(waiting)
+    ledger.settle(announced, Stamp(EPOCH, 4), NOW)
+    ledger.settle(elsewhere, Stamp(OTHER, 1), NOW)
+    assert list(filter(ledger.tickets.is_on_its_way, (under_way, waiting, elsewhere, announced, unknown))) == [under_way]
+
+
 def test_an_entry_is_spared_by_its_own_announcement() -> None:
     """``set`` announces itself; the value it stored is stamped with the position before."""
     ledger = ledger_at(3)

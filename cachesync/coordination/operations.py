@@ -548,12 +548,17 @@ class Operations:
             for part in parts_of(targets):  # all of it holds here before any of it is announced
                 ticket: Ticket = yield Pend(part)
                 tickets += (ticket,)
-            shared = shared and (yield from self._flushing(engine.now() + engine.budget))
-            for ticket in tickets:
-                stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
-                shared = shared and not stamp.pending  # the rest is queued behind it
-                if not stamp.pending:
-                    self._auditor.sample(ticket.targets, stamp)
+            try:
+                shared = shared and (yield from self._flushing(engine.now() + engine.budget))
+                for ticket in tickets:
+                    stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
+                    shared = shared and not stamp.pending  # the rest is queued behind it
+                    if not stamp.pending:
+                        self._auditor.sample(ticket.targets, stamp)
+            except BaseException:  # interrupted, or its task was cancelled: what holds here is announced by somebody all the same
+                for ticket in filter(engine.ledger.tickets.is_on_its_way, tickets):
+                    engine.leave(ticket)
+                raise
             if span is not None:
                 span.fields["stamp"] = str(stamp)
         return stamp

@@ -94,6 +94,11 @@ class Tickets:
         """Whether the ticket waits for the shared layer already."""
         return ticket.nonces[0] in self._queued
 
+    def is_on_its_way(self, ticket: Ticket) -> bool:
+        """Whether the ticket has no number yet, and does not wait for one either: somebody has to announce it, or to queue it."""
+        nonce = ticket.nonces[0]
+        return nonce in self._held and nonce not in self._queued and nonce not in self._elsewhere
+
     def wait_for(self, ticket: Ticket, last: Stamp, now: float) -> None:
         """The ticket was announced under ``last``, of another epoch: it refuses until that is reached. Too many become one."""
         self.add(ticket, now)
