@@ -23,6 +23,7 @@ from cachesync.coordination.gathering import gathering
 from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
+from cachesync.coordination.own_thread import in_thread
 from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.policy_watcher import PolicyWatcher
 from cachesync.coordination.registry import Registry, fit
@@ -674,7 +675,7 @@ class Cache:
     async def aclose(self) -> None:
         """As `close`, and end the connections of the running loop."""
         await self._operations.warmer.aclose()
-        await asyncio.to_thread(self._operations.finish)
+        await in_thread(self._operations.finish, "cachesync-close")
         await self._engine.tasks.aclose(self._engine.budget)
         if self._engine.shared is not None:
             await self._engine.shared.aclose()

@@ -320,6 +320,37 @@ def test_a_closed_cache_announces_what_is_queued_when_it_is_used_again(colour: C
 
 
 @pytest.mark.parametrize("colour", COLOURS)
+def test_closing_asks_a_layer_that_fails_once(colour: Colour, loop: LoopThread) -> None:
+    """However much is queued: an answer may take a second to fail. It is told to nobody, and counts all the same."""
+    with _process(colour, loop, listen=False) as (caller, item, shared):
+        caller.do(item, 0)
+        with shared.outage():
+            assert all(_invalidate(caller, f"item:{number}").pending for number in range(1, 6))
+            engine_of(caller.cache).answered()  # it was back for a moment
+            shared.steps.clear()
+            events: list[str] = []
+            caller.cache.on_event(lambda event: events.append(event.name))
+            caller.close()
+            assert [type(step) for step in shared.steps] == [Announce]
+            assert events == ["invalidation_lost"]
+
+
+def test_what_is_forked_while_a_cache_is_closed_is_told_of_trouble() -> None:
+    """The child uses the cache, which nobody is closing there."""
+    events: list[Event] = []
+    shared = MemoryShared()
+    with Cache(policies=POLICIES, shared=shared, listen=False, on_event=events.append) as cache:
+        operations, engine = operations_of(cache), engine_of(cache)
+        operations.reader.stop()
+        assert engine.closing
+        operations.after_fork()
+        with shared.outage():
+            assert cache.invalidate("item:1").pending
+        assert engine.breaker.is_open
+        assert [event.name for event in events] == ["layer_failed", "invalidation_queued"]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
 def test_to_find_that_a_value_should_be_refreshed_is_no_trial(colour: Colour, loop: LoopThread) -> None:
     """It is the refresh that tries a layer which has failed, and so brings its result to it."""
     clock = FakeClock()

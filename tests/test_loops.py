@@ -564,6 +564,22 @@ def test_closing_ends_what_its_callers_have_left(close: Callable[..., Closing], 
     assert closing.told("layer_failed") == []
 
 
+def test_closing_needs_no_thread_of_the_loop_s_executor(cache: Cache) -> None:
+    """They may all be taken by what the application waits for."""
+
+    async def story() -> None:
+        gate, loop = Gate(), asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        taken = loop.run_in_executor(None, gate.stand)
+        try:
+            await asyncio.wait_for(cache.aclose(), LONG / 2)
+        finally:
+            gate.open()
+            await taken
+
+    asyncio.run(story())
+
+
 # --- what stays open ----------------------------------------------------------------------------------------------------------------
 
 LOOPS = """

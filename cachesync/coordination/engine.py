@@ -177,6 +177,7 @@ class Engine:
         self.parts: set[str] = set()
         """The servers of the shared layer that are left alone, where there are several: the others are asked all the same."""
         self.closing = False
+        """Whether trouble is told to nobody, because the cache is being closed."""
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
             Outdated: self.outdated,
@@ -918,13 +919,12 @@ class Engine:
 
     def failed(self, step: Any, failure: Failed, *, is_outage: bool = True, is_late: bool = False) -> None:
         """A step of the shared layer failed. If the whole layer did (``is_outage``), leave it alone for a moment. ``is_late``: it was asked
-        when the time for it was over, so its failure says nothing about the layer.
+        when the time for it was over, so its failure says nothing about the layer. While the cache is being closed nobody is told.
         """
-        if self.closing:
-            return
-        if is_late:
+        if is_late and not self.closing:
             text = "it was asked when the time for it was over; the shared layer has not failed"
             self.events.send("layer_failed", "late", layer="shared", step=type(step).__name__, error=text)
+        if is_late:
             return
         error = failure.error
         part: str | None = getattr(error, "part", None)
@@ -937,6 +937,8 @@ class Engine:
         if part:
             with self.lock:
                 self.parts.add(part)
+        if self.closing:
+            return
         subject = "redis" if part is None else part
         self.events.send("layer_failed", subject, layer="shared", step=type(step).__name__, error=self._of_layer(step, error))
         if part and not self.breaker.is_tried:  # no reader of the log does
@@ -979,7 +981,7 @@ class Engine:
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:
             ear.close()
-        self.failures, self.parts = {}, set()
+        self.failures, self.parts, self.closing = {}, set(), False
         self.leases, self.limits, self.blocks, self.forsaken, self.sending = {}, {}, {}, [], {}
         self.ending.clear()
         self.origin = os.urandom(6).hex()

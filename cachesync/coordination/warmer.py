@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.own_thread import in_thread
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.rounds import Job, Manner, Round
 from cachesync.coordination.site import Address, Site
@@ -512,16 +512,4 @@ def _in_threads(run: Callable[[], None], work: Round) -> None:
 
 
 def _in_thread(call: Callable[[], Any]) -> asyncio.Future[Any]:
-    """Run something in a thread of its own, for a task that waits for it, in its context. Who is cancelled does not wait for its end."""
-    future: Future[Any] = Future()
-
-    def one() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(one,), name="cachesync-warm", daemon=True).start()
-    return asyncio.wrap_future(future)
+    return in_thread(call, "cachesync-warm")
