@@ -17,7 +17,7 @@ from cachesync.core.steps import Announce, Beat, Confirm, Done, Failed, Lease, R
 from cachesync.errors import LayerError
 from cachesync.layers.breaker import FIRST_REST, LONGEST_REST, SPREAD, Breaker
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, engine_of, operations_of, until
+from support.nodes import COLOURS, LONG, Caller, Colour, HoldingShared, LoopThread, engine_of, operations_of, until
 
 BUDGET = 0.25
 POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
@@ -333,6 +333,27 @@ def test_closing_asks_a_layer_that_fails_once(colour: Colour, loop: LoopThread) 
             caller.close()
             assert [type(step) for step in shared.steps] == [Announce]
             assert events == ["invalidation_lost"]
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_what_is_queued_after_the_last_chance_is_told_as_lost(colour: Colour, loop: LoopThread) -> None:
+    """An invalidation was under way while the cache was closed, and could not be announced."""
+    events: list[Event] = []
+    inner = MemoryShared()
+    shared = HoldingShared(inner)
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=LONG))
+    cache = Cache(settings, policies=POLICIES, shared=shared, listen=False, on_event=events.append)
+    caller = Caller(cache, colour, loop)
+    with inner.outage():
+        gate = shared.hold(Announce)
+        invalidating = caller.start(cache.invalidate if colour == "def" else cache.ainvalidate, "item:1")
+        gate.wait()
+        caller.close()
+        assert events == []
+        gate.open()
+        assert invalidating.result(LONG).pending
+    assert [event.name for event in events] == ["layer_failed", "invalidation_queued", "invalidation_lost"]
+    assert events[-1].fields == {"patterns": ["item:1"], "tags": []}
 
 
 def test_what_is_forked_while_a_cache_is_closed_is_told_of_trouble() -> None:

@@ -178,6 +178,8 @@ class Engine:
         """The servers of the shared layer that are left alone, where there are several: the others are asked all the same."""
         self.closing = False
         """Whether trouble is told to nobody, because the cache is being closed."""
+        self.is_closed = False
+        """Whether what was queued has had its last chance. What is queued later is announced only if the cache is used all the same."""
         self.here: Mapping[type, Callable[[Any], Any]] = {
             Admit: self.admit,
             Outdated: self.outdated,
@@ -847,8 +849,11 @@ class Engine:
             waits = self.ledger.tickets.is_queued(ticket)
             if not waits and ticket in self.ledger.tickets:
                 self.ledger.queue(ticket)
+            is_lost = not waits and self.is_closed
         if not waits:
             self.events.send("invalidation_queued", **written(ticket.targets))
+        if is_lost:
+            self.events.send("invalidation_lost", **written(ticket.targets))
         return Stamp(position.epoch, position.number, pending=True)
 
     def etag(self, site: Site, value: Any) -> str:

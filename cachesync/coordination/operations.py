@@ -660,6 +660,7 @@ class Operations:
 
     def finish(self) -> None:
         """End the log's reader. Invalidations that wait for the shared layer get a last chance."""
+        engine = self.engine
         self.is_closed = True
         self._listens = False
         self.refresher.close()
@@ -668,10 +669,13 @@ class Operations:
             self.watcher.stop()
         self.warmer.close()
         self.reader.stop()
-        if self.engine.shared is not None and not self.reader.flush():
-            lost = [targets for ticket in self.engine.ledger.tickets.queued for targets in ticket.targets]
-            self.engine.events.send("invalidation_lost", **written(lost))
-        self.engine.closing = False  # what uses the cache after this is told of trouble as before
+        if engine.shared is not None:
+            self.reader.flush()
+        with engine.lock:  # what is queued later is told by who queues it
+            engine.is_closed, queued = True, engine.ledger.tickets.queued
+        if queued:
+            engine.events.send("invalidation_lost", **written([targets for ticket in queued for targets in ticket.targets]))
+        engine.closing = False  # what uses the cache after this is told of trouble as before
 
     def after_fork(self) -> None:
         """In a forked child."""
