@@ -7,11 +7,12 @@ import threading
 
 import pytest
 
-from cachesync import Cache, Event, Policy, Settings
+from cachesync import Cache, Event, LayerError, Policy, Settings
 from cachesync.coordination.log_reader import LogReader, Turn
 from cachesync.core.records import Record
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Extend, Failed, Hear, Heard, Together, Torn
+from cachesync.core.stamps import NOWHERE
+from cachesync.core.steps import Announce, Extend, Failed, Hear, Heard, Lease, Leased, Reply, SharedStep, Together, Torn
 from cachesync.layers.memory import MemoryEar, MemoryShared
 from cachesync.testing import ChaosLayer, FakeClock
 from support.nodes import LONG, engine_of, operations_of, read_log, until
@@ -219,6 +220,108 @@ def test_a_lease_that_has_lapsed_is_extended_no_more() -> None:
         assert engine_of(cache).leases == {}
         go.set()
         computing.join(LONG)
+
+
+# --- announcing -------------------------------------------------------------------------------------------------------------------
+
+
+class SlowShared(MemoryShared):
+    """An announcement takes a while. Those of ``away`` fail, as they do where one of several servers is silent."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock.monotonic)
+        self._clock = clock
+        self.away: set[str] = set()
+
+    def silent(self) -> dict[str, str]:
+        return {"a:1": "no answer in time"} if self.away else {}
+
+    def perform(self, step: SharedStep, /) -> Reply:
+        if not isinstance(step, Announce) or self.down:
+            return super().perform(step)
+        self._clock.advance(0.04)
+        if self.away.isdisjoint(step.unlink):
+            return super().perform(step)
+        error = LayerError("no answer in time")
+        error.part = "a:1"
+        return Failed(error)
+
+    def is_free(self, key: str) -> bool:
+        reply = super().perform(Lease(key, "somebody else", NOWHERE, 1, None))
+        return isinstance(reply, Leased) and reply.granted
+
+
+def test_while_much_is_announced_the_log_is_heard_and_leases_are_extended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow line it takes minutes. A computation meanwhile is done once, and no copy is worthless because nobody heard the log."""
+    clock = FakeClock()
+    monkeypatch.setattr("cachesync.coordination.log_reader.time", clock)
+    shared = SlowShared(clock)
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=2.0, lease=2.0))
+    begun, go = threading.Event(), threading.Event()
+    with (
+        Cache(settings, policies=POLICIES, shared=shared, clock=clock, listen=False) as cache,
+        Cache(settings, policies=POLICIES, shared=shared, clock=clock, listen=False) as other,
+    ):
+        reader = operations_of(cache).reader
+
+        @cache.cached("item:{number}")
+        def item(number: int) -> int:
+            begun.set()
+            assert go.wait(LONG)
+            return number
+
+        cache.set("item:1", 7)
+        assert read_log(cache)
+        ear = engine_of(cache).waiters.ear
+        assert ear is not None
+        with shared.outage():
+            assert all(cache.invalidate(f"item:{number}").pending for number in range(100, 200))
+        engine_of(cache).answered()
+        computing = threading.Thread(target=item, args=(2,), daemon=True)
+        operations_of(cache).reader.is_running = True  # nobody else announces what is queued
+        computing.start()
+        assert begun.wait(LONG)
+        turns = 0
+        while queued := cache.stats().log.queued:
+            if turns == 10:
+                assert cache.get("item:1") == 7
+                other.invalidate("item:1")
+            began = clock.monotonic()
+            turn = reader.begin()
+            is_waiting = not turn.step.beat and turn.step.seconds > 0
+            assert not (is_waiting and cache.stats().log.queued), "what comes is heard, and nothing is waited for"
+            assert reader.end(turn, ear.perform(turn.step))
+            assert clock.monotonic() - began < 0.4, "the time between two questions"
+            assert cache.stats().log.is_heard
+            assert cache.stats().log.queued < queued
+            assert not shared.is_free("item:2")
+            turns += 1
+            if turns == 15:
+                assert cache.get("item:1", None) is None
+        assert turns > 15
+        go.set()
+        computing.join(LONG)
+        operations_of(cache).reader.is_running = False
+
+
+def test_what_waits_for_a_silent_server_does_not_come_before_the_rest_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn has no time for all of it: the next one goes on where this one has ended."""
+    clock = FakeClock()
+    monkeypatch.setattr("cachesync.coordination.log_reader.time", clock)
+    shared = SlowShared(clock)
+    with Cache(policies=POLICIES, shared=shared, clock=clock, listen=False) as cache:
+        assert read_log(cache)
+        with shared.outage():
+            assert all(cache.invalidate(f"item:{number}").pending for number in range(60))
+        engine_of(cache).answered()
+        shared.away = {f"item:{number}" for number in range(59)}
+        for left in (59, 0):
+            turns = 0
+            while cache.stats().log.queued > left:
+                assert operations_of(cache).reader.turn()
+                turns += 1
+                assert turns <= 30
+            shared.away = set()
 
 
 # --- what was not heard -----------------------------------------------------------------------------------------------------------

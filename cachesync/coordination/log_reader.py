@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -34,6 +35,7 @@ from cachesync.core.steps import (
     Step,
     Testify,
     Throw,
+    Ticket,
 )
 from cachesync.core.switches import Thrown
 from cachesync.core.together import together
@@ -44,6 +46,8 @@ SHARE_OF_LAG: Final = 0.2
 """The master is asked after this share of ``max_lag``, so that contact is proven several times within it."""
 SHARE_OF_LEASE: Final = 1 / 6
 """And after at most this share of a lease, so that leases are extended in time."""
+SHARE_OF_ANNOUNCING: Final = 1 / 4
+"""What is queued is announced for this share of the time between two questions, then the log is heard."""
 PATIENCE: Final = 1.0
 """Seconds an answer may take."""
 LONGEST_PAUSE: Final = 1.0
@@ -73,6 +77,7 @@ class LogReader:
         self._due = 0.0  # when the master is asked again: seconds, monotonic clock
         self._began = 0.0  # when it was started: the log cannot have been silent for longer
         self._silent = False
+        self._left: deque[Ticket] = deque()  # what is still to be announced of what was queued when that began
         self._flush_at = 0.0  # when what waits for one of several servers is tried again: seconds, monotonic clock
         self._is_deaf = False  # the last time something was to be heard, it failed
         self.is_running = False
@@ -128,6 +133,7 @@ class LogReader:
         """The thread did not come along into the child: it starts again when it is needed."""
         self._stop = threading.Event()
         self._thread = None
+        self._left = deque()
         self._due, self._began, self._silent = 0.0, self._engine.now(), False
         self._auditor.forget()
         self.is_running = self._engine.breaker.is_tried = False
@@ -151,7 +157,8 @@ class LogReader:
         beat = now >= self._due
         if beat:
             self._due = now + self._interval
-        seconds = max(0.0, min(self._due - now, self._interval))
+        goes_on = bool(self._left) and not beat  # what is there is heard, nothing is waited for
+        seconds = 0.0 if goes_on else max(0.0, min(self._due - now, self._interval))
         flow = listen(seconds, beat=beat, patience=PATIENCE, now=engine.now())
         return Turn(flow, cast("Hear", next(flow)), flushed)
 
@@ -214,26 +221,35 @@ class LogReader:
         return result
 
     def _flush(self, *, is_back: bool) -> bool:
-        """`flush`, if it is due. What waits for one of several servers waits longer: the others, and the log, are heard meanwhile."""
-        engine = self._engine
-        if not is_back and engine.now() < self._flush_at:
-            return True
-        if self.flush():
-            return True
-        if self._is_stuck():
-            return False
-        self._flush_at = engine.now() + LONGEST_PAUSE
-        return True
+        """Announce what is queued, if it is due, for a while: the next turn goes on, and hears the log and extends leases before that.
+        False where nothing can be announced now.
+        """
+        if is_back or self._engine.now() >= self._flush_at:
+            self._left = deque(self._engine.ledger.tickets.queued)
+        return self._announce(self._left, time.monotonic() + SHARE_OF_ANNOUNCING * self._interval)
 
-    def flush(self) -> bool:
-        """Announce what could not be announced before, oldest first. What waits for one of several servers holds nothing else up."""
-        engine, is_done = self._engine, True
-        for ticket in engine.ledger.tickets.queued:
+    def flush(self) -> None:
+        """Announce all that could not be announced before, however long it takes."""
+        self._announce(deque(self._engine.ledger.tickets.queued), NO_DEADLINE)
+
+    def _announce(self, tickets: deque[Ticket], until: float) -> bool:
+        """Announce tickets in their order, until a time (seconds, ``time.monotonic``), and take them away. False, and none are left, where
+        nothing can be announced now. What waits for one of several servers holds nothing else up, and is tried again after a pause.
+        """
+        engine = self._engine
+        while tickets:
+            ticket = tickets.popleft()
+            if not engine.ledger.tickets.is_queued(ticket):
+                continue  # somebody else has announced it, or says the same and more
             stamp = self._world.run(announce(ticket, shared=True, deadline=engine.now() + PATIENCE))
-            is_done = is_done and not stamp.pending
             if stamp.pending and self._is_stuck():
+                tickets.clear()
+                return False
+            if stamp.pending:
+                self._flush_at = engine.now() + LONGEST_PAUSE
+            if time.monotonic() >= until:
                 break
-        return is_done
+        return True
 
     def _is_stuck(self) -> bool:
         """Whether nothing can be announced now."""
