@@ -291,6 +291,72 @@ def test_without_a_reader_what_is_queued_is_announced_by_who_asks_next(
         assert caller.cache.stats().total.computed == before + 1
 
 
+def _drops(caller: Caller, item: Any) -> None:
+    caller.drop("item:7")
+
+
+def _updates(caller: Caller, item: Any) -> None:
+    with caller.update("item:7") as replace:
+        replace(7)
+
+
+def _updates_in_vain(caller: Caller, item: Any) -> None:
+    with caller.update("item:7"):
+        pass
+
+
+@pytest.mark.parametrize("use", [_sets, _refreshes, _drops, _updates, _updates_in_vain])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_without_a_reader_a_change_asks_a_layer_that_has_failed_as_seldom_as_a_read(
+    colour: Colour, loop: LoopThread, use: Callable[[Caller, Any], None]
+) -> None:
+    """Each question may take the whole budget: while it rests there is none, and after that one."""
+    with _process(colour, loop, listen=False) as (caller, item, shared):
+        breaker, steps = engine_of(caller.cache).breaker, shared.steps
+        caller.do(item, 1)
+        with shared.outage():
+            caller.do(item, 2)
+            steps.clear()
+            use(caller, item)
+            assert steps == []
+            breaker.end_rest()
+            assert breaker.may_try(), "somebody else tries"
+            use(caller, item)
+            assert steps == []
+            breaker.end_rest()
+            use(caller, item)
+            assert len(steps) == 1
+            use(caller, item)
+            assert len(steps) == 1
+        breaker.end_rest()
+        use(caller, item)
+        assert breaker.state == "closed"
+        caller.do(item, 3)
+        assert caller.cache.stats().log.queued == 0
+
+
+@pytest.mark.parametrize("queues", [False, True])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_set_that_is_the_one_to_try_asks_one_question_first(colour: Colour, loop: LoopThread, queues: bool) -> None:
+    """Where that fails it asks no other; where it is answered it goes on as always, whether or not something was queued before."""
+    with _process(colour, loop, listen=False) as (caller, item, shared):
+        breaker = engine_of(caller.cache).breaker
+        caller.do(item, 1)
+        with shared.outage():
+            caller.do(item, 2)
+            assert not queues or _invalidate(caller, "item:1").pending
+            shared.steps.clear()
+            breaker.end_rest()
+            assert caller.put("item:2", 2).pending
+            assert len(shared.steps) == 1
+        caller.cache.check() if colour == "def" else caller.do(caller.cache.acheck)
+        with shared.outage():
+            caller.do(item, 3)
+        breaker.end_rest()
+        assert not caller.put("item:2", 2).pending
+        assert caller.cache.stats().log.queued == 0
+
+
 @pytest.mark.parametrize("colour", COLOURS)
 def test_what_can_not_be_announced_goes_on_waiting_at_the_cost_of_one_try(colour: Colour, loop: LoopThread) -> None:
     with _process(colour, loop, listen=False) as (caller, item, shared):

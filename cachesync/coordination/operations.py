@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast, get_args
 
 from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.batches import LoopBatches, ThreadBatches
@@ -25,7 +25,7 @@ from cachesync.coordination.shadow import Shadow, is_hit
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.warmer import Warmer
 from cachesync.coordination.watching import UNWATCHED, WatchedShared
-from cachesync.coordination.worlds import LoopWorld, ThreadWorld, raised
+from cachesync.coordination.worlds import LEFT_ALONE, LoopWorld, ThreadWorld, raised
 from cachesync.core.entry import NEVER, Entry
 from cachesync.core.flows import (
     Ask,
@@ -47,7 +47,23 @@ from cachesync.core.flows import (
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, Targets, parts_of, written
 from cachesync.core.stamps import NOWHERE, UNREACHED, Stamp, check_stamp
-from cachesync.core.steps import Call, Called, Each, Encode, Failed, Fetch, Fetched, Flow, Pend, Refused, Release, Step, Throw, Ticket
+from cachesync.core.steps import (
+    Call,
+    Called,
+    Each,
+    Encode,
+    Failed,
+    Fetch,
+    Fetched,
+    Flow,
+    Pend,
+    Refused,
+    Release,
+    SharedStep,
+    Step,
+    Throw,
+    Ticket,
+)
 from cachesync.core.sweeping import Swept, sweep_page
 from cachesync.core.switches import ALL, Thrown
 from cachesync.core.together import together
@@ -55,7 +71,9 @@ from cachesync.core.tuples import make
 from cachesync.errors import LayerError
 from cachesync.layers.forks import lock_across_forks
 
+T = TypeVar("T")
 W = TypeVar("W", ThreadWorld, LoopWorld)
+_SHARED: Final[frozenset[type]] = frozenset(get_args(SharedStep))
 PAGE: Final = 1_000
 """Keys that are asked for at once. More of them are several pages, one after the other."""
 
@@ -432,11 +450,12 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
             ask = ask._replace(deadline=engine.now() + ask.budget)  # a copy of much takes long
-        yield from self._flushing(ask.deadline)
+        admitted = engine.breaker.admits() and (yield from self._flushing(ask.deadline))
         ask = ask._replace(least=self._least())
         token = engine.token()
         try:
-            result, stamp = yield from put(ask, token=token, shared=engine.shared is not None, given=given)
+            flow = put(ask, token=token, shared=engine.shared is not None, given=given)
+            result, stamp = yield from self._sparing(flow, admitted=admitted)
         finally:
             engine.forsake(token)
         self._note_unstored(ask, result, stamp, is_given=given is not None)
@@ -469,7 +488,7 @@ class Operations:
         self.awake()
         token = self.engine.token()
         try:
-            seized = yield from seize(ask, token=token, shared=self._stores(ask), unlink=False)
+            seized = yield from self._sparing(seize(ask, token=token, shared=self._stores(ask), unlink=False))
         except BaseException:
             self.engine.forsake(token)
             raise
@@ -495,7 +514,7 @@ class Operations:
             return called, None
         block.use()
         called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
-        result, stamp = yield from replace(ask, block.seized, called, shared=shared, encoded=encoded)
+        result, stamp = yield from self._sparing(replace(ask, block.seized, called, shared=shared, encoded=encoded))
         self._note_unstored(ask, result, stamp, is_given=True)
         return result, stamp
 
@@ -503,8 +522,8 @@ class Operations:
         """The value is not replaced after all, or has been: the lease is given back."""
         token = block.seized.token
         self.engine.forsake(token)
-        for release in self.engine.take_forsaken(token):  # noqa: UP028 - each reply is sent here, which a list can not take
-            yield release
+        for release in self.engine.take_forsaken(token):
+            yield from self._sparing(_giving_back(release))
 
     def _stores(self, ask: Ask) -> bool:
         """Whether a value that is set is stored in the shared layer."""
@@ -549,7 +568,7 @@ class Operations:
                 ticket: Ticket = yield Pend(part)
                 tickets += (ticket,)
             try:
-                shared = shared and (yield from self._flushing(engine.now() + engine.budget))
+                shared = shared and engine.breaker.admits() and (yield from self._flushing(engine.now() + engine.budget))
                 for ticket in tickets:
                     stamp = yield from announce(ticket, shared=shared, deadline=engine.now() + engine.budget)
                     shared = shared and not stamp.pending  # the rest is queued behind it
@@ -633,6 +652,26 @@ class Operations:
         """
         is_asked = self._shares() and (yield from self._flushing(deadline))
         return is_asked and (least is None or not least.pending)
+
+    def _sparing(self, flow: Generator[Step, Any, T], *, admitted: bool = False) -> Generator[Step, Any, T]:
+        """A flow that changes something: as one that reads it asks a shared layer that has failed only where it is the one to try that,
+        and only once. ``admitted`` says that it is.
+        """
+        breaker, reply = self.engine.breaker, cast("Any", None)
+        try:
+            while True:
+                step = flow.send(reply)
+                is_shared = step.__class__ in _SHARED
+                if is_shared and not (admitted or breaker.admits()):
+                    reply = LEFT_ALONE
+                    continue
+                admitted = admitted and not is_shared
+                reply = yield step
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        finally:
+            flow.close()
 
     def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
         """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time. Give back what leases
