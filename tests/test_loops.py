@@ -552,16 +552,38 @@ def test_closing_waits_no_longer_than_the_budget(close: Callable[..., Closing], 
 
 @pytest.mark.parametrize("how", ["one", "many"])
 def test_closing_ends_what_its_callers_have_left(close: Callable[..., Closing], how: str) -> None:
-    """They were given an old value after the soft timeout, and wait for the new one no more."""
+    """They were given an old value after the soft timeout, and wait for the new one no more. What does not end in time is told."""
     closing = close(stale_if_error="1h", soft_timeout=SOON)
+    gate = leave_behind(closing, how)
+    engine_of(closing.cache).budget = 1.0
+    assert closing.loop.run(closing.aclose()) == 0
+    gate.open()
+    assert [event.fields["key"] for event in closing.told("refresh_dropped")] == ["item:1"]
+    assert closing.told("layer_failed") == []
+    assert closing.shared.count(Release) == 1
+
+
+@pytest.mark.parametrize("how", ["one", "many"])
+def test_closing_lets_what_its_callers_have_left_come_to_its_end(close: Callable[..., Closing], how: str) -> None:
+    """For as long as the budget lasts. It is stored."""
+    closing = close(stale_if_error="1h", soft_timeout=SOON)
+    gate = leave_behind(closing, how)
+    closed = closing.loop.submit(closing.aclose())
+    until(lambda: operations_of(closing.cache).is_closed, "closing")
+    gate.open()
+    assert closed.result(LONG) == 0
+    assert closing.told("refresh_dropped") == closing.told("layer_failed") == []
+    assert closing.shared.count(Store) == 2
+
+
+def leave_behind(closing: Closing, how: str) -> Gate:
+    """A computation under way, whose caller was given an old value."""
     assert closing.loop.run(closing.read(how)) == 1
     closing.cache.invalidate("item:1", soft=True)
     gate = closing.shop.hold(1)
     assert closing.loop.run(closing.read(how)) == 1
     gate.wait()
-    assert closing.loop.run(closing.aclose()) == 0
-    gate.open()
-    assert closing.told("layer_failed") == []
+    return gate
 
 
 def test_closing_needs_no_thread_of_the_loop_s_executor(cache: Cache) -> None:

@@ -797,6 +797,35 @@ def test_a_cancelled_batch_takes_nothing_from_those_who_wait(shared: HoldingShar
     node.close()
 
 
+def test_a_cancelled_batch_ends_no_call_that_somebody_has_left_behind(loop: LoopThread) -> None:
+    """One of its items was answered with an old value after the soft timeout, so the call goes on, for all of them."""
+    caller = caller_of("async def", loop, stale_if_error="1h", soft_timeout=0.02)
+    gates: list[Gate] = []
+
+    async def squares(numbers: list[int]) -> dict[int, int]:
+        if gates:
+            await gates.pop().astand()
+        return {number: number * number for number in numbers}
+
+    many = caller.cache.cached_many("square:{number}")(squares)
+    assert caller.do(many, [1]) == {1: 1}
+    caller.drop("square:1", soft=True)
+    gate = Gate()
+    gates.append(gate)
+
+    async def give_up() -> None:
+        batch = asyncio.create_task(many([1, 2]))
+        await asyncio.to_thread(gate.wait)
+        assert await many([1]) == {1: 1}
+        batch.cancel()
+        await asyncio.wait([batch])
+
+    loop.run(give_up())
+    gate.open()
+    until(lambda: caller.get("square:2") == 4, "it is stored")
+    caller.close()
+
+
 def test_a_batch_that_nobody_waits_for_is_cancelled_and_gives_its_leases_back(shared: HoldingShared, loop: LoopThread) -> None:
     """Another process computes at once, though the leases would have lived for long."""
     settings = Settings(coordination=CoordinationSettings(budget=LONG, lease=600.0))

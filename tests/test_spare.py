@@ -5,8 +5,10 @@ Two caches around one layer in memory stand for two processes. How old a value i
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -233,6 +235,34 @@ def test_with_an_old_value_at_hand_nobody_waits_longer_than_the_soft_timeout(col
     gate.open()
     until(lambda: pair.callers[0].get("item:1") == 2, "the late result is stored")
     assert pair.read(-1) == 2
+    assert pair.origin.computations == 2
+    pair.close()
+
+
+@pytest.mark.parametrize("limits", [{"stale_if_error": WINDOW, "soft_timeout": SOON}, {"hard_timeout": SOON}], ids=["soft", "hard"])
+def test_who_gives_up_ends_no_computation_that_others_have_left_behind(loop: LoopThread, alone: bool, limits: dict[str, float]) -> None:
+    """They were given an old value, or an error, and the computation goes on: a caller who is cancelled later changes nothing."""
+    pair = Pair("async def", loop, alone=alone, **limits)
+    assert pair.read() == 1
+    pair.origin.version = 2
+    pair.clock.advance(TTL)
+    gate = pair.origin.hold()
+    with suppress(OverdueError):
+        assert pair.read() == 1
+    gate.wait()
+    counts = sites_of(pair.callers[0].cache)[0].counts
+    before = counts.joined
+
+    async def give_up() -> None:
+        asked = asyncio.create_task(pair.items[0](1))
+        while counts.joined == before and not asked.done():  # noqa: ASYNC110 - there is no event, and it is a few ticks
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+
+    loop.run(give_up())
+    gate.open()
+    until(lambda: pair.callers[0].get("item:1") == 2, "the late result is stored")
     assert pair.origin.computations == 2
     pair.close()
 

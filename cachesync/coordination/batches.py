@@ -124,7 +124,7 @@ class _Batch:
 def _leading(world: World, place: Place) -> Generator[Step, Any, None]:
     """One key of a batch. An earlier flight may have brought a copy between this caller's looking and its joining."""
     outcome: Result = world.brought(place.join) or (yield from world.filling(place.join, place.flight))
-    world.land(place.flight, outcome)
+    world.end(place.join.ask, place.flight, outcome)
 
 
 def _releases(engine: Engine, led: Sequence[Place]) -> list[Release]:
@@ -255,7 +255,7 @@ class ThreadBatches(ThreadWorld):
                             end_waiting(inside, place.flight)
                     del batch.places[i]
                     if isinstance(outcome, Overdue):
-                        self.leave(place.flight)
+                        self.leave_overdue(place.flight)
                     batch.settle(i, place, outcome)
             except BaseException:
                 batch.leave()
@@ -373,7 +373,7 @@ class LoopBatches(LoopWorld):
                 for release in _releases(self.engine, led):
                     await self.ask_shared(release)
             for place in led:
-                self.land(place.flight, Failed(error))
+                self.end(place.join.ask, place.flight, Failed(error))
 
     async def awaits(self, step: Awaits) -> tuple[Waited | None, ...]:
         waiting = _Waiting(self, step, LoopWaiter)

@@ -49,7 +49,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "spare_served": (logging.WARNING, "an old value stands in for a computation that fails or takes too long. key, policy, age, error"),
     "left_alone": (logging.WARNING, "a computation failed and is left alone for a while (errors). key, policy, seconds, error"),
     "refresh_failed": (logging.WARNING, "a stale value could not be refreshed in the background. key, policy, error"),
-    "refresh_dropped": (logging.WARNING, "the cache was closed before a stale value was refreshed. key, policy"),
+    "refresh_dropped": (
+        logging.WARNING,
+        "the cache was closed before a stale value was refreshed, or before a computation ended that callers had left behind. key, policy",
+    ),
     "warmed": (logging.INFO, "keys were computed before anybody asked. computed, fresh, failed, skipped, seconds"),
     "warming_failed": (logging.WARNING, "a key could not be warmed, or what to warm could not be told. policy, error"),
     "warming_stopped": (logging.WARNING, "warming was ended before its end. computed, fresh, failed, skipped, seconds"),

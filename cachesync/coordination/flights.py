@@ -30,10 +30,24 @@ class Flight:
     clock of the engine): nobody joins it after that. ``crew`` are the flights of one batch, itself included: one call computes for all.
 
     ``awaits`` are the flights that its computation waits for now, one list for all of a crew; ``awaited`` is how many computations
-    wait for this one.
+    wait for this one. ``is_overdue``: somebody has waited for it as long as his policy lets him, and has left it to come to its end.
     """
 
-    __slots__ = ("awaited", "awaits", "crew", "dependencies", "key", "limit", "outcome", "pends", "task", "thread", "token", "waiting")
+    __slots__ = (
+        "awaited",
+        "awaits",
+        "crew",
+        "dependencies",
+        "is_overdue",
+        "key",
+        "limit",
+        "outcome",
+        "pends",
+        "task",
+        "thread",
+        "token",
+        "waiting",
+    )
 
     def __init__(self, key: str, dependencies: tuple[Dependency, ...], token: str, limit: float = NO_DEADLINE) -> None:
         self.limit = limit
@@ -44,11 +58,22 @@ class Flight:
         self.task: asyncio.Task[None] | None = None
         self.pends = 0
         self.waiting = 0
+        self.is_overdue = False
         self.crew: tuple[Flight, ...] = ()
         self.awaits: list[Flight] = []
         self.awaited = 0
         self.outcome: Future[Result] = Future()
         self.outcome.set_running_or_notify_cancel()  # from here on nobody who waits can cancel it for the others
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for what it will bring."""
+        return self.waiting > 0 and not self.outcome.done()
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for what it will bring, or has left it to be stored."""
+        return (self.waiting > 0 or self.is_overdue) and not self.outcome.done()
 
     def runs_beside(self) -> bool:
         """Whether its task runs in the event loop that asks, or it has none: then it can not be paused while this loop waits for it."""

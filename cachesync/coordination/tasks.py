@@ -42,11 +42,22 @@ class Tasks:
         return task
 
     async def aclose(self, patience: float) -> None:
-        """Cancel what nobody waits for in the running loop, and let the rest come to its end, for ``patience`` seconds."""
+        """Cancel what nobody wants in the running loop, and let the rest come to its end, for ``patience`` seconds. Then what nobody waits
+        for is cancelled, too, and is given as long to give its leases back.
+        """
         own = asyncio.current_task()
         tasks = {task: flights for task, flights in self._by_loop.get(asyncio.get_running_loop(), {}).items() if task is not own}
         for task, flights in tasks.items():
-            if not any(flight.waiting for flight in flights):
+            if not any(flight.is_wanted for flight in flights):
                 task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=patience)
+        left = [
+            task
+            for task, flights in tasks.items()
+            if any(one.is_wanted for one in flights) and not any(one.is_waited_for for one in flights)
+        ]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=patience)

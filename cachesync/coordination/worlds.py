@@ -251,16 +251,30 @@ class World:
                 flight.outcome.set_result(outcome)
             self.engine.flights.land(flight)
 
+    def end(self, ask: Ask, flight: Flight, outcome: Result) -> None:
+        """As `land`, and say so if it was left to come to its end, and was cancelled before."""
+        is_cancelled = isinstance(outcome, Failed) and isinstance(outcome.error, asyncio.CancelledError)
+        is_dropped = flight.is_overdue and is_cancelled and not flight.outcome.done()
+        self.land(flight, outcome)
+        if is_dropped:
+            self.engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
+
     def pass_over(self, flight: Flight) -> None:
         """A flight does not go on, because its event loop stands still: it is joined no more, and its lease lapses."""
         with self.engine.lock:
             self.engine.flights.land(flight)
 
     def leave(self, flight: Flight) -> bool:
-        """Wait for a flight no longer. True if nobody waits for it, nor for what is computed together with it."""
+        """Wait for a flight no longer. True if nobody wants it, nor what is computed together with it."""
         with self.engine.lock:
             flight.waiting -= 1
-            return flight.waiting == 0 and not any(other.waiting and not other.outcome.done() for other in flight.crew)
+            return not any(one.is_wanted for one in flight.crew or (flight,))
+
+    def leave_overdue(self, flight: Flight) -> None:
+        """Wait for a flight no longer, which goes on: what it brings is stored."""
+        with self.engine.lock:
+            flight.is_overdue = True
+            flight.waiting -= 1
 
 
 LOOK_AGAIN: Final = 1.0
@@ -410,7 +424,7 @@ class ThreadWorld(World):
             finally:
                 end_waiting(inside, flight)
             if isinstance(outcome, Overdue):
-                self.leave(flight)
+                self.leave_overdue(flight)
                 return outcome
             if flight is mine and outcome is not None:
                 return outcome
@@ -573,7 +587,7 @@ class LoopWorld(World):
                     return None
                 left = until - time.monotonic()
                 if left <= 0:
-                    self.leave(flight)
+                    self.leave_overdue(flight)
                     return Overdue()
                 await asyncio.wait((landing,), timeout=min(left, LOOK_AGAIN))
             return await landing
@@ -597,7 +611,7 @@ class LoopWorld(World):
             with suppress(asyncio.CancelledError):
                 for release in self.engine.take_forsaken(flight.token):
                     await self.ask_shared(release)
-        self.land(flight, outcome)
+        self.end(step.ask, flight, outcome)
 
     def land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step runs nothing of its body."""
