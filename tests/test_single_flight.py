@@ -551,6 +551,29 @@ def test_a_computation_that_never_got_its_first_step_blocks_nobody(cache: Cache)
     assert again.result(PATIENCE) == 7
 
 
+def test_a_coroutine_that_is_driven_by_hand_leaves_no_computation_that_nobody_leads(cache: Cache) -> None:
+    """As other loops than asyncio's do it, or a test: it is told what is missing, and whoever asks in asyncio computes."""
+
+    @cache.cached("x")
+    async def find() -> int:
+        return 7
+
+    @cache.cached_many("square:{number}")
+    async def squares(numbers: list[int]) -> dict[int, int]:
+        return {number: number * number for number in numbers}
+
+    driven: list[Coroutine[Any, Any, object]] = [find(), squares([1, 2])]
+    for coroutine in driven:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            coroutine.send(None)
+
+    async def story() -> None:
+        assert await find() == 7
+        assert await squares([2, 3]) == {2: 4, 3: 9}
+
+    run(story)
+
+
 # --- calling oneself ----------------------------------------------------------------------------------------------------------
 
 

@@ -324,7 +324,12 @@ class LoopBatches(LoopWorld):
         batch = _Batch(self, step.joins)
         await self._call_directly(batch, step, [i for i, join in batch.left.items() if is_replacing(self.engine, join.ask.key)])
         while batch.left:
-            self._lead_in_task(batch.claim())
+            led = batch.claim()
+            try:
+                self._lead_in_task(led)
+            except BaseException:  # no event loop runs: the coroutine is driven by hand
+                batch.give_up(asyncio.CancelledError())
+                raise
             try:
                 inside = computing.get()
                 await self._call_directly(batch, step, batch.tangled(inside))

@@ -557,7 +557,11 @@ class LoopWorld(World):
                 if called is not None:
                     self.land(mine, called)
                     return called
-                mine.task = engine.tasks.start(self._lead(step, mine), (mine,))
+                try:
+                    mine.task = engine.tasks.start(self._lead(step, mine), (mine,))
+                except BaseException:  # no event loop runs: the coroutine is driven by hand
+                    self.land_if_left(mine)
+                    raise
                 mine.task.add_done_callback(partial(self.land_if_left, mine))
             elif not begin_waiting(inside, flight):
                 self.leave(flight)
@@ -613,8 +617,8 @@ class LoopWorld(World):
                     await self.ask_shared(release)
         self.end(step.ask, flight, outcome)
 
-    def land_if_left(self, flight: Flight, _task: asyncio.Task[None]) -> None:
-        """A task that is cancelled before its first step runs nothing of its body."""
+    def land_if_left(self, flight: Flight, _task: asyncio.Task[None] | None = None) -> None:
+        """A task that is cancelled before its first step runs nothing of its body. Whoever has joined computes anew."""
         self.land(flight, Failed(asyncio.CancelledError()))
 
 
