@@ -6,8 +6,10 @@ Two caches around one layer in memory stand for two processes. How old a value i
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from cachesync import Cache, MemoryShared, OverdueError, Policy, RestingError, Settings
 from cachesync.coordination.events import Event
+from cachesync.coordination.waiters import LoopWaiter
 from cachesync.core.freshness import due_of
 from cachesync.core.settings import CoordinationSettings
 from cachesync.testing import FakeClock
@@ -264,6 +267,34 @@ def test_who_gives_up_ends_no_computation_that_others_have_left_behind(loop: Loo
     gate.open()
     until(lambda: pair.callers[0].get("item:1") == 2, "the late result is stored")
     assert pair.origin.computations == 2
+    pair.close()
+
+
+def test_callers_who_wait_no_more_leave_nothing_behind(loop: LoopThread, alone: bool) -> None:
+    """However many were given an old value, or were cancelled, while a computation hangs: memory stays flat."""
+    pair = Pair("async def", loop, alone=alone, stale_if_error=WINDOW, soft_timeout=SOON)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    gate = pair.origin.hold()
+
+    async def ask(count: int) -> None:
+        asked = [asyncio.ensure_future(pair.items[0](1)) for _ in range(count)]
+        gone = [asyncio.ensure_future(pair.items[0](1)) for _ in range(count)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        for caller in gone:
+            caller.cancel()
+        await asyncio.wait([*asked, *gone])
+
+    def kept() -> int:
+        gc.collect()
+        return sum(issubclass(type(one), (LoopWaiter, Future, asyncio.Future)) for one in gc.get_objects())
+
+    loop.run(ask(1))
+    before = kept()
+    loop.run(ask(50))
+    assert kept() < before + 10
+    gate.open()
     pair.close()
 
 

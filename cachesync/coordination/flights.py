@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import Future
 
+from cachesync.coordination.waiters import LoopWaiter
 from cachesync.core.entry import Dependency
 from cachesync.core.flows import Result
 from cachesync.core.records import Targets
@@ -31,6 +32,8 @@ class Flight:
 
     ``awaits`` are the flights that its computation waits for now, one list for all of a crew; ``awaited`` is how many computations
     wait for this one. ``is_overdue``: somebody has waited for it as long as his policy lets him, and has left it to come to its end.
+
+    ``waiters`` are woken in their event loops when it has landed. Who waits no more takes his away: it may take for ever.
     """
 
     __slots__ = (
@@ -46,6 +49,7 @@ class Flight:
         "task",
         "thread",
         "token",
+        "waiters",
         "waiting",
     )
 
@@ -58,6 +62,7 @@ class Flight:
         self.task: asyncio.Task[None] | None = None
         self.pends = 0
         self.waiting = 0
+        self.waiters: set[LoopWaiter] = set()
         self.is_overdue = False
         self.crew: tuple[Flight, ...] = ()
         self.awaits: list[Flight] = []

@@ -34,8 +34,8 @@ class LoopWaiter:
         with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until it is set, or for so long, and begin anew."""
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until it is set, or for so long, and begin anew. ``None`` is as long as it takes."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()

@@ -249,6 +249,8 @@ class World:
         with self.engine.lock:
             if not flight.outcome.done():
                 flight.outcome.set_result(outcome)
+                for waiter in tuple(flight.waiters):
+                    waiter.set()
             self.engine.flights.land(flight)
 
     def end(self, ask: Ask, flight: Flight, outcome: Result) -> None:
@@ -584,21 +586,25 @@ class LoopWorld(World):
 
     async def wait(self, flight: Flight, until: float) -> Result | Overdue | None:
         """Wait for a flight to land, but not longer than ``until``; ``None`` where it does not go on."""
-        landing = asyncio.wrap_future(flight.outcome)
+        waiter = LoopWaiter()
+        flight.waiters.add(waiter)
         try:
-            while not landing.done() and (until < NO_DEADLINE or not flight.runs_beside()):
+            while not flight.outcome.done():
                 if not flight.runs_beside() and flight.is_paused():
                     return None
                 left = until - time.monotonic()
                 if left <= 0:
                     self.leave_overdue(flight)
                     return Overdue()
-                await asyncio.wait((landing,), timeout=min(left, LOOK_AGAIN))
-            return await landing
+                looks_again = until < NO_DEADLINE or not flight.runs_beside()
+                await waiter.wait(min(left, LOOK_AGAIN) if looks_again else None)
+            return flight.outcome.result()
         except asyncio.CancelledError:
             if self.leave(flight):
                 self.cancel(flight)  # nobody is left who wants the result
             raise
+        finally:
+            flight.waiters.discard(waiter)
 
     def cancel(self, flight: Flight) -> None:
         """End the task of a flight, unless it is over."""
