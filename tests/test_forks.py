@@ -816,6 +816,54 @@ def test_a_fork_in_a_running_loop_leaves_the_loop_to_the_parent(server: Server, 
         script.end()
 
 
+BEHIND = """
+import logging
+
+logging.getLogger("cachesync").addHandler(logging.NullHandler())  # it tells that an old value stands in
+
+async def story():
+    parent, waiting = os.getpid(), []
+
+    def sell(cache, **how):
+        @cache.cached("item:{number}", **how)
+        async def item(number: int) -> int:
+            if origin.version == 2:
+                waiting.append(number)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    say("left by", "the child" if os.getpid() != parent else "the parent")
+            return origin.version
+        return item
+
+    refreshing = open_cache(stale_while_revalidate="1h")
+    slow = open_cache(stale_if_error="1h", soft_timeout="20ms")
+    warming = open_cache()
+    items = [sell(refreshing), sell(slow)]
+    sell(warming, warm=[(3,)])
+    assert [await item(number) for number, item in enumerate(items, 1)] == [1, 1]
+    for number, cache in enumerate((refreshing, slow), 1):
+        await cache.ainvalidate(f"item:{number}", soft=True)
+    origin.version = 2
+    assert [await item(number) for number, item in enumerate(items, 1)] == [1, 1]
+    warming.warm_behind()
+    while sorted(waiting) != [1, 2, 3]:
+        await asyncio.sleep(0.001)
+    ended(fork(gc.collect))
+    say("the child has ended")
+    os._exit(0)
+
+asyncio.run(story())
+"""
+
+
+def test_what_works_behind_callers_in_a_loop_is_left_to_the_parent(namespace: str) -> None:
+    """A refresh, a computation that its callers have left, a warming: nobody else holds them, and the child ends none of them."""
+    with Script(SHOP + BEHIND, "memory", namespace, "async def") as script:
+        script.hear("the child has ended")
+        script.end()
+
+
 BUSY = """
 dead = Origin()  # its version is the last one that was invalidated
 cache = open_cache()

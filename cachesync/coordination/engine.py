@@ -67,7 +67,7 @@ from cachesync.errors import CodecError
 from cachesync.layers.breaker import Breaker
 from cachesync.layers.compression import compress, decompress
 from cachesync.layers.encryption import keyring_for, opened
-from cachesync.layers.forks import lock_across_forks
+from cachesync.layers.forks import leave_behind, lock_across_forks
 from cachesync.layers.redis_wire import WireError
 from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
@@ -982,6 +982,7 @@ class Engine:
 
         Invalidations that were queued are announced by both: the parent may be gone before it can.
         """
+        leave_behind(self.flights, self.tasks)
         self.flights, self.tasks = Flights(), Tasks()
         ear, self.waiters = self.waiters.ear, Waiters()
         if ear is not None:

@@ -1,10 +1,12 @@
-"""Locks that a forked child finds free, and modules that it finds whole.
+"""Locks that a forked child finds free, modules that it finds whole, and what it leaves as it is.
 
 A thread that holds a lock while another one forks does not exist in the child: there the lock would never be released, and what it
 guards could be half changed. So the thread that forks takes these locks first and both sides release them after; what they guard
 is whole on both sides.
 
 In which order other threads take them does not matter here: whoever forks waits for one of them only while it holds none.
+
+What waits in an event loop of the parent goes on there. The child does not touch it, and does not let go of it either.
 
 Python locks a module, too, while it imports it, and that lock is not ours to take: a child that is forked then waits for the module for
 ever. So nothing is imported once there are threads.
@@ -28,6 +30,16 @@ _forking: Final = threading.RLock()
 """Held from before a fork until after it: forks go one by one, and no lock comes to be in between."""
 _locks: Final[WeakSet[threading.RLock]] = WeakSet()
 _taken: Final[list[threading.RLock]] = []
+
+
+_left_behind: Final[list[object]] = []
+
+
+def leave_behind(*things: object) -> None:
+    """In a forked child: hold for good what belongs to event loops of the parent. Letting go of a task of theirs would run its ``finally``
+    blocks here.
+    """
+    _left_behind.extend(things)
 
 
 def lock_across_forks() -> threading.RLock:

@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 from cachesync.core.names import Names
 from cachesync.core.steps import Fetch, Fetched, Replies, Reply, SharedReply, SharedStep, Together
 from cachesync.core.tuples import make
+from cachesync.layers.forks import leave_behind
 from cachesync.layers.redis_ear import RedisEar
 from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, connect, failed, let_go, refused
 from cachesync.layers.redis_routes import Route, route_to
@@ -113,15 +114,11 @@ class RedisShared:
         for connection in list(self._opened):
             let_go(connection)
         self._opened.clear()
-        _left_behind.extend(self._loops.values())
+        leave_behind(*self._loops.values())
         self._lock = threading.Lock()
         self._route.after_fork()
         self.sync = self.sync.reborn()
         self._loops, self._latest = {}, None
-
-
-_left_behind: Final[list[LoopRedis]] = []
-"""In a forked child: what belongs to loops of the parent."""
 
 
 class ThreadRedis:
