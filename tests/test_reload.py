@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, Settings
+from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, RestingError, Settings
 from cachesync.coordination import policy_watcher, warmer
 from cachesync.coordination.engine import spendable
 from cachesync.coordination.events import Event
@@ -573,6 +573,34 @@ def test_what_a_computation_failed_with_is_not_left_in_clear(around: Make, serve
     left = server.client().get(Names.of(namespace).lease("item:1"))
     assert isinstance(left, bytes)
     assert b"in clear" not in left
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize(("seconds", "left"), [(None, 0.0), (2.0, 0.0), (3.0, 1.0), (60.0, 28.0)])
+def test_a_pause_lasts_no_longer_than_the_new_policy_says(
+    colour: Colour, loop: LoopThread, who: int, seconds: float | None, left: float
+) -> None:
+    """Counted from the failure, in the process that has failed and in others. It is not lengthened either."""
+    clock, origin = FakeClock(), Origin()
+    shared = MemoryShared(clock.monotonic)
+    apps = [App(colour, loop, items(errors=30), origin=origin, clock=clock, shared=shared) for _ in range(2)]
+    origin.fail(LookupError("not today"))
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            apps[0].read()
+    clock.advance(2)
+    for app in apps:
+        app.reload(items(errors=seconds))
+    if left:
+        clock.advance(left - 0.5)
+        with pytest.raises(RestingError if who else LookupError):
+            apps[who].read()
+        assert origin.computations == 1
+        clock.advance(0.5)
+    assert apps[who].read() == 1
+    assert origin.computations == 2
+    for app in apps:
+        app.close()
 
 
 def test_nothing_shows_a_field_after_it_was_masked(make: Make) -> None:

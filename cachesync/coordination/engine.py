@@ -106,9 +106,10 @@ MAX_FAILURES: Final = 10_000
 
 
 class Failure(NamedTuple):
-    """A computation that is left alone: until when (seconds, monotonic clock), what it had seen, and what it failed with."""
+    """A computation that is left alone: since when (monotonic clock) and for how many seconds, what it had seen, what it failed with."""
 
-    until: float
+    since: float
+    seconds: float
     stamp: Stamp | None
     error: BaseException
     traceback: TracebackType | None
@@ -337,20 +338,22 @@ class Engine:
         error, seconds = failed.error, ask.policy.errors or 0.0
         with self.lock:
             self.failures.pop(ask.key, None)
-            self.failures[ask.key] = Failure(self.now() + seconds, begun.stamp, error, error.__traceback__)
+            self.failures[ask.key] = Failure(self.now(), seconds, begun.stamp, error, error.__traceback__)
             if len(self.failures) > MAX_FAILURES:
                 del self.failures[next(iter(self.failures))]
         self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=told(error, ask.policy))
         return Done(done=True)
 
     def rests(self, step: Rests) -> Failed | None:
-        """What a computation failed with that is left alone, unless an invalidation concerns it since."""
+        """What a computation failed with that is left alone, unless an invalidation concerns it since. What the policy of now says of
+        its pause counts, where that is less.
+        """
         ask = step.ask
         failure = self.failures.get(ask.key)
         if failure is None:
             return None
         with self.lock:
-            is_over = self.now() >= failure.until
+            is_over = self.now() >= failure.since + min(failure.seconds, ask.site.policy.errors or 0.0)
             if is_over or (not ask.by_ttl and self._is_outdated(failure, ask)):
                 self.failures.pop(ask.key, None)
                 return None

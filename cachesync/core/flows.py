@@ -363,7 +363,8 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
         rest, milliseconds, today, deadline = None, 0, ask.today(), deadline + called.seconds
         if today.policy.errors and _is_of_its_key(called):
             yield Rest(today, begun, called)
-            rest = Holder(RESTING, begun.stamp or NOWHERE, _why(today.policy, called.error))
+            since = begun.now + round(called.seconds * 1000)
+            rest = Holder(RESTING, begun.stamp or NOWHERE, _why(today.policy, called.error), since)
             milliseconds = max(1, round(today.policy.errors * 1000))
         if leased is not None:
             given_back: Done | Failed = yield Release(ask.key, token, deadline, rest, milliseconds, None if rest is None else today)
@@ -400,14 +401,13 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
         blob, head, now = reply.blob, reply.head, reply.now
         if blob is None:
             if reply.holder is not None:
-                outdated: Done = yield Outdated(ask, reply.holder.stamp, reply.holder.token == RESTING)
-                if outdated.done:
+                rests, pause = reply.holder.token == RESTING, ask.today().policy.errors or 0.0
+                outdated: Done = yield Outdated(ask, reply.holder.stamp, rests)
+                if outdated.done or (rests and now >= reply.holder.since + pause * 1000):  # it may have rested under another policy
                     over = reply.holder
                     continue
-                if reply.holder.token == RESTING:
-                    problem = (
-                        f"its computation failed in another process, and is left alone for {ask.policy.errors or 0:g} s: {reply.holder.why}"
-                    )
+                if rests:
+                    problem = f"its computation failed in another process, and is left alone for {pause:g} s: {reply.holder.why}"
                     return Failed(RestingError(f"{ask.shown}: {problem}"))
             if early:
                 return Failed(Unneeded())

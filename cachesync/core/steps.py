@@ -86,15 +86,19 @@ RESTING: Final = "!"
 
 
 class Holder(NamedTuple):
-    """Who holds a lease, and the position at which it was asked for. ``why`` is what a computation failed with that is left alone."""
+    """Who holds a lease, and the position at which it was asked for. ``why`` is what a computation failed with that is left alone, and
+    ``since`` when it did: milliseconds of the layer's clock.
+    """
 
     token: str
     stamp: Stamp
     why: str = ""
+    since: int = 0
 
     def __str__(self) -> str:
         """As it is written in a layer."""
-        return f"{self.token} {self.stamp} {self.why}" if self.why else f"{self.token} {self.stamp}"
+        held = f"{self.token} {self.stamp}"
+        return f"{held} {self.since} {self.why}" if self.token == RESTING else held
 
 
 class Leased(NamedTuple):

@@ -265,8 +265,11 @@ def _thrown(switched: Any) -> Thrown:
 def _holder(held: Any) -> Holder | None:
     if held is None:
         return None
-    token, stamp, *why = held.decode("utf-8", "surrogatepass").split(" ", 2)
-    return Holder(token, Stamp.parse(stamp), *why)
+    token, stamp, *rest = held.decode("utf-8", "surrogatepass").split(" ", 3)
+    if not rest:
+        return Holder(token, Stamp.parse(stamp))
+    since, why = rest
+    return Holder(token, Stamp.parse(stamp), why, int(since))
 
 
 def _bytes_of(holder: Holder) -> bytes:

@@ -522,6 +522,7 @@ class SharedLayerContract:
                 assert talk.ask(Release(key, "mine", rest=rest, milliseconds=60_000), Done).done
             assert not self.lease(talk, "a", "other", over=Holder(RESTING, NOWHERE, "bang")).granted
             assert not self.lease(talk, "a", "other", over=Holder(RESTING, NOWHERE)).granted
+            assert not self.lease(talk, "a", "other", over=Holder(RESTING, NOWHERE, "boom", 1)).granted
             assert self.lease(talk, "a", "other", over=rest).granted
             assert talk.ask(Store("a", "other", blob, 60_000), Done).done
             assert self.seize(talk, "b", "sets", unlink=True).granted
@@ -544,7 +545,7 @@ class SharedLayerContract:
         """Spaces, line ends, emoji, lone surrogates, nothing at all."""
         with self.opened() as talk:
             for at, why in enumerate(self.ODD_REASONS):
-                rest = Holder(RESTING, Stamp("ff" * 8, at), why)
+                rest = Holder(RESTING, Stamp("ff" * 8, at), why, at)
                 assert self.lease(talk, f"key:{at}", "mine").granted
                 assert talk.ask(Release(f"key:{at}", "mine", rest=rest, milliseconds=60_000), Done).done
                 assert self.lease(talk, f"key:{at}", "other").holder == rest, why
