@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import traceback
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -17,6 +19,7 @@ import pytest
 
 from cachesync import Cache, MemoryShared, OverdueError, Policy, RestingError, Settings
 from cachesync.coordination.events import Event
+from cachesync.coordination.tracebacks import let_go
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.core.freshness import due_of
 from cachesync.core.settings import CoordinationSettings
@@ -396,6 +399,91 @@ def test_raising_it_again_does_not_make_its_traceback_longer(colour: Colour, loo
             pair.read()
         lengths.add(len(caught.traceback))
     assert len(lengths) <= 2, "the first time, and all others"
+    pair.close()
+
+
+class Rows:
+    """What an origin has at hand when it fails."""
+
+
+def test_what_is_left_alone_keeps_nothing_that_the_function_had_at_hand(colour: Colour, loop: LoopThread) -> None:
+    """A traceback holds the variables of every frame, also that of the exception that another one was raised from."""
+    pair = Pair(colour, loop, alone=True, errors=5.0)
+    held: list[weakref.ref[Rows]] = []
+
+    async def query() -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        raise KeyError("rows")
+
+    @pair.callers[0].cached("rows:{number}")
+    async def find(number: int) -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        try:
+            await query()
+        except KeyError as error:
+            raise OriginError("not today") from error
+
+    for _ in range(2):
+        with pytest.raises(OriginError, match="not today") as caught:
+            pair.callers[0].do(find, 1)
+        assert {"find", "query"} <= {entry.name for one in (caught.value, caught.value.__cause__) for entry in lines_of(one)}
+    assert [one() for one in held] == [None, None]
+    pair.close()
+
+
+def lines_of(error: BaseException | None) -> traceback.StackSummary:
+    return traceback.extract_tb(None if error is None else error.__traceback__)
+
+
+def test_what_waits_goes_on_though_an_exception_has_passed_it() -> None:
+    """It has caught the exception, which somebody else has raised again."""
+    kept: list[OriginError] = []
+
+    def waits() -> Iterator[str]:
+        found = "goes on"
+        try:
+            raise OriginError("not today")
+        except OriginError as error:
+            kept.append(error)
+            yield "waits"
+        yield found
+
+    waiting = waits()
+    assert next(waiting) == "waits"
+    let_go(kept[0])
+    assert next(waiting) == "goes on"
+
+
+def test_what_a_caller_handles_keeps_what_it_has() -> None:
+    """What is raised while an exception is handled leads to that, which is not ours."""
+    held: list[weakref.ref[Rows]] = []
+
+    def fails() -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        raise KeyError("rows")
+
+    try:
+        fails()
+    except KeyError as handled:
+        error = OriginError("not today")
+        error.__context__ = handled
+        let_go(error)
+        assert held[0]() is not None
+
+
+def test_what_rests_no_more_is_forgotten(colour: Colour, loop: LoopThread) -> None:
+    """Also where nobody asks for it again: when something else fails."""
+    pair = Pair(colour, loop, alone=True, errors=5.0)
+    failures = engine_of(pair.callers[0].cache).failures
+    for number in (1, 2, 3):
+        pair.origin.fail(OriginError("not today"))
+        with pytest.raises(OriginError):
+            pair.read(number=number)
+        pair.clock.advance(2.5)
+    assert list(failures) == ["item:2", "item:3"]
     pair.close()
 
 

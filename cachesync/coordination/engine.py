@@ -22,6 +22,7 @@ from cachesync.coordination.request_scope import scope_of
 from cachesync.coordination.results import can_be_copied, is_used_up, lifetime_of, tags_of
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.tasks import Tasks
+from cachesync.coordination.tracebacks import let_go
 from cachesync.coordination.waiters import Waiters
 from cachesync.coordination.watching import silent_of
 from cachesync.core.entry import NEVER, Dependency, Held, bounded
@@ -335,12 +336,17 @@ class Engine:
 
     def rest(self, step: Rest) -> Done:
         ask, begun, failed = step
-        error, seconds = failed.error, ask.policy.errors or 0.0
+        error, seconds, now = failed.error, ask.policy.errors or 0.0, self.now()
+        let_go(error)
+        gone: list[Failure | None] = []  # let go of after the lock: a finalizer may ask this cache
         with self.lock:
-            self.failures.pop(ask.key, None)
-            self.failures[ask.key] = Failure(self.now(), seconds, begun.stamp, error, error.__traceback__)
-            if len(self.failures) > MAX_FAILURES:
-                del self.failures[next(iter(self.failures))]
+            gone.append(self.failures.pop(ask.key, None))
+            while self.failures:
+                key, oldest = next(iter(self.failures.items()))
+                if now < oldest.since + oldest.seconds and len(self.failures) < MAX_FAILURES:
+                    break
+                gone.append(self.failures.pop(key))
+            self.failures[ask.key] = Failure(now, seconds, begun.stamp, error, error.__traceback__)
         self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=told(error, ask.policy))
         return Done(done=True)
 
