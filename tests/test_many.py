@@ -1003,12 +1003,13 @@ def test_what_is_stale_is_served_and_refreshed_in_one_call(colour: Colour, loop:
     pair.close()
 
 
-def test_old_values_stand_in_item_by_item(colour: Colour, loop: LoopThread) -> None:
+@pytest.mark.parametrize("error", [OriginError("not today"), asyncio.CancelledError()], ids=["it raises", "something in it is cancelled"])
+def test_old_values_stand_in_item_by_item(colour: Colour, loop: LoopThread, error: BaseException) -> None:
     """A call that fails fails for those alone that have nothing to be served in its place."""
     pair = Pair(colour, loop, stale_if_error=WINDOW)
     assert pair.read(1, 2) == {1: 1, 2: 1}
     pair.clock.advance(TTL)
-    pair.origin.fail(OriginError("not today"))
+    pair.origin.fail(error)
     assert pair.read(1, 2) == {1: 1, 2: 1}
     assert sorted(event.fields["key"] for event in pair.told("spare_served")) == ["item:1", "item:2"]
     pair.origin.fail(OriginError("not today"))

@@ -133,6 +133,43 @@ def test_an_old_value_stands_in_for_a_computation_that_fails(colour: Colour, loo
     pair.close()
 
 
+def test_an_old_value_stands_in_for_a_computation_in_which_something_is_cancelled(colour: Colour, loop: LoopThread, alone: bool) -> None:
+    """The function awaits something that is cancelled, and nobody cancels the call."""
+    pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    pair.origin.fail(asyncio.CancelledError())
+    assert pair.read() == 1
+    pair.origin.fail(asyncio.CancelledError())
+    assert pair.callers[0].do(pair.items[0].many, [(1,)]) == [1]
+    assert pair.origin.computations == 3
+    pair.close()
+
+
+def test_nothing_stands_in_for_whoever_is_cancelled(loop: LoopThread) -> None:
+    """Also where his own task computes, as it does while he replaces the value."""
+    pair = Pair("async def", loop, stale_if_error=WINDOW)
+    assert pair.read() == 1
+    pair.clock.advance(TTL)
+    gate, seen = pair.origin.hold(), list[Any]()
+
+    async def replace() -> None:
+        async with pair.callers[0].cache.aupdate("item:1"):
+            try:
+                seen.append(await pair.items[0](1))
+            except asyncio.CancelledError as error:
+                seen.append(error)
+                raise
+
+    replacing = loop.submit(replace())
+    gate.wait()
+    replacing.cancel()
+    until(lambda: seen, "the call ends")
+    gate.open()
+    assert isinstance(seen[0], asyncio.CancelledError)
+    pair.close()
+
+
 def test_a_computation_that_succeeds_is_waited_for(colour: Colour, loop: LoopThread, alone: bool) -> None:
     """A spare is for trouble alone: without it nobody is given an old value."""
     pair = Pair(colour, loop, alone=alone, stale_if_error=WINDOW)

@@ -22,7 +22,7 @@ from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter, Waiter
 from cachesync.coordination.watching import UNWATCHED, watch_of_many
-from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, result_of, until_of
+from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, failure_of, result_of, until_of
 from cachesync.core.flows import Result
 from cachesync.core.steps import NO_DEADLINE, Await, Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
 from cachesync.core.together import together
@@ -141,7 +141,7 @@ def _begin(engine: Engine, step: Calls) -> tuple[Many, list[tuple[Any, ...]], Ga
 def _failed(engine: Engine, step: Calls, error: BaseException, began: float) -> tuple[Result, ...]:
     for call in step.calls:
         call.ask.site.counts.failed += 1
-    return (Failed(error, engine.now() - began, of_several=len(step.calls) > 1),) * len(step.calls)
+    return (failure_of(error, engine.now() - began, of_several=len(step.calls) > 1),) * len(step.calls)
 
 
 def _called(engine: Engine, step: Calls, values: Sequence[Any], began: float, found: Gathering) -> tuple[Result, ...]:

@@ -307,6 +307,19 @@ def was_meant(outcome: Result) -> bool:
     return not (isinstance(outcome, Failed) and not isinstance(outcome.error, Exception))
 
 
+def failure_of(error: BaseException, seconds: float, *, of_several: bool = False) -> Failed:
+    """What a function has ended with. It may await something that is cancelled while nobody cancels the task that it runs in."""
+    return Failed(error, seconds, of_several, of_function=isinstance(error, asyncio.CancelledError) and not _is_cancelled())
+
+
+def _is_cancelled() -> bool:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return False
+    return task is not None and task.cancelling() > 0
+
+
 class ThreadWorld(World):
     """Steps for ``def``."""
 
@@ -391,7 +404,7 @@ class ThreadWorld(World):
             value = (ask.call if not events.watchers else watched_call(events, ask))(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
-            return Failed(error, self.engine.now() - began)
+            return failure_of(error, self.engine.now() - began)
         finally:
             gathering.reset(outer)
         return self.engine.called(ask, value, began, found)
@@ -539,7 +552,7 @@ class LoopWorld(World):
             value = await (ask.call if not events.watchers else watched_acall(events, ask))(*ask.values)
         except BaseException as error:  # a reply like any other: the flow gives the lease back, the door raises it
             ask.site.counts.failed += 1
-            return Failed(error, self.engine.now() - began)
+            return failure_of(error, self.engine.now() - began)
         finally:
             gathering.reset(outer)
         return self.engine.called(ask, value, began, found)

@@ -191,7 +191,7 @@ def compute(ask: Ask, shared: bool, dead: bytes | None, *, late: bool = False) -
         result = yield Join(ask, shared, dead, True, patience)
     if isinstance(result, Overdue):
         result = overdue(ask)
-    if isinstance(result, Failed) and isinstance(result.error, Exception):
+    if isinstance(result, Failed) and (isinstance(result.error, Exception) or result.of_function):
         return (yield from _stand_in(ask, result))
     return result
 

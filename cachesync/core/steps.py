@@ -29,12 +29,13 @@ class Failed(NamedTuple):
     """Any step may be answered by this: what was tried did not happen, or nobody knows whether it did.
 
     ``seconds`` is for what takes time in this process. ``of_several`` is for `Calls`: the call was for several keys, and nobody knows
-    which of them it failed for.
+    which of them it failed for. ``of_function``: a cancellation that comes from the user's function, and from nobody who cancels it.
     """
 
     error: BaseException
     seconds: float = 0.0
     of_several: bool = False
+    of_function: bool = False
 
 
 # --- what a shared layer is asked -------------------------------------------------------------------------------------------------
