@@ -921,7 +921,7 @@ class Pair:
         self.clock = FakeClock()
         self.origin = Origin()
         self.events: list[Event] = []
-        shared = MemoryShared(self.clock.monotonic)
+        self.shared = shared = MemoryShared(self.clock.monotonic)
         settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=10_000.0))
         policy = Policy(name="all", match="*", ttl=TTL, **options)
         self.callers = [
@@ -1088,6 +1088,19 @@ def test_nobody_waits_for_a_batch_longer_than_the_hard_timeout(colour: Colour, l
         pair.read(1, 2)
     gate.open()
     until(lambda: pair.callers[1].get("item:2") == 1, "the late result")
+    pair.close()
+
+
+def test_nobody_waits_longer_for_a_strict_batch_that_can_not_be_confirmed(colour: Colour, loop: LoopThread) -> None:
+    """One call computes it all the same, for its caller alone."""
+    pair = Pair(colour, loop, hard_timeout=SOON, consistency="strict")
+    with pair.shared.outage():
+        gate = pair.origin.hold()
+        with pytest.raises(OverdueError, match="item:1"):
+            pair.read(1, 2)
+        assert pair.origin.batches == [[1, 2]]
+        assert len(engine_of(pair.callers[0].cache).flights) == 0, "nobody joins it"
+        gate.open()
     pair.close()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import threading
 import traceback
 import weakref
 from collections.abc import Iterator
@@ -375,6 +376,44 @@ def test_nobody_waits_longer_than_the_hard_timeout(colour: Colour, loop: LoopThr
     until(lambda: pair.callers[0].get("item:1") == 1, "the late result is stored")
     assert pair.read(-1) == 1
     assert pair.origin.computations == 1
+    pair.close()
+
+
+@pytest.mark.parametrize("how", ["a call", "a batch", "for a stamp"])
+def test_the_hard_timeout_holds_where_nothing_can_be_confirmed(colour: Colour, loop: LoopThread, how: str) -> None:
+    """A strict function is called then, and one of whom a stamp is asked that nobody can reach. Its result is for its caller alone."""
+    pair = Pair(colour, loop, hard_timeout=SOON, consistency="bounded" if how == "for a stamp" else "strict")
+    caller, item = pair.callers[0], pair.items[0]
+    assert pair.shared is not None
+    with pair.shared.outage():
+        stamp = caller.drop("other:1")
+        gate = pair.origin.hold()
+        asked: dict[str, tuple[Any, ...]] = {
+            "a call": (item, 1),
+            "a batch": (item.many, [(1,), (2,)]),
+            "for a stamp": (item.at_least, stamp, 1),
+        }
+        with pytest.raises(OverdueError, match=r"item:.: its computation takes longer than 0\.02 s"):
+            caller.do(*asked[how])
+        assert len(engine_of(caller.cache).flights) == 0, "nobody joins it"
+        gate.open()
+    pair.close()
+
+
+def test_a_function_that_calls_itself_where_nothing_can_be_confirmed_stays_where_it_is(colour: Colour, loop: LoopThread) -> None:
+    """With a thread or a task for each level nothing would end one that does so for ever."""
+    pair = Pair(colour, loop, hard_timeout=LONG, consistency="strict")
+    where: list[object] = []
+
+    @pair.callers[0].cached("deep:{number}")
+    async def deep(number: int) -> int:
+        where.append(threading.current_thread() if colour == "def" else asyncio.current_task())
+        return 1 if len(where) == 5 else await use(deep, number)
+
+    assert pair.shared is not None
+    with pair.shared.outage():
+        assert pair.callers[0].do(deep, 1) == 1
+    assert (len(where), len(set(where))) == (5, 1)
     pair.close()
 
 

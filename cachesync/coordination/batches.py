@@ -19,7 +19,6 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight, begin_waiting, end_waiting, would_wait_for_itself
 from cachesync.coordination.gathering import Gathering, gathering
-from cachesync.coordination.replacing import is_replacing
 from cachesync.coordination.waiters import LoopWaiter, Waiter
 from cachesync.coordination.watching import UNWATCHED, watch_of_many
 from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, failure_of, result_of, until_of
@@ -66,7 +65,7 @@ class _Batch:
             for i, join in self.left.items():
                 mine = engine.flight(join.ask)
                 self.made.append(mine)
-                flight, arrival = engine.join(mine)
+                flight, arrival = engine.join(mine, alone=join.alone)
                 self.places[i] = Place(join, flight, arrival, flight is mine)
             led = [place for place in self.places.values() if place.is_own]
             crew = tuple(place.flight for place in led)
@@ -227,7 +226,7 @@ class ThreadBatches(ThreadWorld):
 
     def joins(self, step: Joins) -> tuple[Outcome, ...]:
         batch = _Batch(self, step.joins)
-        self._call_directly(batch, step, [i for i, join in batch.left.items() if is_replacing(self.engine, join.ask.key)])
+        self._call_directly(batch, step, [i for i, join in batch.left.items() if self.calls_directly(join)])
         while batch.left:
             try:
                 led = batch.claim()
@@ -322,7 +321,7 @@ class LoopBatches(LoopWorld):
 
     async def joins(self, step: Joins) -> tuple[Outcome, ...]:
         batch = _Batch(self, step.joins)
-        await self._call_directly(batch, step, [i for i, join in batch.left.items() if is_replacing(self.engine, join.ask.key)])
+        await self._call_directly(batch, step, [i for i, join in batch.left.items() if self.calls_directly(join)])
         while batch.left:
             led = batch.claim()
             try:

@@ -645,14 +645,20 @@ class Engine:
                 return Done(done=True)
             return Done(rests and ledger.softened(ask.key, ask.dependencies, number) is not None)
 
-    def join(self, mine: Flight) -> tuple[Flight, Arrival]:
-        """The flight of a key, which is ``mine`` if there was none, and where this process stood when its caller came."""
+    def join(self, mine: Flight, *, alone: bool = False) -> tuple[Flight, Arrival]:
+        """The flight of a key, which is ``mine`` if there was none, and where this process stood when its caller came. One that flies
+        ``alone`` is known to nobody else.
+        """
         with self.lock:
             ledger = self.ledger
             mine.pends = ledger.pends
             now = self.now()
             since = NEVER if self.is_heard(now) else now - self.settings.coordination.max_lag
-            return self.flights.join(mine, now), Arrival(ledger.position, ledger.pends, now, since)
+            if alone:
+                mine.waiting, flight = 1, mine
+            else:
+                flight = self.flights.join(mine, now)
+            return flight, Arrival(ledger.position, ledger.pends, now, since)
 
     def share(self, ask: Ask, called: Called, flight: Flight, arrival: Arrival) -> Called | None:
         """What of a flight's result may be given to a caller who came when this process stood at ``arrival``: it may be stale for

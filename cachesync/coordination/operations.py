@@ -32,6 +32,7 @@ from cachesync.core.flows import (
     Result,
     announce,
     calling,
+    calling_in_time,
     catch_up,
     compute,
     confirm,
@@ -268,7 +269,7 @@ class Operations:
             ask = ask._replace(least=least or engine.ledger.position).later(found.seconds)
             outcome = yield from compute(ask, engine.shared is not None, found.dead)
         else:
-            outcome = yield Call(ask._replace(least=UNREACHED))
+            outcome = yield from calling_in_time(ask._replace(least=UNREACHED))
         return outcome
 
     def obtaining(self, ask: Ask, least: Stamp) -> Generator[Step, Any, Result]:

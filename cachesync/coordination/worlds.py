@@ -23,7 +23,7 @@ from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_in_block, is_replacing
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.coordination.watching import watched_acall, watched_call
-from cachesync.core.flows import LONGEST_WAIT, Ask, Result, fill
+from cachesync.core.flows import LONGEST_WAIT, Ask, Result, calling, fill
 from cachesync.core.steps import (
     NO_DEADLINE,
     Announce,
@@ -216,13 +216,20 @@ class World:
         crew: set[Flight] = set() if mine is None else {mine, *mine.crew}
         return any(flight not in crew and not flight.outcome.done() for flight in inside)
 
+    def calls_directly(self, step: Join) -> bool:
+        """Whether a function is called where it is asked for: in the block that replaces its value, or by itself where nobody joins it."""
+        key = step.ask.key
+        return is_replacing(self.engine, key) or (step.alone and any(flight.key == key for flight in computing.get()))
+
     def brought(self, step: Join) -> Called | None:
         """A copy that an earlier flight has brought meanwhile."""
-        called = None if step.anew else self.engine.at_hand(step.ask, only_fresh=True)
+        called = None if step.anew or step.alone else self.engine.at_hand(step.ask, only_fresh=True)
         return None if called is None or (step.early and called.is_due) else called
 
     def filling(self, step: Join, flight: Flight) -> Flow:
         engine, ask = self.engine, step.ask
+        if step.alone:
+            return (yield from calling(ask))
         if step.late:
             ask = ask._replace(deadline=engine.now() + ask.budget)
         engine.limits[flight.token] = flight.limit
@@ -411,13 +418,13 @@ class ThreadWorld(World):
 
     def _join(self, step: Join) -> Result | Overdue:
         engine, ask = self.engine, step.ask
-        if is_replacing(engine, ask.key):
+        if self.calls_directly(step):
             return self._call(Call(ask))
         until = until_of(step)
         while True:
             mine = engine.flight(ask)
             try:
-                flight, arrival = engine.join(mine)
+                flight, arrival = engine.join(mine, alone=step.alone)
                 if flight is mine and step.patience is None:
                     return self._lead(step, mine)
                 if flight is mine:
@@ -559,12 +566,12 @@ class LoopWorld(World):
 
     async def _join(self, step: Join) -> Result | Overdue:
         engine, ask = self.engine, step.ask
-        if is_replacing(engine, ask.key):
+        if self.calls_directly(step):
             return await self._call(Call(ask))
         until = until_of(step)
         while True:
             mine = engine.flight(ask)
-            flight, arrival = engine.join(mine)
+            flight, arrival = engine.join(mine, alone=step.alone)
             inside = computing.get() if flight is not mine else NOWHERE_INSIDE
             if flight is mine:
                 # An earlier flight may have brought a copy between this caller's looking and its joining.

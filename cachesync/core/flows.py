@@ -278,7 +278,7 @@ def obtain_many(
             stands: Stands = yield Position()
             least = (confirmed and (least or stands.stamp)) or UNREACHED
             asks = [ask._replace(least=least) for ask in asks]
-        flows = [compute(asks[i], shared, dead[i], late=not at_once) if confirmed else calling(asks[i]) for i in missing]
+        flows = [compute(asks[i], shared, dead[i], late=not at_once) if confirmed else calling_in_time(asks[i]) for i in missing]
         computed: tuple[Result, ...] = (yield from together(flows)) if at_once else (yield Each(tuple(flows)))
         for i, result in zip(missing, computed, strict=True):
             results[i] = result
@@ -299,6 +299,15 @@ def calling(ask: Ask) -> Generator[Step, Any, Result]:
     """Compute, whatever is cached, and store nothing."""
     result: Result = yield Call(ask)
     return result
+
+
+def calling_in_time(ask: Ask) -> Generator[Step, Any, Result]:
+    """The same, and nobody waits longer than the policy lets him."""
+    patience = ask.policy.hard_timeout
+    if patience is None:
+        return (yield from calling(ask))
+    result: Result | Overdue = yield Join(ask, False, None, patience=patience, alone=True)
+    return overdue(ask) if isinstance(result, Overdue) else result
 
 
 def look_many(asks: Sequence[Ask], *, strict: bool, least: Stamp | None) -> Generator[Step, Any, list[Called | Refused]]:

@@ -610,7 +610,7 @@ class Join(NamedTuple):
     ``late`` says that time has passed since the question was asked that was not spent on the shared layer, but on other
     computations: its budget begins anew. ``patience`` is how long to wait, seconds (``None``: to the end). After that the answer is
     `Overdue`, and the computation goes on. ``early``: a fresh value is refreshed before its time, if no other process does that.
-    ``anew``: a local copy is not good enough.
+    ``anew``: a local copy is not good enough. ``alone``: nobody else joins it, and nothing is stored.
     """
 
     ask: Ask
@@ -620,6 +620,7 @@ class Join(NamedTuple):
     patience: float | None = None
     early: bool = False
     anew: bool = False
+    alone: bool = False
 
 
 class Calls(NamedTuple):
