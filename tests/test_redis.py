@@ -8,13 +8,14 @@ import datetime
 import decimal
 import enum
 import os
+import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple, NotRequired, Self, TypedDict, cast
 
@@ -68,6 +69,7 @@ from cachesync.core.steps import (
 )
 from cachesync.core.switches import NOTHING_THROWN, Thrown
 from cachesync.layers.memory import MemoryShared
+from cachesync.layers.redis_line import Line, OutOfTimeError
 from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, commands_of, pack, pack_all, reply_of
 from cachesync.protocols import Codec, Shared
@@ -979,6 +981,85 @@ def test_each_step_of_a_trip_has_its_own_deadline(proxy: Proxy, namespace: str) 
         await shared.aclose()
 
     asyncio.run(story())
+
+
+async def held_up_until(deadline: float, proxy: Proxy) -> None:
+    """The loop stands still until a deadline is over, and what the proxy held back comes meanwhile."""
+    await asyncio.sleep(0.05)  # what was asked is on its way
+    proxy.release()
+    time.sleep(max(0.0, deadline - time.monotonic()) + 0.1)  # noqa: ASYNC251 - it is this that holds the loop up
+
+
+@pytest.mark.parametrize("kind", ["a read", "another step", "two deadlines"])
+def test_a_loop_that_was_held_up_reads_what_has_come_before_it_gives_up(proxy: Proxy, namespace: str, kind: str) -> None:
+    """The answer and the end of the time are found in the same turn of the loop: the answer counts."""
+
+    async def story() -> None:
+        shared = RedisShared(proxy.url, namespace=namespace)
+        layer = shared.of_loop()
+        assert isinstance(await layer.perform(Snapshot()), Joined)
+        proxy.hold(replies=True)
+        deadline = time.monotonic() + 1
+        steps: dict[str, list[SharedStep]] = {
+            "a read": [Fetch(("a",), deadline)],
+            "another step": [Confirm(deadline)],
+            "two deadlines": [Confirm(deadline), Confirm(deadline + 1)],
+        }
+        replies = asyncio.gather(*map(layer.perform, steps[kind]))
+        await held_up_until(deadline, proxy)
+        assert not any(isinstance(reply, Failed) for reply in await replies)
+        await shared.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_loop_that_was_held_up_before_it_could_ask_says_so() -> None:
+    """Nobody was asked, so nobody has failed: not where the time was over before the trip, nor while its connection was opened."""
+
+    async def story() -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+            shared = RedisShared(f"redis://127.0.0.1:{silent.getsockname()[1]}", namespace="ns")
+            layer = shared.of_loop()
+            for pause in (0.0, 0.05):
+                deadline = time.monotonic() + (1.0 if pause else 0.01)
+                asked = asyncio.ensure_future(layer.perform(Confirm(deadline)))
+                if pause:
+                    await asyncio.sleep(pause)
+                time.sleep(max(0.0, deadline - time.monotonic()) + 0.2)  # noqa: ASYNC251 - it is this that holds the loop up
+                reply = await asked
+                assert isinstance(reply, Failed)
+                assert isinstance(reply.error.__cause__, OutOfTimeError)
+            await shared.aclose()
+
+    asyncio.run(story())
+
+
+def test_a_thread_that_was_held_up_takes_what_has_come() -> None:
+    """Whoever reads an answer when the time is over has it all the same. What has not come by then is waited for no longer."""
+
+    class Held:
+        def __init__(self, *pieces: bytes) -> None:
+            self.pieces = list(pieces)
+
+        def settimeout(self, seconds: float) -> None:
+            assert seconds > 0
+
+        def sendall(self, packed: bytes) -> None:
+            pass
+
+        def recv(self, size: int) -> bytes:
+            until(lambda: time.monotonic() > deadline, "the end of the time")
+            return self.pieces.pop(0)
+
+    class Opened:
+        def __init__(self, *pieces: bytes) -> None:
+            self._sock = Held(*pieces)
+
+    deadline = time.monotonic() + 0.05
+    assert Line(Opened(b"+OK\r\n")).say(b"", 1, deadline) == [b"OK"]
+    deadline = time.monotonic() + 0.05
+    with pytest.raises(TimeoutError):
+        Line(Opened(b"+OK\r\n", b"+OK\r\n")).say(b"", 2, deadline)
 
 
 def test_an_invalidation_reaches_a_process_that_listens(every_server: Server, namespace: str) -> None:

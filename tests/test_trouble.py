@@ -391,6 +391,32 @@ def test_a_layer_that_failed_is_left_alone_for_a_moment(proxy: Proxy, namespace:
         assert node.computed.count("BDG") == 1, "it is stored in Redis again"
 
 
+def test_a_loop_that_was_held_up_declares_no_outage(server: Server, namespace: str) -> None:
+    """A call that could not be sent in time computes on its own, and tells; Redis is asked by the next one."""
+    events: list[Event] = []
+
+    async def hold_up() -> None:
+        time.sleep(0.2)  # noqa: ASYNC251 - it is this that holds the loop up
+
+    async def story() -> None:
+        patient = Settings(coordination=CoordinationSettings(budget=30.0, max_lag=60.0))
+        policies = [Policy(name="items", match="item:*", ttl="1h")]
+        cache = Cache(patient, policies=policies, redis=server.url, namespace=namespace, on_event=events.append)
+
+        @cache.cached("item:{number}")
+        async def item(number: int) -> int:
+            return number
+
+        assert await item(1) == 1
+        engine_of(cache).budget = 0.05
+        assert (await asyncio.gather(item(2), hold_up()))[0] == 2
+        assert engine_of(cache).breaker.state == "closed"
+        await cache.aclose()
+
+    asyncio.run(story())
+    assert [str(event.fields["error"]).endswith("the shared layer has not failed") for event in events] == [True]
+
+
 @pytest.mark.parametrize("budget", [0.005, 0.25, 7.0])
 def test_of_a_budget_something_is_left_to_go_on(budget: float) -> None:
     """Timers ring late, and a silent layer may not cost more than the budget: not all of it is waited."""

@@ -59,6 +59,7 @@ from cachesync.core.steps import (
     Waited,
 )
 from cachesync.errors import LayerError
+from cachesync.layers.redis_line import OutOfTimeError
 from cachesync.protocols import AsyncSharedLayer
 
 computing: ContextVar[frozenset[Flight]] = ContextVar("cachesync_computing", default=frozenset())
@@ -121,7 +122,7 @@ class World:
         for step, reply in trip:
             if isinstance(reply, Failed):
                 error = reply.error
-                is_late = asked >= step.deadline
+                is_late = asked >= step.deadline or isinstance(error.__cause__, OutOfTimeError)
                 troubles.setdefault((getattr(error, "part", None), getattr(error, "is_refusal", False), is_late), (step, reply))
             else:
                 answered.add(step.__class__)

@@ -25,7 +25,7 @@ from cachesync.core.steps import Fetch, Fetched, Replies, Reply, SharedReply, Sh
 from cachesync.core.tuples import make
 from cachesync.layers.forks import leave_behind
 from cachesync.layers.redis_ear import RedisEar
-from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, connect, failed, let_go, refused
+from cachesync.layers.redis_line import BROKEN, TROUBLE, AsyncLine, Line, OutOfTimeError, Within, connect, failed, let_go, refused
 from cachesync.layers.redis_routes import Route, route_to
 from cachesync.layers.redis_trip import Trip
 from cachesync.layers.redis_wire import Bounds, WireError, commands_of, pack, reply_of
@@ -34,8 +34,8 @@ MAX_CONNECTIONS: Final = 32
 DEFAULT_BOUNDS: Final = Bounds()
 LOOP_CONNECTIONS: Final = 4
 """Connections of one event loop. Few are enough, because one trip carries whatever was asked meanwhile."""
-
-
+HELD_UP: Final = 0.05
+"""A loop that notices so many seconds late that a time is over was held up itself: whether Redis was silent is not known."""
 DEPOSED: Final = "READONLY another server is the master now"
 
 
@@ -353,13 +353,19 @@ class LoopRedis:
         self._depart_again()
 
     async def _travel(self, batch: list[tuple[SharedStep, asyncio.Future[Reply]]]) -> None:
+        now = time.monotonic()
+        _answer_all([one for one in batch if one[0].deadline <= now], OutOfTimeError())  # the loop was held up before it could ask
+        batch = [one for one in batch if one[0].deadline > now]
+        if not batch:
+            return
         expiry = self._expire(batch)
+        latest = max(step.deadline for step, _ in batch)
         try:
-            latest = max(step.deadline for step, _ in batch)
-            async with asyncio.timeout(None if latest == float("inf") else max(0.0, latest - time.monotonic())):
+            async with Within(latest):
                 await self._trip(batch)
         except TROUBLE as error:
-            _answer_all(batch, error)
+            is_held_up = isinstance(error, TimeoutError) and time.monotonic() - latest > HELD_UP
+            _answer_all(batch, OutOfTimeError() if is_held_up else error)
         except BaseException:
             _answer_all(batch, RedisConnectionError("the trip was cancelled"))
             raise
@@ -383,7 +389,8 @@ class LoopRedis:
             if left:
                 self.loop.call_later(max(0.0, min(left) - now), expire)
 
-        return self.loop.call_later(max(0.0, first - time.monotonic()), expire)
+        # After one more look at the sockets: the loop may have been held up.
+        return self.loop.call_later(max(0.0, first - time.monotonic()), self.loop.call_later, 0, expire)
 
     async def _trip(self, batch: _Batch) -> None:
         trip = Trip([step for step, _ in batch], self._names, self._bounds)

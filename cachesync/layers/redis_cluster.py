@@ -46,8 +46,21 @@ from cachesync.errors import PolicyError
 from cachesync.layers.one_question import OneQuestion
 from cachesync.layers.redis import MAX_CONNECTIONS, RedisShared
 from cachesync.layers.redis_ear import RedisEar
-from cachesync.layers.redis_line import BROKEN, PROTOCOL, PUSHES, TROUBLE, Address, Line, connect, failed, reader, refused
-from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, OutOfTimeError, UnservedError, place_of
+from cachesync.layers.redis_line import (
+    BROKEN,
+    PROTOCOL,
+    PUSHES,
+    TROUBLE,
+    Address,
+    Line,
+    OutOfTimeError,
+    Within,
+    connect,
+    failed,
+    reader,
+    refused,
+)
+from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, UnservedError, place_of
 from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of, pack_all, reply_of
 
 DEFAULT_BOUNDS: Final = Bounds()
@@ -672,7 +685,7 @@ class _Loops:
         if unasked is not None:
             return unasked
         try:
-            async with asyncio.timeout(_seconds(left)):
+            async with Within(deadline):
                 return cluster.answered(address, await cluster.node(address).aexchange(packed, count))
         except TROUBLE as error:
             return cluster.answered(address, error)

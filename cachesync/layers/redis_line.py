@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, Final
 
 import hiredis
@@ -43,6 +44,11 @@ TROUBLE: Final = (RedisError, OSError, WireError, EOFError)
 """What a connection in trouble raises."""
 BROKEN: Final = (RedisConnectionError, ConnectionError)
 """What a connection raises that had been closed from the other side."""
+
+
+class OutOfTimeError(TimeoutError):
+    """Nobody was asked, because no time was left: that says nothing about whoever would have been."""
+
 
 _OPTIONS: Final[dict[str, Any]] = {
     "decode_responses": False,
@@ -241,6 +247,7 @@ class Line:
         sock.settimeout(left if left < threading.TIMEOUT_MAX else None)
         sock.sendall(packed)
         replies: list[Any] = []
+        is_late = False
         while True:
             reply = gets()
             if reply is not MORE:
@@ -248,16 +255,44 @@ class Line:
                 if len(replies) == count:
                     return replies
                 continue
+            if is_late:
+                raise TimeoutError
             data = sock.recv(READ_SIZE)
             if not data:
                 raise RedisConnectionError("the server closed the connection")
             self._reader.feed(data)
-            if deadline < time.monotonic():
-                raise TimeoutError
+            is_late = deadline < time.monotonic()  # but what has come is taken: the thread may have been held up
 
     def close(self) -> None:
         with suppress(*TROUBLE):
             self._connection.disconnect()
+
+
+class Within:
+    """As ``asyncio.timeout_at`` on the clock ``time.monotonic``, but what has come by then is taken first: a loop that was held up finds
+    the answer and the end of its time in the same turn.
+    """
+
+    __slots__ = ("_alarm", "_deadline", "_timeout")
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._timeout = asyncio.timeout(None)
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        if self._deadline < float("inf"):
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, self._deadline - time.monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._alarm = loop.call_later(0, self._timeout.reschedule, 0)  # after one more look at the sockets
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
 
 
 class AsyncLine(asyncio.Protocol):

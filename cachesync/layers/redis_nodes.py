@@ -18,7 +18,7 @@ from cachesync.layers.breaker import Breaker
 from cachesync.layers.forks import lock_across_forks
 from cachesync.layers.one_question import OneQuestion
 from cachesync.layers.redis import RedisShared
-from cachesync.layers.redis_line import TROUBLE, Address, reason_of
+from cachesync.layers.redis_line import TROUBLE, Address, OutOfTimeError, reason_of
 from cachesync.layers.redis_wire import Bounds, WireError
 
 
@@ -28,10 +28,6 @@ class LeftAloneError(TimeoutError):
     def __init__(self, trouble: str) -> None:
         super().__init__()
         self.reason = f"{trouble}; it is left alone for a while"
-
-
-class OutOfTimeError(TimeoutError):
-    """Nobody was asked, because no time was left: that says nothing about whoever would have been."""
 
 
 class NodeError(RedisError):
