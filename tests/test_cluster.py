@@ -23,7 +23,23 @@ from cachesync.core.records import KEY, Targets
 from cachesync.core.redis_url import read_cluster_url
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.core.stamps import NOWHERE
-from cachesync.core.steps import NEVER, Announce, Announced, Done, Failed, Fetch, Fetched, Lease, Leased, Release, Snapshot, Store, Together
+from cachesync.core.steps import (
+    NEVER,
+    Announce,
+    Announced,
+    Beat,
+    Confirm,
+    Done,
+    Failed,
+    Fetch,
+    Fetched,
+    Lease,
+    Leased,
+    Release,
+    Snapshot,
+    Store,
+    Together,
+)
 from cachesync.layers import redis_cluster
 from cachesync.layers.redis_cluster import (
     ClusterShared,
@@ -742,6 +758,28 @@ def test_one_node_that_lives_is_enough_to_find_the_others(lasting: Cluster, name
     assert isinstance(told, Failed)
     assert "127.0.0.1:1: " in str(told.error)
     assert "127.0.0.1:2: " in str(told.error)
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_silent_node_does_not_keep_the_others_from_being_found(
+    monkeypatch: pytest.MonkeyPatch, lasting: Cluster, namespace: str, colour: Colour
+) -> None:
+    """A process that knows nothing yet asks the next one beside it, and waits for the first answer."""
+    log = lasting.master_of(key_slot(Names.of(namespace).meta))
+    silent = next(node for node in lasting.masters if node is not log)
+    shared = ClusterShared(f"redis+cluster://127.0.0.1:{silent.port},127.0.0.1:{log.port}", namespace=namespace)
+    answers, ask = threading.Event(), shared.slots.ask
+
+    def ask_slowly(host: str, port: int) -> Any:
+        assert port != silent.port or answers.wait(2 * LONG)
+        return ask(host, port)
+
+    monkeypatch.setattr(shared.slots, "ask", ask_slowly)
+    try:
+        assert isinstance(performed(shared, Confirm(time.monotonic() + LONG), colour), Beat)
+    finally:
+        answers.set()
+        asyncio.run(shared.aclose())
 
 
 def test_a_single_server_is_no_cluster(namespace: str, server: Any) -> None:

@@ -14,11 +14,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from functools import partial
 from itertools import groupby, islice
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import redis
 from redis.crc import key_slot
@@ -63,9 +63,12 @@ from cachesync.layers.redis_line import (
 from cachesync.layers.redis_nodes import ClusterNode, LeftAloneError, NodeError, UnservedError, place_of
 from cachesync.layers.redis_wire import Bounds, Command, WireError, commands_of, pack_all, reply_of
 
+T = TypeVar("T")
 DEFAULT_BOUNDS: Final = Bounds()
 NODE_PATIENCE: Final = 0.5
-"""Seconds a node may take to say how slots are dealt out before the next one is asked."""
+"""Seconds a node may take to say how slots are dealt out."""
+HEAD_START: Final = 0.05
+"""Seconds after which the next node is asked beside it: a silent one may not cost a caller all of his budget."""
 REFRESH_EVERY: Final = 0.1
 """Seconds between two questions of one process how slots are dealt out."""
 LEAST_REST: Final = 0.5
@@ -121,14 +124,21 @@ class Slots:
     def _find(self) -> None:
         reasons: list[str] = []
         first = () if self._told is None else (self._told,)
-        for host, port in sorted(dict.fromkeys((*first, *self.masters(), *self._seeds)), key=self._is_silent):
-            try:
-                self._owners = _owners_of(self.ask(host, port), host)
-            except TROUBLE as error:
-                reasons.append(f"{host}:{port}: {str(error) or type(error).__name__}")
-                continue
-            self._told = host, port
-            return
+        left = sorted(dict.fromkeys((*first, *self.masters(), *self._seeds)), key=self._is_silent)
+        asked: dict[Future[Any], Address] = {}
+        while left or asked:
+            if left:
+                address = left.pop(0)
+                asked[_begin(partial(self.ask, *address))] = address
+            for answer in wait(asked, HEAD_START if left else None, FIRST_COMPLETED).done:
+                host, port = asked.pop(answer)
+                try:
+                    self._owners = _owners_of(answer.result(), host)
+                except TROUBLE as error:
+                    reasons.append(f"{host}:{port}: {str(error) or type(error).__name__}")
+                    continue
+                self._told = host, port
+                return
         raise RedisConnectionError(f"no node of the cluster says how slots are dealt out: {'; '.join(reasons)}")
 
     def ask(self, host: str, port: int) -> Any:
@@ -609,7 +619,7 @@ class _Threads:
     def _run_all(self, errands: list[Errand], deadline: float) -> list[Outcome]:
         """Side by side: all but one in threads of their own, so that a silent node costs the others no time."""
         others = [_begin(partial(self._run, errand, deadline)) for errand in errands[1:]]
-        return [self._run(errands[0], deadline), *(ended() for ended in others)]
+        return [self._run(errands[0], deadline), *(other.result() for other in others)]
 
     def _run(self, errand: Errand, deadline: float) -> Outcome:
         address, packed, count = errand
@@ -623,9 +633,9 @@ class _Threads:
             return cluster.answered(address, error)
 
 
-def _begin(run: Callable[[], Outcome]) -> Callable[[], Outcome]:
-    """Run something in a thread. Returns what waits for its end; where no thread can be started, what does it."""
-    ended: Future[Outcome] = Future()
+def _begin(run: Callable[[], T]) -> Future[T]:
+    """Run something in a thread; where none can be started, here and now."""
+    ended: Future[T] = Future()
 
     def running() -> None:
         try:
@@ -636,8 +646,8 @@ def _begin(run: Callable[[], Outcome]) -> Callable[[], Outcome]:
     try:
         threading.Thread(target=running, name="cachesync-errand", daemon=True).start()
     except RuntimeError:  # the system has no room for another one
-        return run
-    return ended.result
+        running()
+    return ended
 
 
 class _Loops:
