@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from cachesync import Cache, MemoryShared, OverdueError, Policy, RestingError, Settings
+from cachesync.coordination.engine import MAX_RAISED
 from cachesync.coordination.events import Event
 from cachesync.coordination.tracebacks import let_go
 from cachesync.coordination.waiters import LoopWaiter
@@ -501,11 +502,30 @@ def test_what_is_left_alone_keeps_nothing_that_the_function_had_at_hand(colour: 
         except KeyError as error:
             raise OriginError("not today") from error
 
-    for _ in range(2):
+    for later in (False, True):
         with pytest.raises(OriginError, match="not today") as caught:
             pair.callers[0].do(find, 1)
         assert {"find", "query"} <= {entry.name for one in (caught.value, caught.value.__cause__) for entry in lines_of(one)}
-    assert [one() for one in held] == [None, None]
+        assert [one() is None for one in held] == [later, later], "who is told first can look at it"
+        pair.clock.advance(2.0)
+    pair.close()
+
+
+def test_of_many_that_fail_at_once_few_keep_what_they_had_at_hand(colour: Colour, loop: LoopThread) -> None:
+    """However many fail within the moment in which they are told."""
+    pair = Pair(colour, loop, alone=True, errors=5.0)
+    held: list[weakref.ref[Rows]] = []
+
+    @pair.callers[0].cached("rows:{number}")
+    async def find(number: int) -> None:
+        rows = Rows()
+        held.append(weakref.ref(rows))
+        raise OriginError("not today")
+
+    for number in range(MAX_RAISED + 20):
+        with pytest.raises(OriginError):
+            pair.callers[0].do(find, number)
+    assert [one() is None for one in held[:20]] == [True] * 20
     pair.close()
 
 

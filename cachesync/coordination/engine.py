@@ -103,6 +103,10 @@ class Arrival(NamedTuple):
 
 
 MAX_FAILURES: Final = 10_000
+TELLING: Final = 1.0
+"""Seconds for which an exception keeps what the function had at hand, so that whoever is told can look at it."""
+MAX_RAISED: Final = 100
+"""Exceptions that keep it at once."""
 """Keys whose computations are left alone. Beyond that the oldest is tried again."""
 
 
@@ -168,6 +172,7 @@ class Engine:
         self.leases: dict[str, HeldLease] = {}  # by token
         self.blocks: dict[str, tuple[str, Callable[[], object]]] = {}  # token of a lease to key and block, weakly
         self.failures: dict[str, Failure] = {}  # computations that are left alone, by key, the oldest first
+        self.raised: deque[tuple[float, BaseException]] = deque()  # what they failed with a moment ago: when, seconds, monotonic clock
         self.limits: dict[str, float] = {}  # token of a lease to when it is extended no more: seconds, monotonic clock
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
@@ -337,7 +342,8 @@ class Engine:
     def rest(self, step: Rest) -> Done:
         ask, begun, failed = step
         error, seconds, now = failed.error, ask.policy.errors or 0.0, self.now()
-        let_go(error)
+        self.raised.append((now, error))
+        self._let_go(now)
         gone: list[Failure | None] = []  # let go of after the lock: a finalizer may ask this cache
         with self.lock:
             gone.append(self.failures.pop(ask.key, None))
@@ -350,11 +356,22 @@ class Engine:
         self.events.send("left_alone", ask.site.name, key=ask.key, policy=ask.policy.name, seconds=seconds, error=told(error, ask.policy))
         return Done(done=True)
 
+    def _let_go(self, now: float) -> None:
+        """Let go of what functions had at hand that failed a moment ago: whoever was told of it, as an error tracker, has seen it."""
+        while self.raised and (now >= self.raised[0][0] + TELLING or len(self.raised) > MAX_RAISED):
+            try:
+                _, error = self.raised.popleft()
+            except IndexError:  # another thread was faster
+                break
+            let_go(error)
+
     def rests(self, step: Rests) -> Failed | None:
         """What a computation failed with that is left alone, unless an invalidation concerns it since. What the policy of now says of
         its pause counts, where that is less.
         """
         ask = step.ask
+        if self.raised:
+            self._let_go(self.now())
         failure = self.failures.get(ask.key)
         if failure is None:
             return None

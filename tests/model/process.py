@@ -24,7 +24,7 @@ KNOWN: Final = frozenset(
     {"settings", "local", "shared", "clock", "now", "events", "origin", "lock", "waiters", "violations", "budget", "lease", "here"}
     | {"switches", "is_forgotten"}  # nobody switches
     | {"closing", "is_closed", "blocks"}  # an end, and reads inside of an update, are not explored
-    | {"failures", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
+    | {"failures", "raised", "limits", "keyring"}  # nor computations that are left alone or that hang, nor encryption
     | {"sending", "ending"}  # nor reloads, which alone look at it
     | {"breaker"}  # but for whether it is open
     | {"splits", "parts"}  # one server has everything
