@@ -155,7 +155,7 @@ class Cache:
         self._operations = Operations(self._engine, self._registry, listen=listen)
         self._reloader = Reloader(self._engine, self._registry, bounds=asked, memory=memory)
         if watch and self._file is not None:
-            self._operations.watcher = PolicyWatcher(self._file, self.reload)
+            self._operations.watcher = PolicyWatcher(self._file, self.reload, self._events)
         if settings.switches:
             self._engine.tell_switches("the environment")
         if unused := settings.without_effect():

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from cachesync import MISSING, Cache, Changes, LayerError, MemoryShared, Policies, Policy, PolicyError, RestingError, Settings
 from cachesync.coordination import policy_watcher, warmer
 from cachesync.coordination.engine import spendable
-from cachesync.coordination.events import Event
+from cachesync.coordination.events import Event, Events
 from cachesync.core.encryption_keys import KEY_BYTES
 from cachesync.core.entry import NEVER
 from cachesync.core.freshness import life_of, longest_freshness
@@ -1121,7 +1121,7 @@ def test_a_mistake_in_the_watcher_ends_no_watching(file: Path, caplog: pytest.Lo
         loads.append(1)
         raise AssertionError("a mistake")
 
-    watcher = policy_watcher.PolicyWatcher(str(file), reload)
+    watcher = policy_watcher.PolicyWatcher(str(file), reload, Events())
     for _ in range(4):
         watcher.look()
     assert "could not be taken over" in caplog.text
@@ -1190,7 +1190,7 @@ def test_a_wrong_file_is_refused_once_and_tried_again_when_it_changes(file: Path
 def test_a_file_that_is_being_written_is_not_taken(file: Path) -> None:
     """What is found once may be the first half of a file, which may be whole by chance."""
     loads: list[str] = []
-    watcher = policy_watcher.PolicyWatcher(str(file), lambda: loads.append(file.read_text()))
+    watcher = policy_watcher.PolicyWatcher(str(file), lambda: loads.append(file.read_text()), Events())
     watcher.look()
     watcher.look()
     half = FILE.format(ttl="10s") + "[policy.others]\nmatch = 'other:*'\nttl = 1\n"

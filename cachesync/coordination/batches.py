@@ -19,9 +19,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 from cachesync.coordination.engine import Arrival, Engine
 from cachesync.coordination.flights import Flight, begin_waiting, end_waiting, would_wait_for_itself
 from cachesync.coordination.gathering import Gathering, gathering
+from cachesync.coordination.threads import Starting
 from cachesync.coordination.waiters import LoopWaiter, Waiter
 from cachesync.coordination.watching import UNWATCHED, watch_of_many
-from cachesync.coordination.worlds import LoopWorld, ThreadWorld, World, computing, failure_of, result_of, until_of
+from cachesync.coordination.worlds import COMPUTING, LoopWorld, ThreadWorld, World, computing, failure_of, result_of, until_of
 from cachesync.core.flows import Result
 from cachesync.core.steps import NO_DEADLINE, Await, Awaits, Call, Calls, Failed, Join, Joins, Overdue, Release, Step, Waited
 from cachesync.core.together import together
@@ -286,11 +287,14 @@ class ThreadBatches(ThreadWorld):
             computing.reset(inside)
 
     def _lead_all_behind(self, led: Sequence[Place]) -> None:
-        """The same in a thread of its own, so that its caller need not wait to the end."""
+        """The same in a thread of its own, so that its caller need not wait to the end; here, where the system has no thread to give."""
         context = contextvars.copy_context()
         for place in led:
             place.flight.thread = None
-        threading.Thread(target=context.run, args=(self._lead_all, led), name="cachesync-compute", daemon=True).start()
+        with Starting(self.engine.events, COMPUTING):
+            threading.Thread(target=context.run, args=(self._lead_all, led), name=COMPUTING, daemon=True).start()
+            return
+        self._lead_all(led)
 
     def awaits(self, step: Awaits) -> tuple[Waited | None, ...]:
         waiting = _Waiting(self, step, threading.Event)

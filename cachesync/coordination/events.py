@@ -30,6 +30,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "layer_failed": (logging.WARNING, "a step of the shared layer failed, or of the local one; calls go on without it. layer, step, error"),
     "layer_recovered": (logging.INFO, "the shared layer answers again, or one of its servers. layer"),
     "reader_failed": (logging.ERROR, "a mistake of ours in the log's reader; it goes on a moment later. error, traceback"),
+    "no_thread": (
+        logging.WARNING,
+        "the system has no thread to give; what it was for is done by whoever calls, or tried again by the next one. thread, error",
+    ),
     "log_silent": (logging.WARNING, "the log was not heard for max_lag; local copies are bypassed, or served stale. lag"),
     "log_heard": (logging.INFO, "the log is heard again. stamp"),
     "log_rejoined": (logging.INFO, "the log could not be continued; in another epoch local copies were dropped. stamp, reason"),
@@ -77,6 +81,7 @@ EventName = Literal[
     "layer_failed",
     "layer_recovered",
     "reader_failed",
+    "no_thread",
     "log_silent",
     "log_heard",
     "log_rejoined",
@@ -147,6 +152,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "step": "text: what the layer was asked to do, such as `Fetch`; of process memory `put` or `clear`",
     "switched": "list of texts such as `all=ttl`; empty where everything is as the policies say",
     "tags": "list of texts",
+    "thread": "text: what the thread is called",
     "traceback": "text",
 }
 """Every field of events and spans: what it is, and in which unit."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import EventName
 from cachesync.coordination.log_reader import LogReader
+from cachesync.coordination.threads import READER
 from cachesync.core.freshness import deaf_window
 from cachesync.core.steps import Beat, Confirm, Contact, Failed, Step
 from cachesync.layers.breaker import State
@@ -28,7 +29,7 @@ REASONS: Final[Mapping[str, str]] = {
     "shared_failing": "the shared layer fails or refuses; calls go on without it",
     "part_failing": "one of several servers fails; what lies there is computed, and invalidations of it wait",
     "log_silent": "the log was not heard for `max_lag`: local copies are bypassed, or served stale",
-    "reader_dead": "the thread that reads the log has ended, though the cache is open",
+    "reader_dead": "the thread that reads the log has ended, or could not be started, though the cache is open",
     "invalidations_queued": "invalidations of this process wait for the shared layer; the other processes do not know of them yet",
     "violation": "an audit has found a process that would serve what was invalidated, in the last ten minutes",
     "stale_incident": "a hit was out of date though no invalidation had come, in the last ten minutes: one is missing in the program",
@@ -116,8 +117,9 @@ def _reasons(engine: Engine, reader: LogReader, *, is_closed: bool) -> Iterator[
         yield Reason("part_failing", f"{REASONS['part_failing']}: {', '.join(parts)}")
     if reader.is_running and not is_closed and _is_silent(engine, reader):
         yield _reason("log_silent", reader.lag())
-    if reader.is_running and not is_closed and not reader.is_alive:
-        yield _reason("reader_dead")
+    refused = engine.events.lasts("no_thread", READER)
+    if not is_closed and (refused is not None or (reader.is_running and not reader.is_alive)):
+        yield _reason("reader_dead", refused)
     if queued := len(engine.ledger.tickets.queued):
         yield Reason("invalidations_queued", f"{REASONS['invalidations_queued']}: {queued:,}")
     recent: tuple[EventName, ...] = ("violation", "stale_incident", "possible_loss")

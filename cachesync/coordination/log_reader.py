@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.auditor import Auditor
 from cachesync.coordination.engine import Engine, HeldLease
+from cachesync.coordination.threads import READER, Starting
 from cachesync.coordination.worlds import ThreadWorld, raised
 from cachesync.core.flows import announce, listen
 from cachesync.core.steps import (
@@ -85,16 +86,22 @@ class LogReader:
         self._lock = lock_across_forks()
 
     def start(self) -> None:
-        """Start reading, unless it has been started."""
-        with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                reference = weakref.ref(self)
-                self._began = self._engine.now()
-                assert self._engine.shared is not None
-                ear = self._engine.waiters.ear = self._engine.shared.ear()
-                self._thread = threading.Thread(target=_read, args=(reference, self._stop, ear), name="cachesync-log", daemon=True)
-                self._thread.start()
-                self.is_running = self._engine.breaker.is_tried = True
+        """Start reading, unless it has been started. Where the system has no thread to give nobody reads, and the next one tries again."""
+        engine = self._engine
+        with Starting(engine.events, READER), self._lock:
+            if self._thread is not None or self._stop.is_set():
+                return
+            assert engine.shared is not None
+            ear = engine.shared.ear()
+            thread = threading.Thread(target=_read, args=(weakref.ref(self), self._stop, ear), name=READER, daemon=True)
+            self._began = engine.now()
+            try:
+                thread.start()
+            except RuntimeError:
+                ear.close()
+                raise
+            self._thread, engine.waiters.ear = thread, ear
+            self.is_running = engine.breaker.is_tried = True
 
     def stop(self, timeout: float = 2.0) -> None:
         """Stop reading and wait for the thread to end, at most ``timeout`` seconds."""

@@ -12,21 +12,24 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from cachesync.coordination.events import logger
+from cachesync.coordination.events import Events, logger
 from cachesync.coordination.policy_file import read_text
+from cachesync.coordination.threads import Starting
 from cachesync.errors import PolicyError
 from cachesync.layers.forks import lock_across_forks
 
 INTERVAL: Final = 0.5
 """Seconds between two looks."""
+NAME: Final = "cachesync-policies"
 
 
 class PolicyWatcher:
     """Watches one file in a daemon thread while its cache lives. ``reload`` takes the file over; it tells of what it refuses."""
 
-    def __init__(self, path: str, reload: Callable[[], object]) -> None:
+    def __init__(self, path: str, reload: Callable[[], object], events: Events) -> None:
         self._path = path
         self._reload = reload
+        self._events = events
         self._seen: tuple[str, str] | None = None  # what the last look found
         self._taken: tuple[str, str] | None = None  # what was last taken over, or refused
         self._lock = lock_across_forks()
@@ -36,11 +39,11 @@ class PolicyWatcher:
 
     def start(self) -> None:
         """Begin to watch, unless it has begun. What the file says by then is taken over first: it may have changed since it was read."""
-        with self._lock:
+        with Starting(self._events, NAME), self._lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=_watch, args=(weakref.ref(self), self._stop), name="cachesync-policies", daemon=True)
-                self._thread.start()
-                self.is_running = True
+                thread = threading.Thread(target=_watch, args=(weakref.ref(self), self._stop), name=NAME, daemon=True)
+                thread.start()
+                self._thread, self.is_running = thread, True
 
     def stop(self, timeout: float = 2.0) -> None:
         """End, and wait for the thread at most ``timeout`` seconds."""
@@ -55,6 +58,7 @@ class PolicyWatcher:
         if not self._stop.is_set():
             self._stop = threading.Event()
             if self.is_running:
+                self.is_running = False
                 self.start()
 
     def look(self) -> None:

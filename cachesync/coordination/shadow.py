@@ -22,6 +22,7 @@ from typing import Any, Final
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.site import Site
+from cachesync.coordination.threads import Starting
 from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NEVER, Held
 from cachesync.core.flows import Ask, Result, confirm, look
@@ -30,6 +31,7 @@ from cachesync.core.stamps import Stamp
 from cachesync.core.steps import NO_DEADLINE, Call, Called, Failed, Flow, Rests, Step
 from cachesync.layers.forks import lock_across_forks
 
+NAME: Final = "cachesync-shadow"
 THREADS: Final = 2
 """Threads that compute hits of a ``def`` again."""
 MAX_UNDER_WAY: Final = 16
@@ -143,14 +145,14 @@ class Shadow:
             if self._closed:
                 raise RuntimeError("closed")
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cachesync-shadow")
+                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=NAME)
             future: Future[None] = self._pool.submit(go, check)
         future.add_done_callback(lambda future: self._drop(check) if future.cancelled() else None)
 
     def _first(self, check: Check) -> None:
         if not self._goes_on(check, lambda: self._run(self.comparing(check))):
             return
-        with self._lock:
+        with Starting(self._engine.events, NAME), self._lock:
             if not self._closed:
                 check.timer = threading.Timer(self.grace(), self._resume, (check,))
                 check.timer.daemon = True

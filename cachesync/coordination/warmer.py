@@ -26,6 +26,7 @@ from cachesync.coordination.registry import Registry
 from cachesync.coordination.rounds import Job, Manner, Round
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.stats import WarmingStats
+from cachesync.coordination.threads import Starting
 from cachesync.coordination.warmable import Calls, Source, Warmable, check_declared
 from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NO_DEPENDENCIES
@@ -44,6 +45,7 @@ from cachesync.layers.forks import lock_across_forks
 if TYPE_CHECKING:
     from cachesync.coordination.operations import Wanted
 
+NAME: Final = "cachesync-warm"
 LOOK: Final = 1.0
 """Seconds between two looks whether what was warmed still holds, or whether another process has warmed."""
 RETRY: Final = 30.0
@@ -88,7 +90,7 @@ class Warmer:
         policy = Policy(name="warming", match="*", ttl=LOOK)
         self._site = Site(name="warming", policy=policy, shelf=engine.local.shelf(), make_codec=AnyCodec, call=self._all)
         self.is_asleep = False
-        """Whether it worked in a thread that did not come along into a forked child."""
+        """Whether it is to work in a thread that does not run: it did not come along into a forked child, or could not be started."""
 
     # --- what is declared ---------------------------------------------------------------------------------------------------------
 
@@ -277,15 +279,15 @@ class Warmer:
             self._task = loop.create_task(_abehind(weakref.ref(self)), name="cachesync-warm")
 
     def _start_thread(self) -> None:
-        with self._lock:
-            self.is_asleep = False
-            if self._closed or self._thread is not None or (self._task is not None and not self._task.done()):
-                return
-            self._thread = threading.Thread(target=_behind, args=(weakref.ref(self), self._stop), name="cachesync-warm", daemon=True)
-            self._thread.start()
+        with Starting(self._engine.events, NAME), self._lock:
+            self.is_asleep = not (self._closed or self._thread is not None or (self._task is not None and not self._task.done()))
+            if self.is_asleep:
+                thread = threading.Thread(target=_behind, args=(weakref.ref(self), self._stop), name=NAME, daemon=True)
+                thread.start()
+                self._thread, self.is_asleep = thread, False
 
     def wake(self) -> None:
-        """In a forked child: go on as the parent did."""
+        """Go on in a forked child as the parent did, or where there was no thread before."""
         self._start_thread()
 
     def turn(self, call: Callable[[str, Switches], Any], *, in_loop: bool) -> Generator[Step, Any, float]:
@@ -402,7 +404,7 @@ class Warmer:
 
     def after_fork(self) -> None:
         """In a forked child nothing is under way, and a thread did not come along."""
-        self.is_asleep = self._thread is not None and not self._closed
+        self.is_asleep = (self.is_asleep or self._thread is not None) and not self._closed
         self._thread, self._task, self._stop, self._rounds = None, None, threading.Event(), []
 
 

@@ -21,6 +21,7 @@ from cachesync.coordination.flights import Flight, begin_waiting, end_waiting
 from cachesync.coordination.following import Follower
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.replacing import is_in_block, is_replacing
+from cachesync.coordination.threads import Starting
 from cachesync.coordination.waiters import LoopWaiter
 from cachesync.coordination.watching import watched_acall, watched_call
 from cachesync.core.flows import LONGEST_WAIT, Ask, Result, calling, fill
@@ -77,6 +78,8 @@ def raised(step: SharedStep | Hear, error: Exception) -> Failed:
     return Failed(problem)
 
 
+COMPUTING: Final = "cachesync-compute"
+"""The name of the threads that compute while their callers wait no longer than they have to."""
 NOWHERE_INSIDE: Final[frozenset[Flight]] = frozenset()
 NO_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {}
 _LEASING: Final = (Lease, Seize)
@@ -458,11 +461,16 @@ class ThreadWorld(World):
             step = step._replace(late=True)
 
     def _lead_behind(self, step: Join, flight: Flight) -> None:
-        """Compute in a thread of its own, so that its caller need not wait to the end. The computation is part of the caller's context."""
+        """Compute in a thread of its own, so that its caller need not wait to the end. The computation is part of the caller's context.
+
+        Where the system has no thread to give it is computed here, however long that takes.
+        """
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._lead, step, flight), name="cachesync-compute", daemon=True)
         flight.thread = None
-        thread.start()
+        with Starting(self.engine.events, COMPUTING):
+            threading.Thread(target=context.run, args=(self._lead, step, flight), name=COMPUTING, daemon=True).start()
+            return
+        self._lead(step, flight)
 
     def _lead(self, step: Join, flight: Flight) -> Result:
         flight.thread = threading.get_ident()
