@@ -512,6 +512,7 @@ def test_closing_ends_refreshes_and_says_so(close: Callable[..., Closing], how: 
         else:
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
                 task.cancel()  # as the end of asyncio.run does
+            await asyncio.to_thread(until, lambda: not operations_of(closing.cache).refresher.under_way, "the end of the refresh")
         return found, await closing.aclose()
 
     assert loop.run(read_and_close()) == (1, 0)

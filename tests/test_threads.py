@@ -1,19 +1,24 @@
-"""The threads of a cache: what it does where the system has none to give."""
+"""The threads of a cache: what it does where the system has none to give, and where a computation never leaves one."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from cachesync import Cache, MemoryShared, Policy
-from cachesync.coordination import policy_watcher
+from cachesync import Cache, MemoryShared, Policies, Policy, Settings
+from cachesync.coordination import policy_watcher, threads
 from cachesync.coordination.events import Event, Events
+from cachesync.coordination.refresher import THREADS
+from cachesync.coordination.threads import Workers
 from cachesync.testing import FakeClock
-from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, operations_of, until
+from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, Origin, operations_of, until
+from support.scripts import Script
 
 HOUR = Policy(name="all", match="*", ttl="1h")
 
@@ -177,3 +182,179 @@ def test_a_check_that_can_not_be_confirmed_for_want_of_a_thread_is_dropped(limit
         assert [item(1), item(1)] == [1, 1]
         until(lambda: not operations_of(cache).shadow.under_way, "dropping")
         assert cache.stats().total.shadow_dropped == 1
+
+
+# --- A computation hangs behind everybody's back ----------------------------------------------------------------------------------
+
+
+def lasting(hard_timeout: float) -> Settings:
+    policy = Policy(name="all", match="*", ttl=10, stale_while_revalidate="1h", hard_timeout=hard_timeout)
+    return Settings(policies=Policies([policy]))
+
+
+@pytest.mark.parametrize("how", ["one by one", "in a batch"])
+def test_refreshes_that_hang_are_given_up(colour: Colour, loop: LoopThread, how: str) -> None:
+    """After ``hard_timeout``, which an event tells: other keys are refreshed, and in the end these are, too."""
+    events: list[Event] = []
+    clock = FakeClock()
+    caller = Caller(Cache(lasting(LONG), clock=clock, on_event=events.append), colour, loop)
+    version, hanging, going = 1, False, Future[None]()
+    going.set_running_or_notify_cancel()
+    numbers = list(range(THREADS + 1))
+
+    def compute(number: int) -> int:
+        if hanging and number < THREADS:
+            going.result()
+        return version
+
+    async def acompute(number: int) -> int:
+        if hanging and number < THREADS:
+            await asyncio.wrap_future(going)
+        return version
+
+    item: Any = caller.cache.cached("item:{number}")(compute if colour == "def" else acompute)
+
+    def read(*numbers: int) -> list[int]:
+        if how == "in a batch":
+            return cast("list[int]", caller.do(item.many, [(number,) for number in numbers]))
+        return [caller.do(item, number) for number in numbers]
+
+    assert read(*numbers) == [1] * len(numbers)
+    hanging, version = True, 2
+    caller.do(caller.cache.reload if colour == "def" else caller.cache.areload, lasting(0.05))
+    clock.advance(11)
+    for number in numbers[:THREADS]:
+        assert read(number) == [1]
+    until(lambda: read(THREADS) == [2], "the refresh of what does not hang")
+    until(lambda: {f"item:{number}" for number in numbers[:THREADS]} <= set(told(events, "refresh_failed")), "giving up the others")
+    assert "hard_timeout" in next(str(event) for event in events if event.name == "refresh_failed")
+    hanging = False
+    going.set_result(None)
+    until(lambda: read(*numbers) == [2] * len(numbers), "the refresh of all")
+    caller.close()
+
+
+def test_what_is_being_refreshed_when_a_cache_is_closed_is_told(colour: Colour, loop: LoopThread) -> None:
+    """Once, whatever becomes of it."""
+    events: list[Event] = []
+    clock, origin = FakeClock(), Origin()
+    caller = Caller(Cache(lasting(LONG), clock=clock, on_event=events.append), colour, loop)
+
+    def compute(number: int) -> int:
+        return origin.read()
+
+    async def acompute(number: int) -> int:
+        return await origin.aread()
+
+    item: Any = caller.cache.cached("item:{number}")(compute if colour == "def" else acompute)
+    assert caller.do(item, 1) == 1
+    clock.advance(11)
+    gate = origin.hold()
+    assert caller.do(item, 1) == 1
+    gate.wait()
+    caller.cache.close()
+    assert told(events, "refresh_dropped") == ["item:1"]
+    assert operations_of(caller.cache).refresher.under_way == 0
+    origin.fail(ValueError("too late"))
+    gate.open()
+    caller.close()
+    assert (told(events, "refresh_dropped"), told(events, "refresh_failed")) == (["item:1"], [])
+
+
+@pytest.mark.parametrize("behind", ["stale_while_revalidate=60", "shadow=1.0"])
+def test_a_computation_that_hangs_behind_a_callers_back_keeps_no_process_from_its_end(behind: str) -> None:
+    script = Script(
+        f"""
+import threading
+from cachesync import Cache, Policy
+from cachesync.testing import FakeClock
+
+clock = FakeClock()
+cache = Cache(policies=[Policy(name="all", match="*", ttl=10, {behind})], clock=clock)
+hangs = threading.Event()
+first = True
+
+@cache.cached("item:{{number}}")
+def item(number):
+    if not first:
+        hangs.set()
+        threading.Event().wait()
+    return number
+
+item(1)
+first = False
+clock.advance({11 if "stale" in behind else 1})
+item(1)
+assert hangs.wait(20)
+cache.close()
+say("closed")
+"""
+    )
+    with script:
+        script.hear("closed")
+        script.end(errors="refresh_dropped" if "stale" in behind else "")
+
+
+def test_threads_that_work_behind_callers_are_few_are_used_again_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to a thread, such as a database connection, is of use to the next refresh."""
+    workers, names, gate = Workers(Events(), "test-workers", 2), set[int](), threading.Event()
+    begun, done = list[int](), list[int]()
+
+    def work() -> None:
+        begun.append(1)
+        names.add(threading.get_ident())
+        assert gate.wait(LONG)
+        done.append(1)
+
+    def count() -> int:
+        return sum(thread.name == "test-workers" for thread in threading.enumerate())
+
+    assert all(workers.take(work) for _ in range(5))
+    until(lambda: len(names) == 2, "two of them")
+    gate.set()
+    until(lambda: len(done) == 5, "all of it")
+    gate.clear()
+    monkeypatch.setattr(threads, "IDLE", 0.01)
+    begun.clear()
+    assert workers.take(work) and workers.take(work)
+    until(lambda: len(begun) == 2, "the same two")
+    gate.set()
+    until(lambda: count() == 0, "the end of those that have nothing to do")
+    assert (len(names), len(done)) == (2, 7)
+
+
+def test_what_no_thread_can_do_is_done_by_the_next_that_is_free(limit: Limit) -> None:
+    """Only where there is none at all it is given back."""
+    workers, gate, done = Workers(Events(), "test-workers", 2), threading.Event(), list[int]()
+
+    def work() -> None:
+        assert gate.wait(LONG)
+        done.append(1)
+
+    limit.reached = "test-workers"
+    assert not workers.take(work)
+    limit.reached = ""
+    assert workers.take(work)
+    limit.reached = "test-workers"
+    assert workers.take(work)
+    gate.set()
+    until(lambda: len(done) == 2, "both")
+
+
+def test_a_refresh_without_a_thread_is_told(limit: Limit) -> None:
+    events: list[Event] = []
+    clock = FakeClock()
+    with Cache(lasting(LONG), clock=clock, on_event=events.append) as cache:
+        versions = iter(range(1, 100))
+
+        @cache.cached("item:{number}")
+        def item(number: int) -> int:
+            return next(versions)
+
+        assert item(1) == 1
+        clock.advance(11)
+        limit.reached = "cachesync-refresh"
+        assert item(1) == 1
+        assert told(events, "refresh_dropped") == ["item:1"]
+        limit.reached = ""
+        until(lambda: item(1) == 2, "the refresh")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Span, Watch
 from cachesync.coordination.gathering import gathering
+from cachesync.coordination.threads import Workers
 from cachesync.coordination.watching import watch_of
 from cachesync.coordination.worlds import computing
 from cachesync.core.flows import Ask, Result, Unneeded, refresh
@@ -43,23 +44,16 @@ class Refresher:
     def after_fork(self) -> None:
         """In a forked child nothing is under way. What was closed stays closed."""
         self._under_way: dict[str, Ask] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(self._engine.events, "cachesync-refresh", THREADS)
 
     def start(self, *asks: Ask) -> None:
         """Refresh a key in a thread, or those of one batch together."""
         with self._lock:
             asks = tuple(filter(self._takes, asks))
-            if not asks:
-                return
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cachesync-refresh")
-            pool = self._pool
-        try:
-            future = pool.submit(self._watched, self._watches(asks), together([self._renewing(ask) for ask in asks]))
-        except RuntimeError:  # the interpreter ends
-            self._end(asks, None)
+        if not asks:
             return
-        future.add_done_callback(lambda future: self._end(asks, _outcomes(future, len(asks))))
+        if not self._workers.take(partial(self._work, asks, self._watches(asks), together([self._renewing(ask) for ask in asks]))):
+            self._end(asks, None)
 
     def start_task(self, *asks: Ask) -> None:
         """The same in a task of the running loop."""
@@ -71,12 +65,11 @@ class Refresher:
         task.add_done_callback(lambda task: self._end(asks, _outcomes(task, len(asks))))
 
     def close(self) -> None:
-        """Begin no more. What was not begun yet is given up, and an event says so."""
+        """Begin no more. Nobody waits for what is under way, and an event says so."""
         with self._lock:
             self._closed = True
-            pool = self._pool
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+            asks = list(self._under_way.values())
+        self._end(asks, None)
 
     @property
     def under_way(self) -> int:
@@ -101,10 +94,18 @@ class Refresher:
         events = self._engine.events
         return [watch_of(events, "refresh", ask) for ask in asks] if events.watchers else []
 
-    def _watched(self, watches: Sequence[Watch], flow: Flow) -> Any:
-        with ExitStack() as stack:
-            spans = [stack.enter_context(watch) for watch in watches]
-            return _noted(spans, self._run(flow))
+    def _work(self, asks: Sequence[Ask], watches: Sequence[Watch], flow: Flow) -> None:
+        """What a thread does."""
+        if self._closed:
+            return
+        outcomes: Sequence[Result]
+        try:
+            with ExitStack() as stack:
+                spans = [stack.enter_context(watch) for watch in watches]
+                outcomes = _noted(spans, self._run(flow))
+        except BaseException as error:
+            outcomes = (Failed(error),) * len(asks)
+        self._end(asks, outcomes)
 
     async def _refresh(self, asks: tuple[Ask, ...], watches: Sequence[Watch]) -> Sequence[Result]:
         gathering.set(None)  # it is no part of the computation or the request that found the value stale, which does not wait for it
@@ -114,10 +115,12 @@ class Refresher:
             return _noted(spans, await self._arun(together([self._renewing(ask) for ask in asks])))
 
     def _end(self, asks: Sequence[Ask], outcomes: Sequence[Result] | None) -> None:
+        """Refreshes are over, or were dropped (``None``). Of what was dropped when the cache was closed nothing more is told."""
         with self._lock:
-            for ask in asks:
-                self._under_way.pop(ask.key, None)
-        for ask, outcome in zip(asks, outcomes or (None,) * len(asks), strict=True):
+            are_over = [self._under_way.pop(ask.key, None) is not None for ask in asks]
+        for ask, outcome, is_over in zip(asks, outcomes or (None,) * len(asks), are_over, strict=True):
+            if not is_over:
+                continue
             if outcome is None:
                 self._engine.events.send("refresh_dropped", ask.site.name, key=ask.key, policy=ask.policy.name)
             elif isinstance(outcome, Failed) and not isinstance(outcome.error, Unneeded):
@@ -133,9 +136,9 @@ def _noted(spans: Sequence[Span], outcomes: Sequence[Result]) -> Sequence[Result
     return outcomes
 
 
-def _outcomes(future: Future[Any] | asyncio.Task[Any], count: int) -> Sequence[Result] | None:
-    if future.cancelled():
+def _outcomes(task: asyncio.Task[Any], count: int) -> Sequence[Result] | None:
+    if task.cancelled():
         return None
-    error = future.exception()
-    outcomes: Sequence[Result] = (Failed(error),) * count if error is not None else future.result()
+    error = task.exception()
+    outcomes: Sequence[Result] = (Failed(error),) * count if error is not None else task.result()
     return outcomes

@@ -14,15 +14,15 @@ import asyncio
 import random
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.site import Site
-from cachesync.coordination.threads import Starting
+from cachesync.coordination.threads import Starting, Workers
 from cachesync.coordination.worlds import computing
 from cachesync.core.entry import NEVER, Held
 from cachesync.core.flows import Ask, Result, confirm, look
@@ -72,7 +72,7 @@ class Shadow:
         """In a forked child nothing is under way. What was closed stays closed."""
         self._under_way: dict[str, Check] = {}
         self._unstable: set[str] = set()
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers = Workers(self._engine.events, NAME, THREADS)
 
     # --- sampling -------------------------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class Shadow:
                 task.add_done_callback(lambda _task: self._drop(check))  # cancelled before its first step, it runs nothing of its body
             else:
                 self._submit(check, self._first)
-        except RuntimeError:  # the interpreter ends, or a coroutine is driven by hand
+        except RuntimeError:  # a coroutine is driven by hand
             self._drop(check)
 
     def _takes(self, check: Check) -> bool:
@@ -118,13 +118,11 @@ class Shadow:
         """Begin no more, and confirm nothing more. What is given up is counted."""
         with self._lock:
             self._closed = True
-            checks, pool = list(self._under_way.values()), self._pool
+            checks = list(self._under_way.values())
         for check in checks:
             if check.timer is not None:
                 check.timer.cancel()
                 self._drop(check)
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _end(self, check: Check) -> bool:
         """A check is over. False if it was already."""
@@ -141,13 +139,15 @@ class Shadow:
     # --- running --------------------------------------------------------------------------------------------------------------------
 
     def _submit(self, check: Check, go: Callable[[Check], None]) -> None:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("closed")
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=NAME)
-            future: Future[None] = self._pool.submit(go, check)
-        future.add_done_callback(lambda future: self._drop(check) if future.cancelled() else None)
+        if not self._workers.take(partial(self._work, check, go)):
+            self._drop(check)
+
+    def _work(self, check: Check, go: Callable[[Check], None]) -> None:
+        """What a thread does."""
+        if self._closed:
+            self._drop(check)
+        else:
+            go(check)
 
     def _first(self, check: Check) -> None:
         if not self._goes_on(check, lambda: self._run(self.comparing(check))):
@@ -162,10 +162,7 @@ class Shadow:
 
     def _resume(self, check: Check) -> None:
         check.timer = None
-        try:
-            self._submit(check, self._second)
-        except RuntimeError:
-            self._drop(check)
+        self._submit(check, self._second)
 
     def _second(self, check: Check) -> None:
         self._goes_on(check, lambda: self._run(self.confirming(check)))

@@ -347,8 +347,8 @@ def refresh(ask: Ask, shared: bool, *, early: bool) -> Generator[Step, Any, Resu
     rests: Failed | None = (yield Rests(ask)) if ask.policy.errors else None
     if rests is not None:
         return rests
-    result: Result = yield Join(ask, shared, None, late=True, early=early)
-    return result
+    result: Result | Overdue = yield Join(ask, shared, None, late=True, patience=ask.policy.hard_timeout, early=early)
+    return overdue(ask) if isinstance(result, Overdue) else result
 
 
 def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool = False) -> Generator[Step, Any, Result]:
