@@ -503,6 +503,7 @@ def test_what_was_sent_in_clear_and_not_answered_can_not_arrive_later(monkeypatc
     monkeypatch.setattr(shared, "sync", late)
     app = App("def", loop, clock=clock, shared=shared, keys=KEYS)
     assert app.read() == 1
+    engine_of(app.cache).breaker.end_rest()
     app.reload(items(encrypt=True))
     (sent,) = late.late
     assert layer.perform(sent) == Done(done=False)

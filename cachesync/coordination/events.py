@@ -55,7 +55,7 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "refresh_failed": (logging.WARNING, "a stale value could not be refreshed in the background. key, policy, error"),
     "refresh_dropped": (
         logging.WARNING,
-        "the cache was closed, or had no thread, before a stale value was refreshed, or a computation ended that callers had left. key, policy",
+        "closed, or without a thread, before a stale value was refreshed, or before a computation ended that callers had left. key, policy",
     ),
     "warmed": (logging.INFO, "keys were computed before anybody asked. computed, fresh, failed, skipped, seconds"),
     "warming_failed": (logging.WARNING, "a key could not be warmed, or what to warm could not be told. policy, error"),

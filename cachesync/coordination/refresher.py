@@ -61,7 +61,11 @@ class Refresher:
             asks = tuple(filter(self._takes, asks))
             if not asks:
                 return
-        task = self._engine.tasks.start(self._refresh(asks, self._watches(asks)))
+        try:
+            task = self._engine.tasks.start(self._refresh(asks, self._watches(asks)))
+        except RuntimeError:  # a coroutine is driven by hand
+            self._end(asks, None)
+            return
         task.add_done_callback(lambda task: self._end(asks, _outcomes(task, len(asks))))
 
     def close(self) -> None:

@@ -266,7 +266,7 @@ class World:
 
     def end(self, ask: Ask, flight: Flight, outcome: Result) -> None:
         """As `land`, and say so if it was left to come to its end, and was cancelled before."""
-        is_cancelled = isinstance(outcome, Failed) and isinstance(outcome.error, asyncio.CancelledError)
+        is_cancelled = isinstance(outcome, Failed) and isinstance(outcome.error, asyncio.CancelledError) and not outcome.of_function
         is_dropped = flight.is_overdue and is_cancelled and not flight.outcome.done()
         self.land(flight, outcome)
         if is_dropped:
