@@ -29,7 +29,7 @@ import time
 import traceback
 from operator import attrgetter
 
-from cachesync import Cache, Policy
+from cachesync import Cache, MemoryShared, Policy
 from cachesync.layers.forks import lock_across_forks
 
 signal.alarm(20)
@@ -61,7 +61,9 @@ def fork(hold, check) -> None:
 """
 
 ONE_OF_A_CACHE = """
-cache = Cache(policies=[Policy(name="all", match="*", ttl="1m")])
+shared = MemoryShared() if "shared" in sys.argv[1] else None
+cache = Cache(policies=[Policy(name="all", match="*", ttl="1m")], shared=shared)
+cache.set("b", 1)  # with a shared layer its log is read from now on
 lock = attrgetter(sys.argv[1])(cache)
 
 def hold() -> None:
@@ -157,7 +159,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
-@pytest.mark.parametrize("lock", ["_registry._lock", "_events._lock", "_engine.local.lock"])
+@pytest.mark.parametrize("lock", ["_registry._lock", "_events._lock", "_engine.local.lock", "_engine.shared.changed"])
 def test_a_child_can_use_a_cache_that_another_thread_was_changing(lock: str) -> None:
     """That thread does not exist in the child and would never let go."""
     done = run(ONE_OF_A_CACHE, lock)

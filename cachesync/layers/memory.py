@@ -63,6 +63,7 @@ from cachesync.core.steps import (
 )
 from cachesync.core.switches import NOTHING_THROWN, Thrown, changed
 from cachesync.errors import LayerError
+from cachesync.layers.forks import lock_across_forks
 
 LOG_LENGTH = 10_000
 SLACK = 1_000
@@ -77,7 +78,7 @@ class MemoryShared:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.changed = threading.Condition()
+        self.changed = threading.Condition(lock_across_forks())
         self.down = False
         self.ears: list[MemoryEar] = []
         self.flush()
@@ -129,7 +130,7 @@ class MemoryShared:
 
     def after_fork(self) -> None:
         """A child's copy is its own from now on: memory is not shared between processes."""
-        self.changed = threading.Condition()
+        self.changed = threading.Condition(lock_across_forks())
         self.ears = []
 
     def ear(self) -> MemoryEar:
