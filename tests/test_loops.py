@@ -255,7 +255,9 @@ def test_a_reader_ends_with_its_cache_while_redis_is_away(server: Server, proxy:
     before = readers()
     cache = open_cache(proxy.url, namespace)
     assert Shop(cache).item(1) == 1
-    until(lambda: cache.stats().log.is_heard, "the log is heard")
+    with open_cache(server.url, namespace) as other:
+        stamp = other.invalidate("item:2")
+    until(lambda: engine_of(cache).ledger.position == stamp, "the log is heard")
     if trouble == "refused":
         proxy.refuse()
         proxy.cut()

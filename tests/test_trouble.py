@@ -680,7 +680,7 @@ def test_nothing_is_fresh_that_was_not_confirmed_for_max_lag(
 
 HARMS: dict[str, Callable[[Any, bytes], object]] = {
     "deleted": lambda client, name: client.delete(name),
-    "replaced": lambda client, name: (client.delete(name), client.rpush(name, "not", "ours")),
+    "replaced": lambda client, name: client.pipeline().delete(name).rpush(name, "not", "ours").execute(),
 }
 
 
