@@ -362,6 +362,13 @@ def test_an_answer_about_the_log_is_for_all_who_have_asked_for_it() -> None:
     ]
 
 
+def test_different_questions_about_the_log_are_all_asked() -> None:
+    """Though they say the same: one asks where the log ends, the other joins it."""
+    alone = [Trip([step], Names.of("ns"), Bounds()).count for step in (Confirm(), Snapshot())]
+    together = Trip([Confirm(), Snapshot(), Confirm(1.0), Snapshot(2.0)], Names.of("ns"), Bounds())
+    assert together.count == sum(alone)
+
+
 def _bans_of(soft: int) -> list[Any]:
     return [[], [EPOCH, b"0", None, b"0", b"%d" % soft], MARKED]
 

@@ -30,6 +30,7 @@ from cachesync.core.steps import (
     ReadLog,
     Release,
     Replies,
+    Snapshot,
     Stands,
     Step,
     Store,
@@ -182,6 +183,13 @@ def test_equal_questions_about_the_log_are_one_though_their_deadlines_differ() -
     other = ReadLog(Stamp(AT.epoch, 6), 100.0)
     flows = [asking(early), asking(late), asking(other)]
     assert play(flows, [(Together((late, other._replace(deadline=101.0)), 101.0), Replies((log, DONE)))]) == ([log], [log], [DONE])
+
+
+def test_questions_of_two_kinds_are_two() -> None:
+    """Though they say the same: one asks where the log ends, the other joins it."""
+    joined = Failed(OSError())
+    flows = [asking(Confirm(100.0)), asking(Snapshot(100.0))]
+    assert play(flows, [(Together((Confirm(100.0), Snapshot(100.0)), 100.0), Replies((DONE, joined)))]) == ([DONE], [joined])
 
 
 def test_time_that_is_spent_in_this_process_is_no_time_of_the_shared_layer() -> None:

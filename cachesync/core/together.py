@@ -11,7 +11,7 @@ is computed, stored and given back first. So two batches that overlap in opposit
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any, Final, cast, get_args
+from typing import Any, Final, get_args
 
 from cachesync.core.steps import (
     NO_DEADLINE,
@@ -162,7 +162,9 @@ def _ask_shared(steps: Sequence[Any]) -> Generator[Step, Any, Sequence[Any]]:
     return [answers[key] for key in keys]
 
 
-def question_of(step: Any) -> SharedStep | None:
-    """What a step asks about the log, the same for all that ask for that; ``None`` where it concerns a key."""
-    is_about_the_log = step.__class__ in _ABOUT_THE_LOG
-    return cast("SharedStep", step._replace(deadline=NO_DEADLINE)) if is_about_the_log else None
+def question_of(step: Any) -> tuple[type, SharedStep] | None:
+    """What a step asks about the log, the same for all that ask for that; ``None`` where it concerns a key. Its class is a part of it:
+    named tuples of two kinds are equal where their fields are.
+    """
+    kind = step.__class__
+    return (kind, step._replace(deadline=NO_DEADLINE)) if kind in _ABOUT_THE_LOG else None

@@ -26,7 +26,7 @@ class Trip:
     __slots__ = ("_fetch", "_names", "_places", "_spans", "_steps", "count", "packed")
 
     def __init__(self, steps: Sequence[SharedStep], names: Names, bounds: Bounds) -> None:
-        known: dict[SharedStep | int, int] = {}
+        known: dict[object, int] = {}
         self._places = [known.setdefault(question_of(step) or i, len(known)) for i, step in enumerate(steps)]
         first = dict(zip(reversed(self._places), reversed(steps), strict=True))
         self._steps = steps = [first[place] for place in range(len(known))]
