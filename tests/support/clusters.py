@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import redis
 
 from support.nodes import until
-from support.servers import Server, free_port
+from support.servers import Server, free_port, is_free
 
 SLOTS: Final = 16_384
 NODE_TIMEOUT: Final = 2_000
@@ -31,16 +31,21 @@ class Node(Server):
     """One node. Its bus has a port of its own, because the usual one is 10,000 higher and may not exist."""
 
     def __init__(self, flavour: str = "valkey9", timeout: int = NODE_TIMEOUT) -> None:
-        self.bus = free_port()
+        self.bus = 0
         options = ("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", str(timeout))
         more = ["--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"]
-        if flavour != "redis6":
-            more += ["--cluster-port", str(self.bus)]
         super().__init__(flavour, options=(*options, *more))
         if flavour == "redis6":  # its bus is where it always is
-            while self.bus > 65_535 or not self.port:
+            while self.bus > 65_535 or not self.port or not is_free(self.bus):
                 self.port = free_port()
                 self.bus = self.port + 10_000
+
+    def arguments(self, port: int) -> list[str]:
+        if self.flavour == "redis6":
+            return super().arguments(port)
+        if not self.port:  # each try takes another one: somebody else may have been quicker
+            self.bus = free_port()
+        return [*super().arguments(port), "--cluster-port", str(self.bus)]
 
     def do(self, *command: Any) -> Any:
         client: Any = self.client(decode_responses=True)

@@ -307,6 +307,14 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Whether somebody could listen there now."""
+    with socket.socket() as probe, contextlib.suppress(OSError, OverflowError):
+        probe.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
 def _answers(port: int, pid: int) -> bool:
     """Whether the process ``pid``, and no other that took the port meanwhile, answers there."""
     client = redis.Redis(host="127.0.0.1", port=port, socket_timeout=1, socket_connect_timeout=1, retry=tries_once())
