@@ -242,7 +242,7 @@ class Operations:
             ask.site.counts.stale += 1
         found = gathering.get()
         if found is not None and isinstance(result, Called):
-            found.take_in(self.engine, ask.key, result)
+            found.take_in(self.engine, ask.key, result, ask.policy)
         return result
 
     def confirming(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
