@@ -11,12 +11,13 @@ import inspect
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
+from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
@@ -440,6 +441,20 @@ class Cache:
         another one of this cache it is part of that. It is entered once: for the next request ask for another.
         """
         return RequestScope(self._engine)
+
+    def answers(
+        self,
+        *,
+        now: Callable[[], float] = time.time,
+        require_match: Collection[str] = (),
+        largest: int = LARGEST,
+        remember: int = REMEMBERED,
+    ) -> Answers:
+        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
+
+        ``now`` is the time for dates in conditions, seconds since 1970.
+        """
+        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=frozenset(require_match))
 
     def depends_on(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """Say inside of a computation what its result depends on: it ends with an invalidation of these ``keys`` or ``tags``.
