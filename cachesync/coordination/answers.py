@@ -24,7 +24,7 @@ from cachesync.core.cache_control import control_of
 from cachesync.core.entry import Dependency
 from cachesync.core.etag import content_tag, read_tags
 from cachesync.core.flows import confirm
-from cachesync.core.groups import Audience, concerns_of, is_public
+from cachesync.core.groups import Audience, concerns_of
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import (
     AT_LEAST,
@@ -43,6 +43,7 @@ from cachesync.core.http import (
     managed,
     not_modified,
     selecting,
+    terms_of,
     validators_of,
     varied,
     vary_of,
@@ -295,21 +296,12 @@ class Exchange:
 
     def _terms(self, consumed: Consumed) -> Terms:
         engine, now = self._answers.engine, self._answers.engine.now()
-        policies = consumed.policies.values()
-        tables = [policy.http for policy in policies if policy.http is not None]
-        remains = consumed.until - now if math.isfinite(consumed.until) else 0.0
-        ages = [table.max_age for table in tables if table.max_age is not None]
-        age = now - consumed.made if math.isfinite(consumed.made) else 0.0
-        keeps = max(0.0, min(min(ages) - age, remains)) if len(ages) == len(tables) and min(ages) > 0 else None
-        return Terms(
-            is_public=all(map(is_public, policies)),
-            remains=remains,
-            keeps=keeps,
-            stale_while_revalidate=min(table.stale_while_revalidate for table in tables),
-            vary=tuple(dict.fromkeys(name for table in tables for name in table.vary)),
+        return terms_of(
+            consumed.policies.values(),
+            remains=consumed.until - now if math.isfinite(consumed.until) else 0.0,
+            age=now - consumed.made if math.isfinite(consumed.made) else 0.0,
             groups=engine.groups.of_answer(engine.settings.policies, consumed.dependencies, self._identity),
             stamp=self._stamp(consumed),
-            schema=",".join(f"{policy.name}={policy.version}" for policy in sorted(policies, key=lambda one: one.name)),
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )

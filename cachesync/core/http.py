@@ -6,7 +6,7 @@ Whatever bytes a client sends can be read, and no door can fail at them. The rul
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -15,6 +15,7 @@ from cachesync.core.cache_control import FOREVER, control_of, write_cache_contro
 from cachesync.core.etag import EntityTag, read_tag, read_tags
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http_date import read_date
+from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.stamps import Stamp
 
 Pair = tuple[bytes, bytes]
@@ -151,6 +152,37 @@ class Terms:
     schema: str = ""
     is_hit: bool = False
     is_stale: bool = False
+
+
+def terms_of(
+    policies: Collection[Policy],
+    *,
+    remains: float,
+    age: float,
+    groups: tuple[str, ...] = (),
+    stamp: Stamp | None = None,
+    is_hit: bool = False,
+    is_stale: bool = False,
+) -> Terms:
+    """What several policies come to: of each setting the strictest. A policy without an ``http`` table has its defaults.
+
+    ``remains`` is how long all of the data is fresh, ``age`` how old the oldest of it is (both seconds).
+    """
+    tables = [policy.http or HttpPolicy() for policy in policies]
+    ages = [table.max_age for table in tables if table.max_age is not None]
+    is_kept = len(ages) == len(tables) and min(ages) > 0
+    return Terms(
+        is_public=all(table.visibility == "public" for table in tables),
+        remains=remains,
+        keeps=max(0.0, min(min(ages) - age, remains)) if is_kept else None,
+        stale_while_revalidate=min(table.stale_while_revalidate for table in tables),
+        vary=tuple(dict.fromkeys(name for table in tables for name in table.vary)),
+        groups=groups,
+        stamp=stamp,
+        schema=",".join(f"{policy.name}={policy.version}" for policy in sorted(policies, key=lambda one: one.name)),
+        is_hit=is_hit,
+        is_stale=is_stale,
+    )
 
 
 def is_shareable(request: HeaderFields, answer: HeaderFields) -> bool:
