@@ -76,7 +76,7 @@ def _processor() -> str:
 
 def budgets(results: Results) -> list[Budget]:
     """Every budget whose figures were measured. A missing peer takes its budgets with it."""
-    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results), *_coordination(results)]
+    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results), *_coordination(results), *_http(results)]
 
 
 def _best(results: Results, benchmark: str, row: str, name: str) -> float | None:
@@ -169,14 +169,32 @@ def _coordination(results: Results) -> Iterator[Budget]:
         yield Budget("size of a process, the second half of very many operations", max(flat) / flat[len(flat) // 2], 1.05, is_upper=True)
 
 
+def _http(results: Results) -> Iterator[Budget]:
+    rows: Mapping[str, Any] = results.get("http", {}).get("rows", {})
+    confirmed = rows.get("304 for 72 kB", {})
+    if OURS in confirmed and "hashing the body" in confirmed:
+        reached = confirmed[OURS]["best"] / confirmed["hashing the body"]["best"]
+        yield Budget("304 by stamp: the rate of hashing a body of 72 kB", reached, 10, is_upper=False)
+    plain = rows.get("200 that is not managed", {})
+    if OURS in plain and "the application alone" in plain:
+        added = (1 / plain[OURS]["best"] - 1 / plain["the application alone"]["best"]) * 1e6
+        yield Budget("middleware on a 200 that is not managed", added, 60, is_upper=True, unit=" us")
+    if stream := results.get("http", {}).get("stream"):
+        yield Budget(f"memory for a stream of {stream['sent']:,.0f} MB", stream["grown"], 10, is_upper=True, unit=" MB")
+
+
 # --- the table ------------------------------------------------------------------------------------------------------------------------
 
 
 def lines(results: Results) -> Iterator[str]:
     """The table, line by line."""
-    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit"), ("batch", "Batch of 100")):
+    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit"), ("batch", "Batch of 100"), ("http", "HTTP")):
         if benchmark in results:
             yield from _rows(title, results[benchmark])
+    if "http" in results:
+        stream = results["http"]["stream"]
+        yield f"A stream of {stream['sent']:,.0f} MB: the first part after {stream['first']:.0f} us, {stream['grown']:.1f} MB more memory"
+        yield ""
     if "local_hit" in results:
         yield from _slow_down(results["local_hit"]["rows"])
     if "memory" in results:
