@@ -69,9 +69,10 @@ class Admin:
     ``/events``.
 
     ``identify`` tells who a caller of ``/events`` is, in the same way (left out: what ``authorise`` says); ``entitled``, ``streams``
-    (how many may be open), ``heartbeat`` and ``life`` are as in `EventStreams`. ``rate`` is how many changes a second one identity may ask for, on
-    average, and ``burst`` how many at once; reads may be ten times as many. ``origins`` are those of pages that may send changes besides
-    the app's own (``https://ops.example``). ``checks`` are asked by ``/health``, by name; what raises, or takes two seconds, is ill.
+    (how many may be open), ``heartbeat`` and ``life`` are as in `EventStreams`. ``rate`` is how many changes a second one identity may ask
+    for, on average, and ``burst`` how many at once; reads may be ten times as many. ``origins`` are those of pages that may send changes
+    besides the app's own (``https://ops.example``). ``checks`` are asked by ``/health``, by name; what raises, or takes two seconds, is
+    ill.
     """
 
     def __init__(
