@@ -12,7 +12,7 @@ from cachesync.command_line.briefly import Outcome, brief_cache, sentence
 from cachesync.command_line.exits import INTERRUPTED, NO, OK
 from cachesync.command_line.parsing import Commands, add_file, add_json, command
 from cachesync.command_line.policy_files import with_redis
-from cachesync.command_line.printing import address_of, counted
+from cachesync.command_line.printing import StatusLine, address_of, counted
 from cachesync.core.settings import Settings
 from cachesync.core.sweeping import Swept
 from cachesync.errors import LayerError
@@ -66,30 +66,17 @@ def sweep(settings: Settings, *, as_json: bool, out: TextIO, errors: TextIO) -> 
 
 
 class Progress:
-    """Shows how far a sweep is, on a terminal, in one line that the next one replaces."""
+    """Shows how far a sweep is, on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self.swept = Swept()
-        self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._width = 0
+        self._line = StatusLine(stream)
+        self.clear = self._line.clear
 
     def show(self, swept: Swept) -> None:
         """The sums so far."""
         self.swept = swept
-        if self._is_terminal:
-            self._write(_counts(swept))
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._width:
-            self._write("")
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        self._stream.write(f"\r{text.ljust(self._width)}")
-        self._stream.flush()
-        self._width = len(text)
+        self._line.show(_counts(swept))
 
 
 def _counts(swept: Swept) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Final, TextIO, cast
 from cachesync.cache import Cache
 from cachesync.command_line.exits import INTERRUPTED, NO, OK, USAGE
 from cachesync.command_line.parsing import Commands, add_json, command, number
-from cachesync.command_line.printing import counted
+from cachesync.command_line.printing import StatusLine, counted
 from cachesync.core.units import format_duration
 from cachesync.core.warming import ERRORS_KEPT, Warmed
 from cachesync.errors import PolicyError
@@ -171,33 +171,22 @@ class Progress:
     def __init__(self, stream: TextIO) -> None:
         self.warmed = Warmed()
         self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._width = 0
+        self._line = StatusLine(stream)
+        self.clear = self._line.clear
         self._due = 0.0
         self._told = 0
 
     def show(self, warmed: Warmed) -> None:
         """The sums so far."""
         self.warmed = warmed
-        if self._is_terminal:
+        if self._line.is_shown:
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + REDRAWN
-                self._write(f"{_bar(warmed)} {_counts(warmed)}")
+                self._line.show(f"{_bar(warmed)} {_counts(warmed)}")
         elif warmed.done * LINES // max(1, warmed.total) > self._told:
             self._told = warmed.done * LINES // max(1, warmed.total)
             self._stream.write(f"cachesync warm: {warmed.done:,} of {_counts(warmed)}\n")
             self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._width:
-            self._write("")
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        self._stream.write(f"\r{text.ljust(self._width)}")
-        self._stream.flush()
-        self._width = len(text)
 
 
 def _bar(warmed: Warmed, width: int = 20) -> str:
