@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-import cachesync
 from cachesync import Cache, Policy, Settings
 from cachesync.cli import main
 from cachesync.command_line.survey import NAMES_OF_A_PAGE
@@ -87,7 +82,10 @@ def test_stats_counts_what_lies_in_redis(run: Run, every_server: Server, namespa
     assert found["policies"]["stores"]["entries"] == NAMES_OF_A_PAGE + 19
     assert found["policies"]["stores"]["bytes"] > 100 * NAMES_OF_A_PAGE
     assert found["policies"]["users"] == {"entries": 0, "bytes": 0}
-    assert {name: row["entries"] for name, row in found["others"].items()} == {"no policy of this file": 1, "keys of more than 512 bytes": 1}
+    assert {name: row["entries"] for name, row in found["others"].items()} == {
+        "no policy of this file": 1,
+        "keys of more than 512 bytes": 1,
+    }
     assert found["entries"] == NAMES_OF_A_PAGE + 21
     assert found["records"] > 0 and found["bans"] > 0 and found["leases"] == 0
     code, out, err = run("stats")

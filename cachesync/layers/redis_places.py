@@ -6,16 +6,17 @@ A single server is one place, and so is the master that sentinels lead to; a clu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from cachesync.errors import LayerError
 from cachesync.layers.redis import RedisShared
 from cachesync.layers.redis_cluster import ClusterShared
-from cachesync.layers.redis_line import TROUBLE, reason_of
+from cachesync.layers.redis_line import TROUBLE, Address, reason_of
 from cachesync.layers.redis_nodes import place_of
 from cachesync.layers.redis_wire import Command, pack_all
 
@@ -30,10 +31,14 @@ class _Exchange(Protocol):
 
 
 class Place:
-    """One server. ``name`` is its ``host:port`` in a cluster, else empty: then the url says where it is."""
+    """One server. ``name`` is its ``host:port`` in a cluster, else empty: then the url says where it is.
 
-    def __init__(self, name: str, connections: _Exchange) -> None:
+    ``serves`` says whether a key with this name lies there.
+    """
+
+    def __init__(self, name: str, connections: _Exchange, serves: Callable[[bytes], bool]) -> None:
         self.name = name
+        self.serves = serves
         self._connections = connections
 
     def try_all(self, commands: Sequence[Command]) -> list[Any]:
@@ -62,7 +67,7 @@ class Place:
 def places_of(shared: RedisShared | ClusterShared) -> tuple[Place, ...]:
     """Every server, the one that has the log first. Raises ``LayerError`` where a cluster does not say who they are."""
     if isinstance(shared, RedisShared):
-        return (Place("", shared.sync),)
+        return (Place("", shared.sync, lambda _: True),)
     try:
         shared.slots.refresh().result(PATIENCE)
         owner = shared.log_owner()
@@ -70,8 +75,13 @@ def places_of(shared: RedisShared | ClusterShared) -> tuple[Place, ...]:
             raise RedisConnectionError("no node serves the slot of the log")
     except TROUBLE as error:
         raise LayerError(reason_of(error)) from error
+    slots = shared.slots
+
+    def place(address: Address) -> Place:
+        return Place(place_of(address), shared.node(address).sync, lambda name: slots.owner(key_slot(name)) == address)
+
     others = [address for address in shared.slots.masters() if address != owner]
-    return tuple(Place(place_of(address), shared.node(address).sync) for address in (owner, *others))
+    return tuple(map(place, (owner, *others)))
 
 
 def server_info(place: Place) -> dict[str, str]:
