@@ -34,6 +34,7 @@ from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, WarmingStats, log_stats, stats_of
+from cachesync.coordination.streams import Hub
 from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
@@ -728,6 +729,14 @@ class Cache:
         removed = self._events.remove_watcher(watcher)
         self._operations.notice_watchers()
         return removed
+
+    @property
+    def hub(self) -> Hub:
+        """What tells event streams of this process what is out of date: for doors."""
+        with self._engine.lock:
+            if self._engine.hub is None:
+                self._engine.hub = Hub(self._engine)
+            return self._engine.hub
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 
