@@ -18,13 +18,29 @@ from io import TextIOWrapper
 from typing import Final, TextIO
 
 from cachesync import __version__
-from cachesync.command_line import check, demo, doctor, explain, export, invalidate, key, schema, stats, sweep, switch, tail, warm
+from cachesync.command_line import (
+    check,
+    demo,
+    doctor,
+    explain,
+    export,
+    invalidate,
+    key,
+    schema,
+    serve,
+    stats,
+    sweep,
+    switch,
+    tail,
+    top,
+    warm,
+)
 from cachesync.command_line.exits import EXIT_CODES, INTERRUPTED, PIPE_CLOSED, UNWRITTEN, USAGE
 from cachesync.command_line.printing import wants_colour
 
 __all__ = ["main", "wants_colour"]
 
-_COMMANDS: Final = (check, explain, schema, export, key, tail, stats, invalidate, sweep, switch, warm, doctor, demo)
+_COMMANDS: Final = (check, explain, schema, export, key, tail, stats, top, invalidate, sweep, switch, warm, doctor, serve, demo)
 """In the order in which ``--help`` lists them."""
 _UNWRITTEN: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 """What is wrong with a place that can not be written to. All other trouble with files is told where it happens."""

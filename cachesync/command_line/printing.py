@@ -30,6 +30,11 @@ def quoted(text: str, most: int = 200) -> str:
     return json.dumps(shown, ensure_ascii=not shown.isprintable())
 
 
+def plain(text: str) -> str:
+    """A text from elsewhere as a terminal may show it."""
+    return text if text.isprintable() else quoted(text)
+
+
 def address_of(settings: Settings) -> str | None:
     """Where Redis is, without user, password and options."""
     return None if settings.redis is None else address_of_url(settings.redis.url)

@@ -15,7 +15,7 @@ from cachesync.command_line.briefly import BUDGET, PAUSE, Outcome, brief_cache, 
 from cachesync.command_line.exits import INTERRUPTED, NO, OK, USAGE
 from cachesync.command_line.parsing import Commands, add_file, add_json, command, seconds
 from cachesync.command_line.policy_files import with_redis
-from cachesync.command_line.printing import address_of, print_table, quoted
+from cachesync.command_line.printing import address_of, plain, print_table
 from cachesync.core.settings import Settings
 from cachesync.core.switches import read_switch
 from cachesync.core.units import format_duration
@@ -138,13 +138,9 @@ def _show_switched(switched: Mapping[str, str], version: int, policies: Collecti
     if not switched:
         out.write(f"nothing is switched: everything is cached as its policy says{when}\n")
         return
-    rows = [(_plain(target), _plain(value), _remark(target, policies)) for target, value in switched.items()]
+    rows = [(plain(target), plain(value), _remark(target, policies)) for target, value in switched.items()]
     print_table(("switched", "to", ""), rows)
     out.write(f"for all processes; the rest is as its policy says{when}\n")
-
-
-def _plain(text: str) -> str:
-    return text if text.isprintable() else quoted(text)
 
 
 def _remark(target: str, policies: Collection[str]) -> str:
