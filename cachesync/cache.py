@@ -33,6 +33,7 @@ from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, WarmingStats, log_stats, stats_of
+from cachesync.coordination.streams import Hub
 from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
@@ -98,8 +99,9 @@ class Cache:
     Redis apart. ``shared`` is another shared layer, ``local`` another local one (any cachetools cache through ``CachetoolsMemory``),
     ``clock`` another clock (seconds; for tests). ``on_event`` is told of every event. With ``listen=False`` no thread reads the log
     of invalidations: those of other processes are learned of with each trip to the shared layer only. ``encryption_keys`` is what
-    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. ``watch``
-    reloads the policy file when it changes, as `reload` does. Raises ``PolicyError`` for settings that are wrong or do not go together.
+    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. ``secret``
+    is what CACHESYNC_SECRET is beside a file: groups of answers are made opaque with it. ``watch`` reloads the policy file when it
+    changes, as `reload` does. Raises ``PolicyError`` for settings that are wrong or do not go together.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Cache:
         on_event: Listener | None = None,
         listen: bool = True,
         encryption_keys: str | None = None,
+        secret: str | None = None,
         watch: bool = False,
     ) -> None:
         if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
@@ -127,6 +130,7 @@ class Cache:
             "namespace": namespace,
             "redis": None if redis is None else RedisSettings(url=redis),
             "encryption_keys": None if encryption_keys is None else EncryptionKeys(encryption_keys),
+            "secret": secret,
         }
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         settings = replace(settings, **self._given)
@@ -663,6 +667,14 @@ class Cache:
         removed = self._events.remove_watcher(watcher)
         self._operations.notice_watchers()
         return removed
+
+    @property
+    def hub(self) -> Hub:
+        """What tells event streams of this process what is out of date: for doors."""
+        with self._engine.lock:
+            if self._engine.hub is None:
+                self._engine.hub = Hub(self._engine)
+            return self._engine.hub
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 
