@@ -82,6 +82,7 @@ class Browser:
         self._numbers = itertools.count(1)
         self._answers: dict[int, dict[str, Any]] = {}
         self._pages: dict[str, Page] = {}
+        self._visitors: list[str] = []
         self._changed = threading.Condition()
         self._is_over = False
         self._log = Path(self._folder, "browser.log")
@@ -93,7 +94,22 @@ class Browser:
     def page(self, *, width: int = 1280, height: int = 900, scheme: Scheme = "light") -> Page:
         """An empty page of a new visitor."""
         visitor = self.send("Target.createBrowserContext")["browserContextId"]
-        return self._opened(visitor, width, height, scheme)
+        self._visitors.append(visitor)
+        return self.tab(visitor, width=width, height=height, scheme=scheme)
+
+    def tab(self, visitor: str, *, width: int, height: int, scheme: Scheme) -> Page:
+        """An empty page of a visitor."""
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=visitor)["targetId"]
+        session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = self._pages[session] = Page(self, session, target, visitor, width, height, scheme)
+        page.begin()
+        return page
+
+    def forget(self) -> None:
+        """Close all pages, and forget what their visitors had."""
+        while self._visitors:
+            self.send("Target.disposeBrowserContext", browserContextId=self._visitors.pop())
+        self._pages.clear()
 
     def send(self, method: str, session: str | None = None, /, **parameters: Any) -> dict[str, Any]:
         """Give an order of the DevTools protocol, and return the answer. Raises `BrowserError`."""
@@ -106,7 +122,8 @@ class Browser:
         answer = self.wait(lambda: self._answers.pop(number, None), method)
         if "error" in answer:
             raise BrowserError(f"{method}: {answer['error']}")
-        return answer["result"]
+        result: dict[str, Any] = answer["result"]
+        return result
 
     def wait(self, find: Callable[[], Any], what: str) -> Any:
         """What ``find`` returns, as soon as that is something; it is asked whenever the browser says anything."""
@@ -131,13 +148,6 @@ class Browser:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _opened(self, visitor: str, width: int, height: int, scheme: Scheme) -> Page:
-        target = self.send("Target.createTarget", url="about:blank", browserContextId=visitor)["targetId"]
-        session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session, target, visitor, width, height, scheme)
-        page.begin()
-        return page
 
     def _read(self) -> None:
         rest = b""
@@ -183,7 +193,8 @@ class Page:
 
     def tab(self) -> Page:
         """Another tab of the same visitor."""
-        return self._browser._opened(self._visitor, *self._size, self._scheme)  # pyright: ignore[reportPrivateUsage] - one thing in two classes
+        width, height = self._size
+        return self._browser.tab(self._visitor, width=width, height=height, scheme=self._scheme)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Give an order of the DevTools protocol."""
@@ -215,6 +226,10 @@ class Page:
         if problem:
             raise BrowserError(f"{url}: {problem}")
         self._browser.wait(lambda: self._loads > loads, f"loading {url}")
+
+    def before_each(self, script: str) -> None:
+        """Run a script in every document that is opened from now on, before its own."""
+        self.send("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     def press(self, *keys: str, shift: bool = False) -> None:
         """Press keys one after the other: ``Tab``, ``Enter``, ``Escape``, arrows, or a character."""
