@@ -31,7 +31,7 @@ from typing import Any, Final, Literal, Self
 
 from support.debian import CHROMIUM
 
-LONG: Final = 30.0
+LONG: Final = 20.0
 """Seconds after which something that should have happened has not."""
 INSTALLED: Final = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 OPTIONS: Final = (
@@ -267,9 +267,9 @@ class Page:
         return said["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """Wait until an expression is true, or something; returns it."""
+        """Wait until an expression is true, or something; returns it, ``True`` for an element."""
         deadline = time.monotonic() + LONG
-        while not (found := self.run(script)):
+        while not (found := self.run(f"(async found => (await found) instanceof Node || found)({script})")):
             if time.monotonic() > deadline:
                 raise BrowserError(f"{script} did not come true within {LONG:g} s; the page says\n{self.run('document.body.innerText')}")
             time.sleep(0.02)
