@@ -14,12 +14,12 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Events
-from cachesync.coordination.gathering import gathering
+from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
@@ -36,7 +36,7 @@ from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, 
 from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
-from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
+from cachesync.core.entry import MAX_DEPENDENCIES, NEVER, Dependency, Entry
 from cachesync.core.envelope import check_dependencies
 from cachesync.core.flows import Ask, Result
 from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
@@ -46,7 +46,7 @@ from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
 from cachesync.core.reloads import Changes
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Called, Flow
+from cachesync.core.steps import Called, Flow, Spare
 from cachesync.core.sweeping import Swept
 from cachesync.core.switches import Switches, read_switch
 from cachesync.core.warming import Warmed
@@ -358,6 +358,28 @@ class Cache:
         ask, operations = self._ask(key, computed), self._operations
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
+
+    async def aobtain(self, key: str, compute: Callable[[], Awaitable[T]]) -> Obtained[T]:
+        """As `aget_or_compute`, with how old the value is, and whether it may be served as fresh: for doors that tell that to others."""
+        ask = self._ask(key, compute)
+        result = await self._operations.aobtain(ask)
+        value = cast("T", value_of(ask.policy, result))
+        called = cast("Called", result)
+        age = 0.0 if called.stamp is None else max(0.0, self._engine.now() - called.made)
+        return Obtained(value, age, called.is_stale, called.is_stale and called.until == NEVER, called.stamp is None)
+
+    def spare(self, key: str) -> Obtained[Any] | None:
+        """The copy in this process that may stand in for a computation that fails (``stale_if_error``); ``None`` where there is none."""
+        found = self._engine.spare(Spare(self._ask(key)))
+        return None if found is None else Obtained(found.value, max(0.0, self._engine.now() - found.made), is_stale=True, is_spare=True)
+
+    def gathering(self) -> Gathering:
+        """What a door that calls an application apart from the cache collects about the answer: to be set where that runs."""
+        return Gathering(self._engine)
+
+    def mark(self) -> object:
+        """A sign that is another one as soon as this process has applied anything: an invalidation, a switch, a reload."""
+        return self._engine.ledger.mark
 
     def get_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
         """The cached values of several keys, in one trip to Redis: a dict that has those which were found. Never computes.
@@ -694,6 +716,18 @@ class Cache:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class Obtained(NamedTuple, Generic[T]):
+    """A value as it was obtained. ``age`` is the seconds since its computation began, 0 for one that was computed just now. ``is_stale``: it
+    may no longer be served as fresh. ``is_spare``: it stands in for a computation that has failed, or was not tried. ``is_new``: it was computed while it was waited for.
+    """
+
+    value: T
+    age: float
+    is_stale: bool
+    is_spare: bool
+    is_new: bool = False
 
 
 class _NobodyReturnsThis:

@@ -76,7 +76,7 @@ class StoredAnswer:
     """
 
     status: int
-    pairs: Pairs
+    pairs: tuple[tuple[str, str], ...]
     body: bytes
     initial_age: float
     lifetime: float
@@ -146,7 +146,7 @@ def explicit(control: CacheControl, answer: Fields) -> bool:
     return "s-maxage" in control or "max-age" in control or "expires" in answer
 
 
-def storable_pairs(pairs: Pairs, rules: Rules) -> Pairs:
+def storable_pairs(pairs: Pairs, rules: Rules) -> tuple[tuple[str, str], ...]:
     """The fields that are stored: all but those of the connection (3.1), and those that ``no-cache`` lists (5.2.2.4), which could not be
     used again without asking. ``Age`` is made anew for each use.
     """
@@ -283,10 +283,12 @@ def choose(answer: StoredAnswer, request: Fields, resident: float, rules: Rules,
         return Chosen(Use.VALIDATE, "stale")
     if remains > 0 and not is_ended:
         return Chosen(Use.SERVE)
+    if is_ended and not answer.no_stale:  # who has ended it softly has said that it may be served
+        return Chosen(Use.SERVE_AND_REFRESH)
     if not answer.no_stale:
         if -remains < answer.while_revalidate:
             return Chosen(Use.SERVE_AND_REFRESH)
-        if "max-stale" in wants and not is_ended:  # 5.2.1.2: any, where it names no number
+        if "max-stale" in wants:  # 5.2.1.2: any, where it names no number
             longest = LONGEST if wants.argument("max-stale") is None else wants.seconds("max-stale") or 0
             if -remains <= longest:
                 return Chosen(Use.SERVE)
