@@ -359,13 +359,23 @@ class Cache:
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
 
-    async def aobtain(self, key: str, compute: Callable[[], Awaitable[T]]) -> Obtained[T]:
-        """As `aget_or_compute`, with how old the value is, and whether it may be served as fresh: for doors that tell that to others."""
+    async def aobtain(
+        self, key: str, compute: Callable[[], Awaitable[T]], *, accepts: Callable[[T, float], bool] | None = None
+    ) -> Obtained[T]:
+        """As `aget_or_compute`, with how old the value is, and whether it may be served as fresh: for doors that tell that to others.
+
+        ``accepts`` is given a stale value and its age in seconds; where it says False, the value is computed anew and waited for.
+        """
+        now = self._engine.now
+
+        def is_accepted(found: Called) -> bool:
+            return accepts is None or accepts(found.value, max(0.0, now() - found.made))
+
         ask = self._ask(key, compute)
-        result = await self._operations.aobtain(ask)
+        result = await self._operations.aobtain(ask, is_accepted)
         value = cast("T", value_of(ask.policy, result))
         called = cast("Called", result)
-        age = 0.0 if called.stamp is None else max(0.0, self._engine.now() - called.made)
+        age = 0.0 if called.stamp is None else max(0.0, now() - called.made)
         return Obtained(value, age, called.is_stale, called.is_stale and called.until == NEVER, called.stamp is None)
 
     def spare(self, key: str) -> Obtained[Any] | None:
@@ -377,9 +387,10 @@ class Cache:
         """What a door that calls an application apart from the cache collects about the answer: to be set where that runs."""
         return Gathering(self._engine)
 
-    def mark(self) -> object:
-        """A sign that is another one as soon as this process has applied anything: an invalidation, a switch, a reload."""
-        return self._engine.ledger.mark
+    def standing(self) -> Callable[[str, Iterable[Dependency]], bool]:
+        """A question to be asked later: has nothing been invalidated since now that concerns a key, or one of these dependencies?"""
+        engine, position = self._engine, self._engine.ledger.position
+        return lambda key, dependencies: engine.has_stood(position, key, tuple(dependencies))
 
     def get_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
         """The cached values of several keys, in one trip to Redis: a dict that has those which were found. Never computes.

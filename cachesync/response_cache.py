@@ -27,6 +27,8 @@ from cachesync.core import http_cache as rule
 from cachesync.core.entry import Dependency
 from cachesync.core.http import Fields, Pairs, Verdict, judge, not_modified, validators_of
 from cachesync.core.http_cache import Rules, StoredAnswer, Use, cache_status
+from cachesync.core.keys import written
+from cachesync.core.records import TAG
 from cachesync.core.units import as_written
 from cachesync.errors import OverdueError, PolicyError, RestingError
 
@@ -35,6 +37,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Standing = Callable[[str, Iterable[Dependency]], bool]
 
 LIMIT: Final = 1024 * 1024
 """Bytes of a body that is kept. A longer one is passed on as it comes, and no more than this of it is ever held."""
@@ -123,12 +127,20 @@ class ResponseCache:
             await self._use(request, attempt, found)
 
     async def _obtain(self, request: Request, attempt: Attempt) -> Obtained[Kept]:
-        found = await self.cache.aobtain(self.key(request.url), attempt.compute)
+        def accepts(kept: Kept, age: float) -> bool:
+            """Whether something stale may be used for this request. Where it may not, the application is asked, once for all who ask."""
+            answer = kept.answer
+            if answer is None or not request.is_selected_by(answer):
+                return True
+            is_ended = answer.remains(age) > 0
+            return rule.choose(answer, request.fields, age, self.rules, is_ended=is_ended).use is not Use.VALIDATE
+
+        found = await self.cache.aobtain(self.key(request.url), attempt.compute, accepts=accepts)
         varies = found.value.varies
         if not varies or attempt.has_begun:
             return found
         attempt.varies = varies
-        return await self.cache.aobtain(self.key(self.variant(request, varies)), attempt.compute)
+        return await self.cache.aobtain(self.key(self.variant(request, varies)), attempt.compute, accepts=accepts)
 
     async def _use(self, request: Request, attempt: Attempt, found: Obtained[Kept]) -> None:
         """Answer with what was found: a stored answer, or what another request's computation has brought."""
@@ -182,7 +194,7 @@ class ResponseCache:
         """Ask the application whether a stored answer is current (RFC 9111, 4.3), for this request alone."""
         found = self.cache.gathering()
         attempt = Attempt(self, request, fwd, old=answer, varies=tuple(name for name, _ in answer.selected_by))
-        mark = self.cache.mark()
+        stands = self.cache.standing()
         context = contextvars.copy_context()
         context.run(gathering.set, found)
         try:
@@ -198,7 +210,7 @@ class ResponseCache:
             await attempt.is_delivered()
         if newer is not None and not (attempt.is_validated and newer.must_validate):
             url = self.variant(request, attempt.varies) if attempt.varies else request.url
-            await self._kept.refresh(url, self.ready(kept, mark, found))
+            await self._kept.refresh(url, self.ready(url, kept, stands, found))
 
     async def _fail(self, request: Request, attempt: Attempt, error: BaseException | None) -> None:
         """There is no answer. The application's own failure is its server's to tell; a caller who joined it tries for himself."""
@@ -219,7 +231,7 @@ class ResponseCache:
         aged = ("age", str(int(answer.initial_age + age)))
         pairs: list[tuple[str, str]] = [*answer.pairs, aged]
         body, code = answer.body, answer.status
-        if 200 <= code < 300 and judge(request.method, request.fields, validators_of(answer.fields)) is Verdict.NOT_MODIFIED:
+        if 200 <= code < 300 and rule.is_known(answer, request.method, request.fields, now=self.now()):
             pairs, body, code = not_modified(pairs), b"", 304
         elif request.method == "GET" and (part := rule.part_of(answer, request.fields)) is not None:
             first, last = part
@@ -304,16 +316,17 @@ class ResponseCache:
         groups = (_group_tag(request.origin, group) for group in rule.groups_of(answer.fields))
         return Kept(answer, tags=(_url_tag(request.url), *groups))
 
-    def ready(self, kept: Kept, mark: object, found: Gathering) -> Callable[[], Awaitable[Kept]]:
-        """A computation that brings what was computed already. It is kept only if nothing was invalidated since the ``mark`` was seen:
-        it is taken for as new as the moment at which it is brought.
+    def ready(self, address: str, kept: Kept, stands: Standing, found: Gathering) -> Callable[[], Awaitable[Kept]]:
+        """A computation that brings what was computed already. It is taken for as new as the moment at which it is brought, so it is kept
+        only if nothing that concerns it was invalidated since it was begun.
         """
 
         async def bring() -> Kept:
             inside = gathering.get()
             assert inside is not None
             inside.absorb(found)
-            if self.cache.mark() is not mark:
+            tags = (Dependency(TAG, written(tag)) for tag in kept.tags)
+            if not stands(self.key(address), (*found.dependencies, *tags)):
                 inside.keep_nothing()
             return kept
 
@@ -403,7 +416,7 @@ class Attempt:
         self.has_begun = True
         found = gathering.get()
         assert found is not None
-        door, mark = self._door, self._door.cache.mark()
+        door, stands = self._door, self._door.cache.standing()
         if self._old is None:
             self._look_for_spare()
         answer = await self._answer()
@@ -421,7 +434,8 @@ class Attempt:
             found.keep_nothing()
             await door.cache.ainvalidate(door.key(self._request.url))
             return kept
-        await door.cache.aobtain(door.key(door.variant(self._request, names)), door.ready(kept, mark, found))
+        address = door.variant(self._request, names)
+        await door.cache.aobtain(door.key(address), door.ready(address, kept, stands, found))
         return replace(kept, answer=None, varies=names)
 
     def _look_for_spare(self) -> None:

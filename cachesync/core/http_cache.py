@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from cachesync.core.cache_control import CacheControl, control_of, read_cache_control, read_texts, targeted
 from cachesync.core.etag import read_tag
-from cachesync.core.http import LIFETIME, LONGEST, SAFE, Fields, Pairs, validators_of
+from cachesync.core.http import LIFETIME, LONGEST, SAFE, Fields, Pairs, Verdict, judge, validators_of
 from cachesync.core.http_date import read_date
 
 UNDERSTOOD: Final = frozenset(
@@ -325,6 +325,17 @@ def conditions(answer: StoredAnswer) -> Pairs:
     if (modified := fields.get("last-modified")) is not None and read_date(modified) is not None:
         found.append(("if-modified-since", modified))
     return tuple(found)
+
+
+def is_known(answer: StoredAnswer, method: str, request: Fields, *, now: float) -> bool:
+    """Whether a request has the stored answer already, and is told 304 (4.3.2). Without ``Last-Modified`` its ``Date`` is compared.
+
+    ``now`` is seconds since 1970.
+    """
+    current = validators_of(answer.fields, now=now)
+    if current.modified is None:
+        current = current._replace(modified=_date(answer.fields.get("date"), now))
+    return judge(method, request, current, now=now) is Verdict.NOT_MODIFIED
 
 
 def is_freshened_by(answer: StoredAnswer, not_modified: Fields) -> bool:
