@@ -122,7 +122,9 @@ def origin(suite: Path) -> Iterator[int]:
 
 def _node(suite: Path, script: str, **settings: str) -> str:
     env = {**os.environ, **{f"npm_package_config_{name}": value for name, value in settings.items()}}
-    done = subprocess.run(["node", "--no-warnings", script], cwd=suite, env=env, capture_output=True, text=True, timeout=LONGEST, check=False)
+    done = subprocess.run(
+        ["node", "--no-warnings", script], cwd=suite, env=env, capture_output=True, text=True, timeout=LONGEST, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     return done.stdout
@@ -156,7 +158,7 @@ def varnish(origin_port: int) -> Iterator[int]:
 
 @contextmanager
 def nginx(origin_port: int) -> Iterator[int]:
-    """nginx with a cache, and told to ask whether what is stale is current."""
+    """Let nginx cache, and ask whether what is stale is current."""
     root, port = fetch_servers(), _free_port()
     with tempfile.TemporaryDirectory() as work:
         (Path(work) / "logs").mkdir()

@@ -730,8 +730,11 @@ class Cache:
 
 
 class Obtained(NamedTuple, Generic[T]):
-    """A value as it was obtained. ``age`` is the seconds since its computation began, 0 for one that was computed just now. ``is_stale``: it
-    may no longer be served as fresh. ``is_spare``: it stands in for a computation that has failed, or was not tried. ``is_new``: it was computed while it was waited for.
+    """A value as it was obtained.
+
+    ``age`` is the seconds since its computation began, 0 for one that was computed just now. ``is_stale``: it may no longer be served as
+    fresh. ``is_spare``: it stands in for a computation that has failed, or was not tried. ``is_new``: it was computed while it was waited
+    for.
     """
 
     value: T

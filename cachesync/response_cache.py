@@ -89,6 +89,8 @@ class ResponseCache:
         self._policy = policy
         self._kept = _decorated(cache, policy)
         self._passed: dict[tuple[str, bool, bool], None] = {}
+        self.running: set[asyncio.Task[None]] = set()
+        """Calls of the application that are under way. An event loop by itself keeps no task alive."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. What is no HTTP, and all of it while the policy does not ask for a response cache, is the application's."""
@@ -100,7 +102,7 @@ class ResponseCache:
         if request.method not in ("GET", "HEAD") or request.has_body:
             await self._change(request)
         elif rule.wants_only_stored(request.fields, self.rules):
-            if not await self._serve_stored(request):
+            if not await self._serve_stored(request, asks=False):
                 await _send_plain(request, HTTPStatus.GATEWAY_TIMEOUT, 'cachesync; detail="only-if-cached"')
         elif request.method == "HEAD" or "range" in request.fields:
             if not await self._serve_stored(request):
@@ -117,7 +119,12 @@ class ResponseCache:
         """A GET that may wait for the computation of another one, and be the computation that others wait for."""
         attempt = Attempt(self, request, "miss")
         try:
-            found = await self._obtain(request, attempt)
+            found = await self.cache.aobtain(self.key(request.url), attempt.compute, accepts=self._accepting(request))
+            if (varies := found.value.varies) and not attempt.has_begun:
+                attempt.detach()  # first: it may be called behind the caller's back
+                attempt = Attempt(self, request, "miss", varies=varies)
+                key = self.key(self.variant(request, varies))
+                found = await self.cache.aobtain(key, attempt.compute, accepts=self._accepting(request))
         except Exception as error:
             if await attempt.is_delivered():
                 return
@@ -126,21 +133,17 @@ class ResponseCache:
         if not await attempt.is_delivered():
             await self._use(request, attempt, found)
 
-    async def _obtain(self, request: Request, attempt: Attempt) -> Obtained[Kept]:
+    def _accepting(self, request: Request) -> Callable[[Kept, float], bool]:
+        """Whether something stale may be used for a request. Where it may not, the application is asked, once for all who ask."""
+
         def accepts(kept: Kept, age: float) -> bool:
-            """Whether something stale may be used for this request. Where it may not, the application is asked, once for all who ask."""
             answer = kept.answer
             if answer is None or not request.is_selected_by(answer):
-                return True
-            is_ended = answer.remains(age) > 0
-            return rule.choose(answer, request.fields, age, self.rules, is_ended=is_ended).use is not Use.VALIDATE
+                return answer is not None
+            chosen = rule.choose(answer, request.fields, age, self.rules, is_ended=answer.remains(age) > 0)
+            return chosen.use is not Use.VALIDATE
 
-        found = await self.cache.aobtain(self.key(request.url), attempt.compute, accepts=accepts)
-        varies = found.value.varies
-        if not varies or attempt.has_begun:
-            return found
-        attempt.varies = varies
-        return await self.cache.aobtain(self.key(self.variant(request, varies)), attempt.compute, accepts=accepts)
+        return accepts
 
     async def _use(self, request: Request, attempt: Attempt, found: Obtained[Kept]) -> None:
         """Answer with what was found: a stored answer, or what another request's computation has brought."""
@@ -172,8 +175,10 @@ class ResponseCache:
         else:
             await self._serve(request, answer, age, cache_status(ttl=answer.remains(age)))
 
-    async def _serve_stored(self, request: Request) -> bool:
-        """Answer with what is stored, if anything may be used as it is. Nothing is computed."""
+    async def _serve_stored(self, request: Request, *, asks: bool = True) -> bool:
+        """Answer with what is stored, if anything may be used. Nobody is waited for; with ``asks`` the application is asked whether it is
+        current, where it must be.
+        """
         entry = await self.cache.apeek(self.key(request.url))
         if entry is not None and entry.value.varies:
             entry = await self.cache.apeek(self.key(self.variant(request, entry.value.varies)))
@@ -182,7 +187,7 @@ class ResponseCache:
             return False
         is_ended = entry.is_stale and answer.remains(entry.age) > 0
         chosen = rule.choose(answer, request.fields, entry.age, self.rules, is_ended=is_ended)
-        if chosen.use is Use.VALIDATE and request.method == "GET" and "range" not in request.fields:
+        if asks and chosen.use is Use.VALIDATE and request.method == "GET" and "range" not in request.fields:
             await self._validate(request, answer, chosen.fwd)
             return True
         if chosen.use is not Use.SERVE and chosen.use is not Use.SERVE_AND_REFRESH:
@@ -304,7 +309,7 @@ class ResponseCache:
 
     def key(self, address: str) -> str:
         """The key, as text, of what is kept under an address, or under one of its variants."""
-        return self._kept.key(address, _nothing)
+        return cast("str", self._kept.key(address, _nothing))
 
     def variant(self, request: Request, names: Iterable[str]) -> str:
         """The address of the answer for requests that say the same in these fields. What they say is hashed: it may be secret."""
@@ -400,7 +405,6 @@ class Attempt:
         self._asked = 0.0
         self._drops_body = False
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
-        self._running: asyncio.Task[None] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
         self._writing: asyncio.Task[None] | None = None
         self._lost: BaseException | None = None
@@ -451,11 +455,13 @@ class Attempt:
         loop = asyncio.get_running_loop()
         self._decided = loop.create_future()
         self._decided.add_done_callback(lambda decided: decided.cancelled() or decided.exception())
-        self._running = loop.create_task(self._run())
+        running = loop.create_task(self._run())
+        self._door.running.add(running)
+        running.add_done_callback(self._door.running.discard)
         try:
             return await asyncio.shield(self._decided)
         except asyncio.CancelledError:
-            self._running.cancel()
+            running.cancel()
             raise
 
     async def _run(self) -> None:

@@ -449,7 +449,7 @@ def part_of(answer: StoredAnswer, request: Fields) -> tuple[int, int] | None:
     return (first, min(last, size - 1)) if first < size and first <= last else None
 
 
-# --- Cache-Status (RFC 9211) ----------------------------------------------------------------------------------------------------
+# --- Cache-Status (RFC 9211) --------------------------------------------------------------------------------------------------------
 
 
 def cache_status(
