@@ -25,7 +25,8 @@ from cachesync.cache import Cache, Obtained
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.core import http_cache as rule
 from cachesync.core.entry import Dependency
-from cachesync.core.http import Fields, Pairs, Verdict, judge, not_modified, validators_of
+from cachesync.core.header_fields import HeaderFields
+from cachesync.core.http import Verdict, judge, not_modified, validators_of
 from cachesync.core.http_cache import Rules, StoredAnswer, Use, cache_status
 from cachesync.core.keys import written
 from cachesync.core.records import TAG
@@ -44,7 +45,7 @@ LIMIT: Final = 1024 * 1024
 """Bytes of a body that is kept. A longer one is passed on as it comes, and no more than this of it is ever held."""
 MOST_PASSED: Final = 10_000
 """Addresses that are remembered because their answers could not be stored: who asks for one waits for nobody."""
-_CONDITIONS: Final = ("if-none-match", "if-modified-since", "if-match", "if-unmodified-since")
+_CONDITIONS: Final = (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Kept:
     """
 
     answer: StoredAnswer | None = None
-    varies: tuple[str, ...] = ()
+    varies: tuple[bytes, ...] = ()
     tags: tuple[str, ...] = ()
 
 
@@ -103,8 +104,8 @@ class ResponseCache:
             await self._change(request)
         elif rule.wants_only_stored(request.fields, self.rules):
             if not await self._serve_stored(request, asks=False):
-                await _send_plain(request, HTTPStatus.GATEWAY_TIMEOUT, 'cachesync; detail="only-if-cached"')
-        elif request.method == "HEAD" or "range" in request.fields:
+                await _send_plain(request, HTTPStatus.GATEWAY_TIMEOUT, b'cachesync; detail="only-if-cached"')
+        elif request.method == "HEAD" or b"range" in request.fields:
             if not await self._serve_stored(request):
                 await self._pass(request, "miss")
         elif request.kind in self._passed:
@@ -187,7 +188,7 @@ class ResponseCache:
             return False
         is_ended = entry.is_stale and answer.remains(entry.age) > 0
         chosen = rule.choose(answer, request.fields, entry.age, self.rules, is_ended=is_ended)
-        if asks and chosen.use is Use.VALIDATE and request.method == "GET" and "range" not in request.fields:
+        if asks and chosen.use is Use.VALIDATE and request.method == "GET" and b"range" not in request.fields:
             await self._validate(request, answer, chosen.fwd)
             return True
         if chosen.use is not Use.SERVE and chosen.use is not Use.SERVE_AND_REFRESH:
@@ -225,27 +226,26 @@ class ResponseCache:
         elif isinstance(error, OverdueError):
             await _send_plain(request, HTTPStatus.GATEWAY_TIMEOUT, cache_status(fwd="miss", detail="hard_timeout"))
         elif isinstance(error, RestingError):
-            await _send_plain(request, HTTPStatus.SERVICE_UNAVAILABLE, 'cachesync; detail="errors"')
+            await _send_plain(request, HTTPStatus.SERVICE_UNAVAILABLE, b'cachesync; detail="errors"')
         elif attempt.has_begun and error is not None:
             raise error
         else:
             await self._pass(request, "miss")
 
-    async def _serve(self, request: Request, answer: StoredAnswer, age: float, status: str) -> None:
+    async def _serve(self, request: Request, answer: StoredAnswer, age: float, status: bytes) -> None:
         """Send a stored answer: with its age (RFC 9111, 4), a 304 where the request has it already, a part where it wants one."""
-        aged = ("age", str(int(answer.initial_age + age)))
-        pairs: list[tuple[str, str]] = [*answer.pairs, aged]
+        fields = answer.fields.plus((b"age", b"%d" % int(answer.initial_age + age)), (b"cache-status", status))
         body, code = answer.body, answer.status
         if 200 <= code < 300 and rule.is_known(answer, request.method, request.fields, now=self.now()):
-            pairs, body, code = not_modified(pairs), b"", 304
+            fields, body, code = not_modified(fields), b"", 304
         elif request.method == "GET" and (part := rule.part_of(answer, request.fields)) is not None:
             first, last = part
-            told = (("content-range", f"bytes {first}-{last}/{len(body)}"), ("content-length", str(last - first + 1)))
-            pairs = [*(pair for pair in pairs if pair[0] != "content-length"), *told]
+            fields = fields.replaced(b"content-range", b"bytes %d-%d/%d" % (first, last, len(body)))
+            fields = fields.replaced(b"content-length", b"%d" % (last - first + 1))
             body, code = body[first : last + 1], 206
-        elif code not in (204, 304) and not any(name == "content-length" for name, _ in pairs):
-            pairs.append(("content-length", str(len(body))))
-        await request.send({"type": "http.response.start", "status": code, "headers": _encoded(_with_status(pairs, status))})
+        elif code not in (204, 304) and b"content-length" not in fields:
+            fields = fields.plus((b"content-length", b"%d" % len(body)))
+        await request.send({"type": "http.response.start", "status": code, "headers": list(fields)})
         await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body, "more_body": False})
 
     # --- passing --------------------------------------------------------------------------------------------------------------------
@@ -257,20 +257,19 @@ class ResponseCache:
         async def send(message: Message) -> None:
             nonlocal is_known
             if message["type"] == "http.response.start":
-                pairs = _decoded(message["headers"])
-                answer = Fields(pairs)
+                answer = HeaderFields(message.get("headers", ()))
                 why = rule.why_not_stored(request.method, request.fields, message["status"], answer, self.rules, now=self.now())
                 if learns and not why and not is_known:
                     self.note_passed(request, is_passed=False)
                 is_known = True
                 if request.method == "HEAD":
                     await self._notice_head(request, answer)
-                message = {**message, "headers": _encoded(_with_status(pairs, cache_status(fwd=fwd, detail=why)))}
+                message = {**message, "headers": _with_status(answer, cache_status(fwd=fwd, detail=why))}
             await request.send(message)
 
         await self.app(request.scope, request.receive, send)
 
-    async def _notice_head(self, request: Request, head: Fields) -> None:
+    async def _notice_head(self, request: Request, head: HeaderFields) -> None:
         """The answer to a HEAD may show that what is stored is out of date (RFC 9111, 4.3.5)."""
         entry = await self.cache.apeek(self.key(request.url))
         answer = None if entry is None else cast("Kept", entry.value).answer
@@ -292,15 +291,14 @@ class ResponseCache:
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                pairs = _decoded(message["headers"])
-                answer = Fields(pairs)
+                answer = HeaderFields(message.get("headers", ()))
                 ended: list[str] = []
                 if rule.ends(request.method, message["status"]):
                     ended += map(_url_tag, rule.ended_urls(request.url, answer))
                 ended += (_group_tag(request.origin, group) for group in rule.ended_groups(request.method, answer))
                 if ended:
                     await self.cache.ainvalidate(tags=ended)
-                message = {**message, "headers": _encoded(_with_status(pairs, cache_status(fwd="method")))}
+                message = {**message, "headers": _with_status(answer, cache_status(fwd="method"))}
             await request.send(message)
 
         await self.app(request.scope, request.receive, send)
@@ -311,10 +309,11 @@ class ResponseCache:
         """The key, as text, of what is kept under an address, or under one of its variants."""
         return cast("str", self._kept.key(address, _nothing))
 
-    def variant(self, request: Request, names: Iterable[str]) -> str:
+    def variant(self, request: Request, names: Iterable[bytes]) -> str:
         """The address of the answer for requests that say the same in these fields. What they say is hashed: it may be secret."""
-        said = "\0".join(f"{name}\1{'' if value is None else '=' + value}" for name, value in rule.selected(tuple(names), request.fields))
-        return f"{request.url}#{blake2b(said.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+        said = (name + b"\1" + (b"" if value is None else b"=" + value) for name, value in rule.selected(tuple(names), request.fields))
+        digest = blake2b(b"\0".join(said), digest_size=16).hexdigest()
+        return f"{request.url}#{digest}"
 
     def keeping(self, request: Request, answer: StoredAnswer) -> Kept:
         """An answer, with the tags that end it."""
@@ -346,9 +345,8 @@ class Request:
         self.receive = receive
         self.send = send
         self.method: str = scope["method"]
-        self.pairs = _decoded(scope["headers"])
-        self.fields = Fields(self.pairs)
-        host = (self.fields.get("host") or "").lower()
+        self.fields = HeaderFields(scope["headers"])
+        host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
         path = cast("bytes | None", scope.get("raw_path")) or quote(scope["path"]).encode("ascii")
         query = cast("bytes", scope.get("query_string") or b"")
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
@@ -357,12 +355,12 @@ class Request:
     @property
     def has_body(self) -> bool:
         """Whether it brings content, which the key of an answer would not tell."""
-        return self.fields.get("content-length") not in (None, "0") or "transfer-encoding" in self.fields
+        return self.fields.value(b"content-length") not in (None, b"0") or b"transfer-encoding" in self.fields
 
     @property
     def kind(self) -> tuple[str, bool, bool]:
         """What decides whether its answer is likely to be storable: the address, and whether somebody known asks."""
-        return self.url, "authorization" in self.fields, "cookie" in self.fields
+        return self.url, b"authorization" in self.fields, b"cookie" in self.fields
 
     def is_selected_by(self, answer: StoredAnswer) -> bool:
         """Whether ``Vary`` lets this request have that answer (RFC 9111, 4.1). A key is a hash: here it is looked at itself."""
@@ -386,7 +384,7 @@ class Attempt:
     """
 
     def __init__(
-        self, door: ResponseCache, request: Request, fwd: str, *, old: StoredAnswer | None = None, varies: tuple[str, ...] = ()
+        self, door: ResponseCache, request: Request, fwd: str, *, old: StoredAnswer | None = None, varies: tuple[bytes, ...] = ()
     ) -> None:
         self.has_begun = False
         self.is_validated = False
@@ -401,7 +399,7 @@ class Attempt:
         self._flow = _Flow.WAITING
         self._chunks: list[bytes] | None = None
         self._size = 0
-        self._start: tuple[int, Pairs] = (0, ())
+        self._start = (0, HeaderFields())
         self._asked = 0.0
         self._drops_body = False
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
@@ -536,10 +534,10 @@ class Attempt:
 
     def _asking(self) -> Scope:
         """The request as it is forwarded: without conditions of the client's, and with those about what is stored."""
-        pairs = [pair for pair in self._request.pairs if pair[0].lower() not in _CONDITIONS]
+        fields = self._request.fields.without(_CONDITIONS)
         if self._old is not None:
-            pairs += rule.conditions(self._old)
-        return {**self._request.scope, "headers": _encoded(pairs)}
+            fields = fields.plus(*rule.conditions(self._old))
+        return {**self._request.scope, "headers": list(fields)}
 
     async def _receive(self) -> Message:
         if self._is_attached:
@@ -562,10 +560,9 @@ class Attempt:
 
     async def _on_start(self, message: Message) -> None:
         door, request, old = self._door, self._request, self._old
-        status, pairs = cast("int", message["status"]), _decoded(message.get("headers", ()))
-        answer = Fields(pairs)
+        status, answer = cast("int", message["status"]), HeaderFields(message.get("headers", ()))
         if old is not None and status == 304:
-            self._on_not_modified(old, pairs, answer)
+            self._on_not_modified(old, answer)
             return
         if old is not None and status in rule.ERRORS and rule.may_stand_in(old, request.fields, self._old_age, door.rules):
             self._flow, self.failure = _Flow.DROPPED, FailedAnswerError(status)
@@ -574,16 +571,16 @@ class Attempt:
             return
         why = "trailers" if message.get("trailers") else ""
         why = why or rule.why_not_stored(request.method, request.fields, status, answer, door.rules, now=door.now())
-        length = answer.get("content-length") or ""
+        length = answer.value(b"content-length") or b""
         if not why and length.isdigit() and len(length) < 16 and int(length) > door.limit:
             why = "too large"
-        self._flow, self._start, self._chunks = _Flow.SENT, (status, pairs), None if why else []
+        self._flow, self._start, self._chunks = _Flow.SENT, (status, answer), None if why else []
         if self._is_attached:
             self._outbox = asyncio.Queue()
             self._writing = asyncio.get_running_loop().create_task(self._write(self._outbox))
-        shown, told = status, list(pairs)
+        shown, told = status, answer
         if 200 <= status < 300 and judge(request.method, request.fields, validators_of(answer)) is Verdict.NOT_MODIFIED:
-            self._drops_body, shown, told = True, 304, not_modified(pairs)
+            self._drops_body, shown, told = True, 304, not_modified(answer)
         about = cache_status(
             fwd=self._fwd,
             fwd_status=status if self._fwd == "stale" or shown != status else None,
@@ -593,16 +590,16 @@ class Attempt:
         if why:
             door.note_passed(request, is_passed=True)
             self._decide(None)
-        await self._deliver({**message, "status": shown, "headers": _encoded(_with_status(told, about))})
+        await self._deliver({**message, "status": shown, "headers": _with_status(told, about)})
 
-    def _on_not_modified(self, old: StoredAnswer, pairs: Pairs, answer: Fields) -> None:
+    def _on_not_modified(self, old: StoredAnswer, answer: HeaderFields) -> None:
         door, request = self._door, self._request
         if not rule.is_freshened_by(old, answer):
             self._flow = _Flow.AGAIN
             return
         self._flow, self.is_validated = _Flow.DROPPED, True
         now = door.now()
-        newer = rule.freshened(old, request.fields, pairs, door.rules, asked=self._asked, now=now)
+        newer = rule.freshened(old, request.fields, answer, door.rules, asked=self._asked, now=now)
         why = rule.why_not_stored("GET", request.fields, newer.status, newer.fields, door.rules, now=now)
         if why:  # it may be used for this request, and for no other
             self._flow, self.is_validated, self._old = _Flow.AGAIN, False, None
@@ -627,12 +624,12 @@ class Attempt:
             await self._deliver(message)
 
     def _collected(self, body: bytes) -> StoredAnswer | None:
-        status, pairs = self._start
-        length = Fields(pairs).get("content-length")
-        if length is not None and length != str(len(body)):  # RFC 9111, 3.3: it is incomplete
+        status, answer = self._start
+        length = answer.value(b"content-length")
+        if length is not None and length != b"%d" % len(body):  # RFC 9111, 3.3: it is incomplete
             return None
         door = self._door
-        return rule.stored(self._request.fields, status, pairs, body, door.rules, asked=self._asked, now=door.now())
+        return rule.stored(self._request.fields, status, answer, body, door.rules, asked=self._asked, now=door.now())
 
 
 class FailedAnswerError(Exception):
@@ -689,22 +686,14 @@ def _group_tag(origin: str, group: str) -> str:
     return f"group:{origin} {group}"
 
 
-def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-
-
-def _encoded(pairs: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
-
-
-def _with_status(pairs: Iterable[tuple[str, str]], status: str) -> list[tuple[str, str]]:
+def _with_status(answer: HeaderFields, status: bytes) -> list[tuple[bytes, bytes]]:
     """The member of this cache comes behind those of the caches before it (RFC 9211, 2)."""
-    return [*pairs, ("cache-status", status)]
+    return [*answer, (b"cache-status", status)]
 
 
-async def _send_plain(request: Request, status: HTTPStatus, about: str) -> None:
+async def _send_plain(request: Request, status: HTTPStatus, about: bytes) -> None:
     body = b"" if request.method == "HEAD" else f"{status.value} {status.phrase}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    headers.append((b"cache-status", about.encode("latin-1")))
+    headers.append((b"cache-status", about))
     await request.send({"type": "http.response.start", "status": status.value, "headers": headers})
     await request.send({"type": "http.response.body", "body": body, "more_body": False})

@@ -42,7 +42,7 @@ class Consumed:
     least stamp of what was served although it is not fresh.
     """
 
-    __slots__ = ("_found", "is_hit", "is_known", "is_stale", "made", "oldest", "policies", "until", "written")
+    __slots__ = ("_found", "is_hit", "is_known", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
 
     def __init__(self) -> None:
         self.policies: dict[str, Policy] = {}
@@ -53,7 +53,8 @@ class Consumed:
         self.is_stale = False
         self.oldest: list[Stamp] = []
         self.written: list[Targets] = []
-        """What the request has invalidated or set itself."""
+        """What the request has invalidated or set itself, and the position in the log after that."""
+        self.stamp: Stamp | None = None
         self._found: dict[Dependency, None] = {}
 
     @property

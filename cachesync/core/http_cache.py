@@ -13,9 +13,10 @@ from enum import Enum
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from cachesync.core.cache_control import CacheControl, control_of, read_cache_control, read_texts, targeted
-from cachesync.core.etag import read_tag
-from cachesync.core.http import LIFETIME, LONGEST, SAFE, Fields, Pairs, Verdict, judge, validators_of
+from cachesync.core.cache_control import FOREVER, CacheControl, control_of, is_targeted, read_cache_control, read_texts
+from cachesync.core.etag import EntityTag, read_tag
+from cachesync.core.header_fields import WHITESPACE, HeaderFields, Pairs
+from cachesync.core.http import LIFETIME, SAFE, Verdict, judge, validators_of
 from cachesync.core.http_date import read_date
 
 UNDERSTOOD: Final = frozenset(
@@ -30,23 +31,33 @@ GATEWAY_TIMEOUT: Final = 504
 
 HOP_BY_HOP: Final = frozenset(
     (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"transfer-encoding",
+        b"upgrade",
     )
 )
 """Fields that concern one connection, or a proxy: they are not stored (3.1)."""
 KEPT_IN_304: Final = frozenset(
-    ("content-length", "content-encoding", "content-range", "content-md5", "content-digest", "repr-digest", "etag", "set-cookie", "age")
+    (
+        b"content-length",
+        b"content-encoding",
+        b"content-range",
+        b"content-md5",
+        b"content-digest",
+        b"repr-digest",
+        b"etag",
+        b"set-cookie",
+        b"age",
+    )
 )
 """Fields of a stored answer that a 304 does not change: they belong to the body that is there (3.2), to one user, or to one answer."""
-NEGOTIATED: Final = frozenset(("accept", "accept-encoding", "accept-language"))
+NEGOTIATED: Final = frozenset((b"accept", b"accept-encoding", b"accept-language"))
 """Request fields in which neither case nor order means anything (RFC 9110, 12.5)."""
 
 
@@ -59,7 +70,7 @@ class Rules:
     is not followed, as 5.2.1 allows: nobody outside can make the application compute.
     """
 
-    targets: tuple[str, ...] = (LIFETIME.lower(),)
+    targets: tuple[bytes, ...] = (LIFETIME,)
     heuristic: float = 0.0
     longest_heuristic: float = 86400.0
     obeys_requests: bool = True
@@ -67,7 +78,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as it is kept, and what its directives come to. Fields are Latin-1 texts, their names in small letters.
+    """An answer as it is kept, and what its directives come to. The names of its fields are in small letters.
 
     ``initial_age`` is its age when it arrived (4.2.3), ``lifetime`` how long it is fresh (4.2.1), seconds. ``selected_by`` is what the
     request said in the fields that ``Vary`` names (4.1). ``must_validate``: never without asking (``no-cache``). ``no_stale``: never when
@@ -76,11 +87,11 @@ class StoredAnswer:
     """
 
     status: int
-    pairs: tuple[tuple[str, str], ...]
+    pairs: Pairs
     body: bytes
     initial_age: float
     lifetime: float
-    selected_by: tuple[tuple[str, str | None], ...] = ()
+    selected_by: tuple[tuple[bytes, bytes | None], ...] = ()
     must_validate: bool = False
     no_stale: bool = False
     while_revalidate: float = 0.0
@@ -90,9 +101,9 @@ class StoredAnswer:
     """What it depends on, as kinds and texts of the log: a 304 takes them over."""
 
     @property
-    def fields(self) -> Fields:
+    def fields(self) -> HeaderFields:
         """The fields by name."""
-        return Fields(self.pairs)
+        return HeaderFields(self.pairs)
 
     def remains(self, resident: float) -> float:
         """Seconds for which it is fresh yet, below zero where it is stale (4.2), after so many seconds in the cache."""
@@ -102,7 +113,7 @@ class StoredAnswer:
 # --- 3: storing -----------------------------------------------------------------------------------------------------------------
 
 
-def why_not_stored(method: str, request: Fields, status: int, answer: Fields, rules: Rules, *, now: float) -> str:
+def why_not_stored(method: str, request: HeaderFields, status: int, answer: HeaderFields, rules: Rules, *, now: float) -> str:
     """Why an answer may not be stored, in a word or two; empty where it may (3). ``now`` is seconds since 1970."""
     control = control_of(answer, rules.targets)
     if method != "GET":
@@ -114,7 +125,7 @@ def why_not_stored(method: str, request: Fields, status: int, answer: Fields, ru
             return "must-understand"
     elif "no-store" in control:
         return "no-store"
-    if rules.obeys_requests and "no-store" in read_cache_control(request.get("cache-control")):
+    if rules.obeys_requests and "no-store" in read_cache_control(request.lines(b"cache-control")):
         return "no-store of the request"
     if "private" in control:  # 5.2.2.7: also where it lists fields, which a cache may treat as if it listed none
         return "private"
@@ -122,11 +133,11 @@ def why_not_stored(method: str, request: Fields, status: int, answer: Fields, ru
     if names is None:  # 4.1: nothing would ever select it
         return "vary"
     is_for_all = says_for_all(control)
-    if "authorization" in request and not is_for_all:
+    if b"authorization" in request and not is_for_all:
         return "authorization"  # 3.5, without must-revalidate, which is mostly written by people who think of browsers
-    if "cookie" in request and "cookie" not in names and not is_for_all:
+    if b"cookie" in request and b"cookie" not in names and not is_for_all:
         return "cookie"  # 3.5 says so of Authorization alone; a session is most often a cookie
-    if "set-cookie" in answer and "set-cookie" not in control.fields("no-cache"):
+    if b"set-cookie" in answer and b"set-cookie" not in control.names("no-cache"):
         return "set-cookie"  # 7.3: it is one user's
     current = validators_of(answer)
     if lifetime_of(status, answer, rules, now=now) <= 0 and current.tag is None and current.modified is None:
@@ -141,34 +152,34 @@ def says_for_all(control: CacheControl) -> bool:
     return "public" in control or "s-maxage" in control
 
 
-def explicit(control: CacheControl, answer: Fields) -> bool:
+def explicit(control: CacheControl, answer: HeaderFields) -> bool:
     """Has an answer a lifetime of its own (3)?"""
-    return "s-maxage" in control or "max-age" in control or "expires" in answer
+    return "s-maxage" in control or "max-age" in control or b"expires" in answer
 
 
-def storable_pairs(pairs: Pairs, rules: Rules) -> tuple[tuple[str, str], ...]:
+def storable_fields(answer: HeaderFields, rules: Rules) -> HeaderFields:
     """The fields that are stored: all but those of the connection (3.1), and those that ``no-cache`` lists (5.2.2.4), which could not be
     used again without asking. ``Age`` is made anew for each use.
     """
-    answer = Fields(pairs)
-    gone = {*HOP_BY_HOP, "age", *control_of(answer, rules.targets).fields("no-cache")}
-    gone.update(name.strip().lower() for name in (answer.get("connection") or "").split(","))
-    return tuple((name.lower(), value) for name, value in pairs if name.lower() not in gone)
+    gone = {*HOP_BY_HOP, b"age", *control_of(answer, rules.targets).names("no-cache")}
+    gone.update(name.strip().lower() for name in (answer.value(b"connection") or b"").split(b","))
+    return answer.without(gone)
 
 
-def stored(request: Fields, status: int, pairs: Pairs, body: bytes, rules: Rules, *, asked: float, now: float) -> StoredAnswer:
+def stored(
+    request: HeaderFields, status: int, answer: HeaderFields, body: bytes, rules: Rules, *, asked: float, now: float
+) -> StoredAnswer:
     """An answer that may be stored, as it is stored. ``asked`` and ``now`` are when the request left and the answer came, since 1970."""
-    answer = Fields(pairs)
     control = control_of(answer, rules.targets)
     if_error = control.seconds("stale-if-error")
     return StoredAnswer(
         status=status,
-        pairs=storable_pairs(pairs, rules),
+        pairs=storable_fields(answer, rules).pairs,
         body=body,
         initial_age=initial_age(answer, asked=asked, now=now),
         lifetime=lifetime_of(status, answer, rules, now=now),
         selected_by=selected(vary_names(answer) or (), request),
-        must_validate="no-cache" in control and not control.fields("no-cache"),
+        must_validate="no-cache" in control and not control.names("no-cache"),
         no_stale=any(name in control for name in ("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")),  # 4.2.4
         while_revalidate=float(control.seconds("stale-while-revalidate") or 0),
         if_error=None if if_error is None else float(if_error),
@@ -179,32 +190,32 @@ def stored(request: Fields, status: int, pairs: Pairs, body: bytes, rules: Rules
 # --- 4.1: which stored answer -----------------------------------------------------------------------------------------------------
 
 
-def vary_names(answer: Fields) -> tuple[str, ...] | None:
+def vary_names(answer: HeaderFields) -> tuple[bytes, ...] | None:
     """The request fields that select an answer, in small letters, each once and in order; ``None`` for ``*``: nothing does (4.1)."""
-    names = {name.strip().lower() for name in (answer.get("vary") or "").split(",")} - {""}
-    return None if "*" in names else tuple(sorted(names))
+    names = {name.strip().lower() for name in (answer.value(b"vary") or b"").split(b",")} - {b""}
+    return None if b"*" in names else tuple(sorted(names))
 
 
-def selected(names: Sequence[str], request: Fields) -> tuple[tuple[str, str | None], ...]:
+def selected(names: Sequence[bytes], request: HeaderFields) -> tuple[tuple[bytes, bytes | None], ...]:
     """What a request says in these fields, in a form in which equal meanings are equal (4.1): lines joined, no whitespace around commas,
     and where a field lists what is accepted, neither case nor order.
     """
-    return tuple((name, _normal(name, request.get(name))) for name in names)
+    return tuple((name, _normal(name, request.value(name))) for name in names)
 
 
-def _normal(name: str, value: str | None) -> str | None:
+def _normal(name: bytes, value: bytes | None) -> bytes | None:
     if value is None:
         return None
-    parts = [part.strip(" \t") for part in value.split(",")]
+    parts = [part.strip(WHITESPACE) for part in value.split(b",")]
     if name in NEGOTIATED:
-        parts = sorted(re.sub(r"[ \t]*;[ \t]*", ";", part.lower()) for part in parts if part)
-    return ",".join(parts)
+        parts = sorted(re.sub(rb"[ \t]*;[ \t]*", b";", part.lower()) for part in parts if part)
+    return b",".join(parts)
 
 
 # --- 4.2: freshness ---------------------------------------------------------------------------------------------------------------
 
 
-def lifetime_of(status: int, answer: Fields, rules: Rules, *, now: float) -> float:
+def lifetime_of(status: int, answer: HeaderFields, rules: Rules, *, now: float) -> float:
     """Seconds for which an answer is fresh, counted from when it was made (4.2.1). 0 where nothing says so.
 
     ``s-maxage`` before ``max-age`` before ``Expires``. ``now`` (since 1970) stands in for a ``Date`` that is not there or is none.
@@ -214,32 +225,34 @@ def lifetime_of(status: int, answer: Fields, rules: Rules, *, now: float) -> flo
         seconds = control.seconds(name)
         if seconds is not None:
             return float(seconds)
-    made = _date(answer.get("date"), now)
+    made = _date(answer.value(b"date"), now)
     made = now if made is None else made
-    if targeted(answer, rules.targets) is None and (text := answer.get("expires")) is not None:
+    if not is_targeted(answer, rules.targets) and (text := answer.value(b"expires")) is not None:
         expires = _date(text, now)
-        return 0.0 if expires is None else min(max(expires - made, 0.0), float(LONGEST))  # 5.3: what is no date is in the past
+        return 0.0 if expires is None else min(max(expires - made, 0.0), float(FOREVER))  # 5.3: what is no date is in the past
     if rules.heuristic and (status in HEURISTIC or "public" in control):  # 4.2.2
-        modified = _date(answer.get("last-modified"), now)
+        modified = _date(answer.value(b"last-modified"), now)
         if modified is not None:
             return min(max(made - modified, 0.0) * rules.heuristic, rules.longest_heuristic)
     return 0.0
 
 
-def initial_age(answer: Fields, *, asked: float, now: float) -> float:
+def initial_age(answer: HeaderFields, *, asked: float, now: float) -> float:
     """The age of an answer when it arrived, seconds (4.2.3): the larger of what its ``Date`` and its ``Age`` say, and the time it took."""
-    made = _date(answer.get("date"), now)
+    made = _date(answer.value(b"date"), now)
     apparent = 0.0 if made is None else max(0.0, now - made)
-    first = (answer.get("age") or "").split(",")[0].strip(" \t")  # 5.1: of several the first; what is no number counts for nothing
+    first = (
+        (answer.value(b"age") or b"").split(b",")[0].strip(WHITESPACE)
+    )  # 5.1: of several the first; what is no number counts for nothing
     told = CacheControl((("age", first),)).seconds("age") or 0
     return max(apparent, told + max(0.0, now - asked))
 
 
-def _date(text: str | None, now: float) -> float | None:
+def _date(value: bytes | None, now: float) -> float | None:
     """A date whatever the case of its letters (4.2)."""
-    if text is None:
+    if value is None:
         return None
-    spelled = re.sub(r"[A-Za-z]+", lambda word: "GMT" if word[0].upper() == "GMT" else word[0].capitalize(), text)
+    spelled = re.sub(r"[A-Za-z]+", lambda word: "GMT" if word[0].upper() == "GMT" else word[0].capitalize(), value.decode("latin-1"))
     return read_date(spelled, now=now)
 
 
@@ -262,14 +275,14 @@ class Chosen(NamedTuple):
     fwd: str = ""
 
 
-def choose(answer: StoredAnswer, request: Fields, resident: float, rules: Rules, *, is_ended: bool = False) -> Chosen:
+def choose(answer: StoredAnswer, request: HeaderFields, resident: float, rules: Rules, *, is_ended: bool = False) -> Chosen:
     """Whether a stored answer may be used for a request, after so many seconds in the cache (4, 4.2.4 and 5.2.1).
 
     ``is_ended``: it was invalidated softly, and counts as stale from then on.
     """
-    if "authorization" in request and not answer.is_for_all:
+    if b"authorization" in request and not answer.is_for_all:
         return Chosen(Use.PASS, "bypass")  # beyond 3.5: whoever is known by name is not shown what was made for somebody else
-    wants = read_cache_control(request.get("cache-control") if rules.obeys_requests else None)
+    wants = read_cache_control(request.lines(b"cache-control") if rules.obeys_requests else ())
     remains = answer.remains(resident)
     if "no-cache" in wants:  # 5.2.1.4
         return Chosen(Use.VALIDATE, "request")
@@ -289,28 +302,28 @@ def choose(answer: StoredAnswer, request: Fields, resident: float, rules: Rules,
         if -remains < answer.while_revalidate:
             return Chosen(Use.SERVE_AND_REFRESH)
         if "max-stale" in wants:  # 5.2.1.2: any, where it names no number
-            longest = LONGEST if wants.argument("max-stale") is None else wants.seconds("max-stale") or 0
+            longest = FOREVER if not wants.has_argument("max-stale") else wants.seconds("max-stale") or 0
             if -remains <= longest:
                 return Chosen(Use.SERVE)
     return Chosen(Use.VALIDATE, "stale")
 
 
-def may_stand_in(answer: StoredAnswer, request: Fields, resident: float, rules: Rules) -> bool:
+def may_stand_in(answer: StoredAnswer, request: HeaderFields, resident: float, rules: Rules) -> bool:
     """Whether a stale answer may be used where there is no other to be had (4.2.4 and RFC 5861, 4).
 
     Who keeps it that long has allowed it, unless the answer forbids it or names a shorter time; a request may name a longer one.
     """
-    if answer.no_stale or ("authorization" in request and not answer.is_for_all):
+    if answer.no_stale or (b"authorization" in request and not answer.is_for_all):
         return False
     if answer.if_error is None:
         return True
-    asked = read_cache_control(request.get("cache-control")).seconds("stale-if-error") if rules.obeys_requests else None
+    asked = read_cache_control(request.lines(b"cache-control")).seconds("stale-if-error") if rules.obeys_requests else None
     return -answer.remains(resident) < max(answer.if_error, float(asked or 0))
 
 
-def wants_only_stored(request: Fields, rules: Rules) -> bool:
+def wants_only_stored(request: HeaderFields, rules: Rules) -> bool:
     """Whether a request is to be answered with 504 rather than forwarded (5.2.1.7)."""
-    return rules.obeys_requests and "only-if-cached" in read_cache_control(request.get("cache-control"))
+    return rules.obeys_requests and "only-if-cached" in read_cache_control(request.lines(b"cache-control"))
 
 
 # --- 4.3: validation ----------------------------------------------------------------------------------------------------------------
@@ -319,56 +332,61 @@ def wants_only_stored(request: Fields, rules: Rules) -> bool:
 def conditions(answer: StoredAnswer) -> Pairs:
     """The fields that ask whether a stored answer is current (4.3.1); none where it has no validator."""
     fields = answer.fields
-    found: list[tuple[str, str]] = []
-    if (tag := fields.get("etag")) is not None and read_tag(tag) is not None:
-        found.append(("if-none-match", tag))
-    if (modified := fields.get("last-modified")) is not None and read_date(modified) is not None:
-        found.append(("if-modified-since", modified))
+    found: list[tuple[bytes, bytes]] = []
+    if (tag := fields.value(b"etag")) is not None and _tag(tag) is not None:
+        found.append((b"if-none-match", tag))
+    if (modified := fields.value(b"last-modified")) is not None and _date(modified, 0.0) is not None:
+        found.append((b"if-modified-since", modified))
     return tuple(found)
 
 
-def is_known(answer: StoredAnswer, method: str, request: Fields, *, now: float) -> bool:
+def _tag(value: bytes) -> EntityTag | None:
+    return read_tag(value.decode("latin-1"))
+
+
+def is_known(answer: StoredAnswer, method: str, request: HeaderFields, *, now: float) -> bool:
     """Whether a request has the stored answer already, and is told 304 (4.3.2). Without ``Last-Modified`` its ``Date`` is compared.
 
     ``now`` is seconds since 1970.
     """
     current = validators_of(answer.fields, now=now)
     if current.modified is None:
-        current = current._replace(modified=_date(answer.fields.get("date"), now))
+        current = current._replace(modified=_date(answer.fields.value(b"date"), now))
     return judge(method, request, current, now=now) is Verdict.NOT_MODIFIED
 
 
-def is_freshened_by(answer: StoredAnswer, not_modified: Fields) -> bool:
+def is_freshened_by(answer: StoredAnswer, not_modified: HeaderFields) -> bool:
     """Whether a 304 speaks of this stored answer (4.3.4): by its ETag where it has one, else by ``Last-Modified``, else because it is the
     one that was asked about.
     """
     fields = answer.fields
-    if (text := not_modified.get("etag")) is not None:
-        told, known = read_tag(text), read_tag(fields.get("etag") or "")
+    if (text := not_modified.value(b"etag")) is not None:
+        told, known = _tag(text), _tag(fields.value(b"etag") or b"")
         if told is None or known is None:
             return False
         return told.matches_weakly(known) if told.is_weak else told.matches_strongly(known)
-    if (modified := not_modified.get("last-modified")) is not None and "last-modified" in fields:
-        return read_date(modified) == read_date(fields.get("last-modified") or "")
+    if (modified := not_modified.value(b"last-modified")) is not None and b"last-modified" in fields:
+        return _date(modified, 0.0) == _date(fields.value(b"last-modified"), 0.0)
     return True
 
 
-def freshened(answer: StoredAnswer, request: Fields, not_modified: Pairs, rules: Rules, *, asked: float, now: float) -> StoredAnswer:
+def freshened(
+    answer: StoredAnswer, request: HeaderFields, not_modified: HeaderFields, rules: Rules, *, asked: float, now: float
+) -> StoredAnswer:
     """A stored answer after a 304 (4.3.4): each field that the 304 has takes the place of the stored one, but for `KEPT_IN_304` (3.2)."""
-    newer = tuple((name.lower(), value) for name, value in not_modified if name.lower() not in KEPT_IN_304)
-    told = {name for name, _ in newer}
-    pairs = (*(pair for pair in answer.pairs if pair[0] not in told), *newer)
-    age = tuple((name, value) for name, value in not_modified if name.lower() == "age")
-    fresh = stored(request, answer.status, (*pairs, *age), answer.body, rules, asked=asked, now=now)
+    newer = not_modified.without(KEPT_IN_304)
+    pairs = (*answer.fields.without(name for name, _ in newer), *newer)
+    age = (pair for pair in not_modified if pair[0] == b"age")
+    fresh = stored(request, answer.status, HeaderFields((*pairs, *age)), answer.body, rules, asked=asked, now=now)
     return replace(fresh, dependencies=answer.dependencies)
 
 
-def is_contradicted_by(answer: StoredAnswer, head: Fields) -> bool:
+def is_contradicted_by(answer: StoredAnswer, head: HeaderFields) -> bool:
     """Whether the answer to a HEAD shows that the stored one is out of date (4.3.5): another validator, or another length."""
     fields = answer.fields
-    for name in ("etag", "last-modified", "content-length"):
-        told = head.get(name)
-        if told is not None and told != fields.get(name) and (name != "content-length" or told != str(len(answer.body))):
+    for name in (b"etag", b"last-modified", b"content-length"):
+        told = head.value(name)
+        if told is not None and told != fields.value(name) and (name != b"content-length" or told != b"%d" % len(answer.body)):
             return True
     return False
 
@@ -381,15 +399,15 @@ def ends(method: str, status: int) -> bool:
     return method not in SAFE and 200 <= status < 400
 
 
-def ended_urls(url: str, answer: Fields) -> tuple[str, ...]:
-    """The addresses whose stored answers such an answer ends: the target's, and those of ``Location`` and ``Content-Location`` with the same
+def ended_urls(url: str, answer: HeaderFields) -> tuple[str, ...]:
+    """The addresses whose stored answers such an answer ends: the target's, and those of ``Location`` and ``Content-Location`` of one
     origin (4.4). Addresses of other origins are left alone: nobody ends what is not theirs.
     """
     found = [url]
-    for name in ("location", "content-location"):
-        text = answer.get(name)
-        if text:
-            other = _joined(url, text)
+    for name in (b"location", b"content-location"):
+        value = answer.value(name)
+        if value:
+            other = _joined(url, value.decode("latin-1"))
             if other is not None and _origin(other) == _origin(url):
                 found.append(other)
     return tuple(dict.fromkeys(found))
@@ -413,33 +431,33 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def groups_of(answer: Fields) -> tuple[str, ...]:
+def groups_of(answer: HeaderFields) -> tuple[str, ...]:
     """The groups that a stored answer belongs to (RFC 9875, 2)."""
-    return read_texts(answer.get("cache-groups"))
+    return read_texts(answer.lines(b"cache-groups"))
 
 
-def ended_groups(method: str, answer: Fields) -> tuple[str, ...]:
+def ended_groups(method: str, answer: HeaderFields) -> tuple[str, ...]:
     """The groups that an answer ends; only a method that is not safe may (RFC 9875, 3)."""
-    return read_texts(answer.get("cache-group-invalidation")) if method not in SAFE else ()
+    return read_texts(answer.lines(b"cache-group-invalidation")) if method not in SAFE else ()
 
 
 # --- parts (RFC 9110, 14) -------------------------------------------------------------------------------------------------------------
 
-_RANGE: Final = re.compile(r"bytes=[ \t]*(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))[ \t]*", re.ASCII)
+_RANGE: Final = re.compile(rb"bytes=[ \t]*(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))[ \t]*")
 
 
-def part_of(answer: StoredAnswer, request: Fields) -> tuple[int, int] | None:
+def part_of(answer: StoredAnswer, request: HeaderFields) -> tuple[int, int] | None:
     """The first and last byte that a request for one range asks for (RFC 9110, 14.1.2); ``None`` where all is to be sent.
 
     So it is where it names several ranges or none that can be satisfied, and where ``If-Range`` names another representation (13.1.5).
     """
-    found = _RANGE.fullmatch(request.get("range") or "")
+    found = _RANGE.fullmatch(request.value(b"range") or b"")
     size = len(answer.body)
     if found is None or answer.status != 200 or not size:
         return None
-    condition = request.get("if-range")
+    condition = request.value(b"if-range")
     if condition is not None:
-        tag, known = read_tag(condition), validators_of(answer.fields).tag
+        tag, known = _tag(condition), validators_of(answer.fields).tag
         if tag is None or known is None or not tag.matches_strongly(known):
             return None
     if found[3] is not None:
@@ -460,7 +478,7 @@ def cache_status(
     is_stored: bool = False,
     is_collapsed: bool = False,
     detail: str = "",
-) -> str:
+) -> bytes:
     """One member of ``Cache-Status`` (RFC 9211, 2): ``cachesync; hit; ttl=30`` or ``cachesync; fwd=miss; stored``.
 
     Without ``fwd`` it is a hit. ``ttl`` is rounded down, also below zero (2.4). ``detail`` is written as a text (2.8).
@@ -473,4 +491,4 @@ def cache_status(
     parts += [name for name, is_so in (("stored", is_stored), ("collapsed", is_collapsed)) if is_so]
     if detail:
         parts.append(f'detail="{detail}"')
-    return "; ".join(parts)
+    return "; ".join(parts).encode("latin-1")
