@@ -451,12 +451,11 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
             ask = ask._replace(deadline=engine.now() + ask.budget)  # a copy of much takes long
-        admitted = engine.breaker.admits() and (yield from self._flushing(ask.deadline))
         ask = ask._replace(least=self._least())
         token = engine.token()
         try:
             flow = put(ask, token=token, shared=engine.shared is not None, given=given)
-            result, stamp = yield from self._sparing(flow, admitted=admitted)
+            result, stamp = yield from self.admitted(ask.deadline, flow)
         finally:
             engine.forsake(token)
         self._note_unstored(ask, result, stamp, is_given=given is not None)
@@ -673,6 +672,12 @@ class Operations:
             return result
         finally:
             flow.close()
+
+    def admitted(self, deadline: float, flow: Generator[Step, Any, T]) -> Generator[Step, Any, T]:
+        """A flow that changes something, after announcing what is queued where nobody else does that."""
+        self.awake()
+        admitted = self.engine.breaker.admits() and (yield from self._flushing(deadline))
+        return (yield from self._sparing(flow, admitted=admitted))
 
     def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
         """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time. Give back what leases
