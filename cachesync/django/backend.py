@@ -12,6 +12,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 
+from cachesync.cache import Cache
 from cachesync.coordination.entries import Found, Timed, UnknownError
 from cachesync.core.change import LEAVE, REMOVE
 from cachesync.core.steps import Step
@@ -25,7 +26,7 @@ _BOUNDS: Final = ("MAX_ENTRIES", "CULL_FREQUENCY")
 
 
 class CachesyncCache(BaseCache):
-    """``"BACKEND": "cachesync.django.CachesyncCache"``, with LOCATION the policy file or a cache, ``"myapp.caches:cache"``.
+    """``"BACKEND": "cachesync.django.CachesyncCache"``, with LOCATION the policy file, or a cache: ``"myapp.caches:cache"``.
 
     Its keys are ``django:`` and Django's key, under a policy for ``django:*`` with ``ttl = "dynamic"``: timeouts are kept within its
     ``min_ttl`` and ``max_ttl``, and the timeout ``None`` is ``max_ttl``. ``OPTIONS``: ``PREFIX`` takes the place of ``django``;
@@ -37,7 +38,7 @@ class CachesyncCache(BaseCache):
     cache or policy.
     """
 
-    def __init__(self, location: str | os.PathLike[str], params: dict[str, Any]) -> None:
+    def __init__(self, location: Cache | str | os.PathLike[str], params: dict[str, Any]) -> None:
         super().__init__(params)
         options: dict[str, Any] = params.get("OPTIONS", {})
         for name in options:
@@ -46,8 +47,7 @@ class CachesyncCache(BaseCache):
                     "how much is held in memory is [local] of the policy file" if name in _BOUNDS else f"known are {', '.join(_OPTIONS)}"
                 )
                 raise ImproperlyConfigured(f"CACHES: OPTIONS: {name} has no meaning for {type(self).__name__}; {advice}")
-        self.shared = cache_at(location)
-        self._entries = self.shared.entries(options.get("PREFIX", "django"))
+        self._entries = cache_at(location).entries(options.get("PREFIX", "django"))
         self._values = Values(_secrets() if options.get("PICKLE") else ())
 
     # --- one key ------------------------------------------------------------------------------------------------------------------

@@ -17,11 +17,13 @@ _by_file: Final[dict[str, Cache]] = {}
 _lock: Final = threading.Lock()
 
 
-def cache_at(location: str | os.PathLike[str]) -> Cache:
-    """The cache that is named (``"myapp.caches:cache"``), or that of a policy file: one for each file in a process.
+def cache_at(location: Cache | str | os.PathLike[str]) -> Cache:
+    """The cache itself, or that of a name (``"myapp.caches:cache"``), or of a policy file: one for each file in a process.
 
     Raises ``PolicyError`` where there is none.
     """
+    if isinstance(location, Cache):
+        return location
     text = os.fspath(location)
     if _DOTTED.fullmatch(text):
         return _named(text)
