@@ -11,12 +11,13 @@ import inspect
 import os
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
+from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
@@ -38,8 +39,10 @@ from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
 from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
-from cachesync.core.envelope import check_dependencies
+from cachesync.core.envelope import check_dependencies, digest_of
 from cachesync.core.flows import Ask, Result
+from cachesync.core.header_fields import HeaderFields
+from cachesync.core.http import managed, terms_of
 from cachesync.core.keys import MAX_KEY_LENGTH, check_key, written
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
@@ -53,6 +56,7 @@ from cachesync.core.switches import Switches, read_switch
 from cachesync.core.warming import Warmed
 from cachesync.decorator import AsyncCachedFunction, CachedFunction, dress, stamp_of
 from cachesync.errors import CodecError, KeyArgumentError, KeyTemplateError, PolicyError, SwitchError
+from cachesync.invalidates import Invalidates, check_named
 from cachesync.layers.codecs import codec_for, return_annotation
 from cachesync.layers.local import LocalMemory
 from cachesync.layers.redis import RedisShared
@@ -99,8 +103,9 @@ class Cache:
     Redis apart. ``shared`` is another shared layer, ``local`` another local one (any cachetools cache through ``CachetoolsMemory``),
     ``clock`` another clock (seconds; for tests). ``on_event`` is told of every event. With ``listen=False`` no thread reads the log
     of invalidations: those of other processes are learned of with each trip to the shared layer only. ``encryption_keys`` is what
-    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. ``watch``
-    reloads the policy file when it changes, as `reload` does. Raises ``PolicyError`` for settings that are wrong or do not go together.
+    the variable CACHESYNC_ENCRYPTION_KEYS is beside a file: ``"2:base64,1:base64"``, the first encrypts and all decrypt. ``secret``
+    is what CACHESYNC_SECRET is beside a file: groups of answers are made opaque with it. ``watch`` reloads the policy file when it
+    changes, as `reload` does. Raises ``PolicyError`` for settings that are wrong or do not go together.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Cache:
         on_event: Listener | None = None,
         listen: bool = True,
         encryption_keys: str | None = None,
+        secret: str | None = None,
         watch: bool = False,
     ) -> None:
         if settings is not None and not isinstance(settings, Settings):  # pyright: ignore[reportUnnecessaryIsInstance] - a path, mostly
@@ -128,6 +134,7 @@ class Cache:
             "namespace": namespace,
             "redis": None if redis is None else RedisSettings(url=redis),
             "encryption_keys": None if encryption_keys is None else EncryptionKeys(encryption_keys),
+            "secret": secret,
         }
         self._given: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         settings = replace(settings, **self._given)
@@ -439,6 +446,49 @@ class Cache:
         """
         return RequestScope(self._engine)
 
+    def answers(
+        self,
+        *,
+        now: Callable[[], float] = time.time,
+        require_match: Collection[str] = (),
+        largest: int = LARGEST,
+        remember: int = REMEMBERED,
+    ) -> Answers:
+        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
+
+        ``now`` is the time for dates in conditions, seconds since 1970.
+        """
+        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=frozenset(require_match))
+
+    def etag(self, value: Any) -> str:
+        """A strong entity tag of a value, with its quotes (RFC 9110, 8.8.3): the content hash of its bytes, the same in every process.
+
+        For a handler that sets ``ETag`` itself; it has to be other than that of any other representation at the same URL. Raises
+        ``CodecError`` for what has no bytes.
+        """
+        payload = value if isinstance(value, bytes) else codec_for(type(value)).encode(value)
+        return f'"{digest_of(payload).hex()}"'
+
+    def headers(self, value: Any, policy: str, *keys: str, tags: Iterable[str] = (), age: float = 0.0) -> dict[str, str]:
+        """The headers of an answer that is made of one value of a policy, for handlers written by hand: ETag, Cache-Control, Vary, and the
+        lifetime for the managed client.
+
+        ``keys`` and ``tags`` are what it depends on: with these it has groups, too. ``age`` is how old the value is, in seconds (`peek`
+        knows). The stamp is missing: it is read before the data, by whoever reads the data (`stamp`). Raises ``PolicyError`` for a policy
+        that there is not, and ``CodecError`` for a value without bytes.
+        """
+        chosen = next((one for one in self.settings.policies if one.name == policy), None)
+        if chosen is None:
+            names = ", ".join(one.name for one in self.settings.policies)
+            raise PolicyError(f"policy.{policy}: no such policy; there are: {names}")
+        groups: tuple[str, ...] = ()
+        found = (*(Dependency(KEY, check_key(key)) for key in keys), *tags_of(tags))
+        if found:
+            groups = self._engine.groups.of_answer(self.settings.policies, found)
+        terms = terms_of([chosen], remains=chosen.lifetime() - age, age=age, groups=groups)
+        fields = managed(terms, HeaderFields(), HeaderFields()).without((b"cache-status",))
+        return {"ETag": self.etag(value)} | {name.decode("ascii").title(): text.decode("latin-1") for name, text in fields}
+
     def depends_on(self, *keys: str, tags: Iterable[str] = ()) -> None:
         """Say inside of a computation what its result depends on: it ends with an invalidation of these ``keys`` or ``tags``.
 
@@ -477,6 +527,21 @@ class Cache:
     async def ainvalidate(self, *patterns: str, tags: Iterable[str] = (), soft: bool = False) -> Stamp:
         """As `invalidate`."""
         return cast("Stamp", await self._operations.arun(self._operations.invalidating(_targets(patterns, tags, soft))))
+
+    def invalidates(self, *patterns: str, tags: Sequence[str] = (), soft: bool = False) -> Invalidates:
+        """Let a function or a route invalidate what it changes: ``@cache.invalidates("stores:{code}", "stats:{code}:*")``.
+
+        Keys, patterns and ``tags`` are templates over its parameters. They are invalidated once, after the function has returned: not where
+        it raised, nor where it returned an answer with a status from 400 on. ``soft`` as in `invalidate`. Behind `CacheMiddleware`
+        the answer says what was invalidated (``Cache-Group-Invalidation``; RFC 9875, 3) and has the stamp. In an application put it right
+        above the function, below the route's decorator.
+
+        The decorator raises ``KeyTemplateError`` where a template names what is no parameter. A call raises ``KeyArgumentError`` before
+        the function is called where an argument can not stand in a key.
+        """
+        texts = _texts("invalidates", "patterns", patterns), _texts("invalidates", "tags", tags)
+        check_named(*texts)
+        return Invalidates(self, *texts, soft)
 
     def stamp(self) -> Stamp:
         """The position now: up to there, this process has applied the log."""

@@ -201,8 +201,9 @@ def test_a_lease_is_given_back_where_nothing_is_changed(caches: Open, server: Se
     for change in (lambda: django.incr("text"), lambda: django.incr("nothing")):
         with pytest.raises((TypeError, ValueError)):
             change()
+        assert not list(server.client().scan_iter(f"{namespace}:l:*"))
     assert (django.add("text", 1), django.touch("nothing"), django.delete("nothing")) == (False, False, False)
-    assert not [name for name in server.client().scan_iter(f"{namespace}:l:*")]
+    assert not list(server.client().scan_iter(f"{namespace}:l:*"))
     django.set("text", "b")
     assert django.get("text") == "b"
 

@@ -29,6 +29,7 @@ from cachesync.core.entry import NEVER, Dependency, Held, bounded
 from cachesync.core.envelope import COMPRESSED, ENCRYPTED, IDENTITY, EnvelopeError, Header, check_dependencies, digest_of, unseal
 from cachesync.core.flows import Ask
 from cachesync.core.freshness import Life, deaf_window, due_of, life_of, longest_freshness, stale_window
+from cachesync.core.groups import Groups
 from cachesync.core.ledger import Ledger, Mark
 from cachesync.core.masking import told
 from cachesync.core.policy import Policy
@@ -177,6 +178,7 @@ class Engine:
         self.forsaken: list[tuple[str, str]] = []  # key and token of leases to give back
         self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
         self.ending: deque[tuple[float, str]] = deque()  # tokens of those that were given up: when each is over, seconds, monotonic clock
+        self.groups = Groups(settings.secret or settings.namespace)
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = spendable(settings.coordination.budget)
         self.lease = round(settings.coordination.lease * 1000)

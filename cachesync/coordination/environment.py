@@ -1,4 +1,4 @@
-"""What the environment says over the head of the policy file: switches, where Redis is, and the keys that encrypt."""
+"""What the environment says over the head of the policy file: switches, where Redis is, and secrets."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from cachesync.core.encryption_keys import VARIABLE, EncryptionKeys
-from cachesync.core.settings import RedisSettings
+from cachesync.core.settings import RedisSettings, problem_of_secret
 from cachesync.core.switches import read_switches
 from cachesync.core.units import as_written
 from cachesync.errors import PolicyError, SwitchError
 
 SWITCH: Final = "CACHESYNC_SWITCH"
 """The variable that switches several things in one process: ``all=ttl,stores=off``."""
+SECRET: Final = "CACHESYNC_SECRET"
+"""The variable that holds what groups are made opaque with."""
 _WORDS: Final = {**dict.fromkeys(("true", "1", "yes", "on"), True), **dict.fromkeys(("false", "0", "no", "off"), False)}
 
 
 class Environment(NamedTuple):
     """The two switches, on unless thrown; the Redis and the keys that the environment names, if any; what it switches besides, by target;
-    and what is wrong with all of that.
+    the secret, if any; and what is wrong with all of that.
     """
 
     enabled: bool
@@ -26,6 +28,7 @@ class Environment(NamedTuple):
     redis: RedisSettings | None
     encryption_keys: EncryptionKeys | None
     switches: Mapping[str, str]
+    secret: str | None
     problems: tuple[str, ...]
 
 
@@ -61,4 +64,7 @@ def read_environment(environ: Mapping[str, str], policies: Collection[str] | Non
             switches = read_switches(environ[SWITCH], policies)
         except SwitchError as wrong:
             problems += (f"environment: {SWITCH}: {problem}" for problem in str(wrong).splitlines())
-    return Environment(enabled, redis_enabled, redis, keys, switches, tuple(problems))
+    secret = environ.get(SECRET)
+    if secret is not None and (problem := problem_of_secret(secret)):
+        problems.append(f"environment: {SECRET}: {problem}")
+    return Environment(enabled, redis_enabled, redis, keys, switches, secret, tuple(problems))

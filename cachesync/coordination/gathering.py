@@ -20,6 +20,7 @@ from cachesync.core.steps import Called
 if TYPE_CHECKING:
     from cachesync.coordination.engine import Engine
     from cachesync.coordination.request_scope import Scope
+    from cachesync.core.policy import Policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +81,8 @@ class Gathering:
         self.until = min(self.until, inner.until)
         self.is_stale, self.ends = self.is_stale or inner.is_stale, min(self.ends, inner.ends)
 
-    def take_in(self, engine: Engine, key: str, called: Called) -> None:
-        """A cached value of ``engine`` was used."""
+    def take_in(self, engine: Engine, key: str, called: Called, policy: Policy) -> None:
+        """A cached value of ``engine`` was used, under a policy."""
         if engine.is_beside(self.engine):
             self.add((Dependency(KEY, key), *called.dependencies))
         self.until = min(self.until, called.until)

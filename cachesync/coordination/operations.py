@@ -20,7 +20,7 @@ from cachesync.coordination.policy_watcher import PolicyWatcher
 from cachesync.coordination.refresher import Refresher
 from cachesync.coordination.registry import Registry
 from cachesync.coordination.replacing import Block
-from cachesync.coordination.request_scope import Reading, reading_of
+from cachesync.coordination.request_scope import Reading, reading_of, scope_of
 from cachesync.coordination.shadow import Shadow, is_hit
 from cachesync.coordination.site import Address, Site
 from cachesync.coordination.warmer import Warmer
@@ -242,7 +242,7 @@ class Operations:
             ask.site.counts.stale += 1
         found = gathering.get()
         if found is not None and isinstance(result, Called):
-            found.take_in(self.engine, ask.key, result)
+            found.take_in(self.engine, ask.key, result, ask.policy)
         return result
 
     def confirming(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
@@ -459,6 +459,7 @@ class Operations:
         finally:
             engine.forsake(token)
         self._note_unstored(ask, result, stamp, is_given=given is not None)
+        self._note_written(stamp)
         if given is None:
             self._used(ask, result)
         return result, stamp
@@ -516,6 +517,7 @@ class Operations:
         called = called._replace(seconds=engine.now() - block.seized.begun.made)  # the time it took to obtain it
         result, stamp = yield from self._sparing(replace(ask, block.seized, called, shared=shared, encoded=encoded))
         self._note_unstored(ask, result, stamp, is_given=True)
+        self._note_written(stamp)
         return result, stamp
 
     def giving_up(self, block: Block) -> Generator[Step, Any, None]:
@@ -580,7 +582,14 @@ class Operations:
                 raise
             if span is not None:
                 span.fields["stamp"] = str(stamp)
+        self._note_written(stamp)
         return stamp
+
+    def _note_written(self, stamp: Stamp | None) -> None:
+        """The request that is under way here has changed something."""
+        scope = scope_of(self.engine)
+        if scope is not None and stamp is not None:
+            scope.consumed.stamp = stamp
 
     def switching(self, *changes: tuple[str, str]) -> Generator[Step, Any, None]:
         """Switch for all processes, this one included. Raises ``LayerError`` where they can not be told; then nothing is switched."""

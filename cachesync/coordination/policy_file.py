@@ -137,6 +137,7 @@ def _built(document: Mapping[str, Any], file: str, environment: Environment) -> 
         enabled=environment.enabled,
         encryption_keys=environment.encryption_keys,
         switches=environment.switches,
+        secret=environment.secret,
     )
 
 

@@ -9,6 +9,7 @@ What a cached function computes is for everybody, so inside of its computation n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Token
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.results import is_used_up
 from cachesync.core.bans import BanIndex
-from cachesync.core.entry import Dependency
-from cachesync.core.records import Targets
+from cachesync.core.entry import Dependency, bounded
+from cachesync.core.policy import Policy
+from cachesync.core.records import KEY, Targets
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
 from cachesync.layers.forks import lock_across_forks
@@ -32,6 +34,51 @@ MOST_READ: Final = 10_000
 """Keys that one request remembers. Beyond that the one it read first is read anew."""
 
 
+class Consumed:
+    """What one request was answered from, and what it has changed: for whoever describes its answer to the outside.
+
+    ``policies`` are those of what was read, by name. ``until`` is when the first of it ends to be fresh, ``made`` when the computation of
+    the oldest began (seconds, monotonic clock). ``is_known`` says that an invalidation of any of it would be noticed. ``oldest`` is the
+    least stamp of what was served although it is not fresh.
+    """
+
+    __slots__ = ("_found", "is_hit", "is_known", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
+
+    def __init__(self) -> None:
+        self.policies: dict[str, Policy] = {}
+        self.until = math.inf
+        self.made = math.inf
+        self.is_hit = True
+        self.is_known = True
+        self.is_stale = False
+        self.oldest: list[Stamp] = []
+        self.written: list[Targets] = []
+        """What the request has invalidated or set itself, and the position in the log after that."""
+        self.stamp: Stamp | None = None
+        self._found: dict[Dependency, None] = {}
+
+    @property
+    def dependencies(self) -> tuple[Dependency, ...]:
+        """All of it: keys that were read, what their values depend on, and what the request itself has named (`Cache.depends_on`)."""
+        return bounded(self._found)
+
+    def read(self, key: str, policy: Policy, called: Called) -> None:
+        """A value was handed out. The scope's lock is held."""
+        self.policies[policy.name] = policy
+        self._found.update(dict.fromkeys((Dependency(KEY, key), *called.dependencies)))
+        self.until, self.made = min(self.until, called.until), min(self.made, called.made)
+        self.is_hit = self.is_hit and called.fresh is None
+        self.is_known = self.is_known and called.until < math.inf and called.stamp is not None and called.stamp != BY_LIFETIME
+        if called.is_stale:
+            self.is_stale = True
+            if called.stamp is not None:
+                self.oldest.append(called.stamp)
+
+    def name(self, dependencies: Iterable[Dependency]) -> None:
+        """The request says itself what its answer depends on. The scope's lock is held."""
+        self._found.update(dict.fromkeys(dependencies))
+
+
 class Scope(Gathering):
     """What one request has read of one cache. It stands where a computation's gathering would, so a hit outside of any costs nothing more.
 
@@ -39,15 +86,16 @@ class Scope(Gathering):
     if there were none. Safe to use from any thread.
     """
 
-    __slots__ = ("_lock", "_own", "_read", "_seen", "is_open", "outer", "writes")
+    __slots__ = ("_lock", "_own", "_read", "_seen", "consumed", "is_open", "outer", "writes")
 
-    def __init__(self, engine: Engine, outer: Scope | None) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: Engine, outer: Scope | None, *, least: Stamp | None = None) -> None:
+        super().__init__(engine, least)
         self.request = self
         self.outer = outer
         self.is_open = True
         self.writes = 0
         """How many times the request has changed something itself."""
+        self.consumed = Consumed()
         self._read: dict[str, Called] = {}  # by key, the oldest first
         self._seen: Stamp | None = None  # the newest of what was read
         self._own: BanIndex | None = None  # what the request has changed itself, numbered by ``writes``
@@ -56,17 +104,23 @@ class Scope(Gathering):
     # --- a request is no computation ------------------------------------------------------------------------------------------------
 
     def asks(self, engine: Engine) -> Stamp | None:
-        """Nobody has asked for a stamp."""
-        return None
+        """The stamp that the request has asked for, of this cache: nobody asks another one for it."""
+        return self.least if engine is self.engine else None
 
     def add(self, dependencies: Iterable[Dependency]) -> None:
-        """Nothing is made here that could depend on something."""
+        """Nothing is made here that would be cached; the answer to the request depends on it."""
+        with self._lock:
+            self.consumed.name(dependencies)
 
     def absorb(self, inner: Gathering) -> None:
         """As `add`."""
 
-    def take_in(self, engine: Engine, key: str, called: Called) -> None:
-        """What is read is remembered by its `Reading`."""
+    def take_in(self, engine: Engine, key: str, called: Called, policy: Policy) -> None:
+        """What is read is remembered by its `Reading`; here it is noted that the answer to the request is made of it."""
+        scope = self.of(engine)
+        if scope is not None:
+            with scope._lock:
+                scope.consumed.read(key, policy, called)
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
@@ -132,6 +186,7 @@ class Scope(Gathering):
             if not self.is_open:
                 return
             self.writes += 1
+            self.consumed.written += targets
             self._own, changed = self._own or BanIndex(), BanIndex()
             for one in targets:
                 self._own.add_all(one, self.writes)
@@ -193,11 +248,17 @@ class RequestScope:
     Inside of another one of the same cache it is part of that, and inside of a cached function's computation it does nothing.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, least: Stamp | None = None) -> None:
         self._engine = engine
+        self._least = least
         self._is_used = False
         self._scope: Scope | None = None
         self._token: Token[Gathering | None] | None = None
+
+    @property
+    def consumed(self) -> Consumed | None:
+        """What the request was answered from; ``None`` inside of another one, whose it is, and before it has begun."""
+        return None if self._scope is None else self._scope.consumed
 
     def __enter__(self) -> RequestScope:
         """Raises ``RuntimeError`` the second time."""
@@ -207,7 +268,7 @@ class RequestScope:
         inside = gathering.get()
         is_computation = inside is not None and not isinstance(inside, Scope)
         if not is_computation and scope_of(self._engine) is None:
-            self._scope = Scope(self._engine, inside if isinstance(inside, Scope) and inside.is_open else None)
+            self._scope = Scope(self._engine, inside if isinstance(inside, Scope) and inside.is_open else None, least=self._least)
             self._token = gathering.set(self._scope)
         return self
 

@@ -19,7 +19,7 @@ from cachesync.core.units import as_written
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpPolicy(Section):
-    """What browsers and proxies are told about answers made from this data. ``max_age=None`` means the policy's ``ttl``."""
+    """What browsers and proxies are told about answers made from this data. ``max_age=None``: to ask each time."""
 
     visibility: Literal["private", "public"]
     max_age: float | None
@@ -29,17 +29,17 @@ class HttpPolicy(Section):
     etag: Literal["content", "stamp"]
 
     rules: ClassVar[Mapping[str, Rule]] = {
-        "visibility": not_yet(
-            choice('Who may keep the answer: "private" the user\'s browser only, "public" shared caches too.', "private", "public")
+        "visibility": choice(
+            'Who may keep the answer: "private" the user\'s browser only, "public" shared caches too.', "private", "public"
         ),
-        "max_age": not_yet(
-            duration("What remains of it is what the browser is told; 0: ask every time, with an ETag.", zero=True, optional=True)
-        ),
-        "stale_while_revalidate": not_yet(duration("How long a browser may show the old answer while it refreshes.", zero=True)),
-        "vary": not_yet(texts("Request headers that change the answer.")),
+        "max_age": duration("What remains of it is what the browser is told; 0 or left out: ask every time.", zero=True, optional=True),
+        "stale_while_revalidate": duration("How long a browser may show the old answer while it refreshes.", zero=True),
+        "vary": texts("Request headers that change the answer."),
         "query_key": not_yet(texts("How TanStack Query knows this data.")),
-        "etag": not_yet(
-            choice('What an ETag is made from: the "content", or the "stamp", which answers before the handler runs.', "content", "stamp")
+        "etag": choice(
+            'What confirms an ETag: the "content" of an answer, or the "stamp" of its data too, before the handler runs.',
+            "content",
+            "stamp",
         ),
     }
 
@@ -236,11 +236,9 @@ class Policy(Section):
                 yield Problem((low,), f"{least:g} seconds are more than the {most:g} seconds of {high}; write at most as much")
 
     def without_effect(self) -> tuple[str, ...]:
-        """The policy's own settings, and those of its HTTP table as ``http.vary``; ``http`` for a table that changes nothing."""
-        names = Section.without_effect(self)
-        if self.http is None:
-            return names
-        return (*names, *(f"http.{name}" for name in self.http.without_effect())) if self.http.without_effect() else (*names, "http")
+        """The policy's own settings, and those of its HTTP table as ``http.vary``."""
+        inner = () if self.http is None else self.http.without_effect()
+        return (*Section.without_effect(self), *(f"http.{name}" for name in inner))
 
     @property
     def is_dynamic(self) -> bool:

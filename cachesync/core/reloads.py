@@ -79,6 +79,8 @@ def needing_restart(old: Settings, new: Settings) -> Iterator[str]:
         yield f"CACHESYNC_ENABLED: {RESTART}"
     if old.encryption_keys != new.encryption_keys:
         yield f"CACHESYNC_ENCRYPTION_KEYS: {RESTART}"
+    if old.secret != new.secret:
+        yield f"CACHESYNC_SECRET: {RESTART}"
 
 
 def kept(old: Policies, new: Policies) -> Policies:

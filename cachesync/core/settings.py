@@ -39,6 +39,15 @@ DURABLE_BUDGET: Final = 0.25
 LEAST_BYTES: Final = 2 * SIZE_UNIT
 """Local memory keeps no copy that is larger than half of it."""
 TTL: Final = duration("A duration that policies can name.")
+LEAST_SECRET: Final = 16
+"""Characters of a secret."""
+
+
+def problem_of_secret(secret: object) -> str:
+    """What is wrong with a secret, without showing it; empty for nothing."""
+    if isinstance(secret, str) and len(secret) >= LEAST_SECRET:
+        return ""
+    return f"a secret is a text of at least {LEAST_SECRET} characters, the same in every process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +156,8 @@ class Settings:
     """A whole policy file. ``redis=None``: one process, and everything still works. ``enabled=False``: every layer is bypassed.
 
     ``ttl`` holds the named durations in seconds; ``file`` is where it was read from. ``encryption_keys`` are for policies with
-    ``encrypt = true``; they never stand in a file. Nor do ``switches``, which are what the environment switches in this process, by target.
+    ``encrypt = true``; they never stand in a file. Nor do ``switches``, which are what the environment switches in this process, by target,
+    and ``secret``, with which the groups of answers are made opaque (left out: the namespace, which anybody may guess).
     """
 
     namespace: str = "cachesync"
@@ -161,6 +171,7 @@ class Settings:
     enabled: bool = True
     encryption_keys: EncryptionKeys | None = None
     switches: Mapping[str, str] = field(default_factory=dict[str, str])
+    secret: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _, problems = NAMESPACE.examine(self.namespace, ("namespace",))
@@ -170,6 +181,8 @@ class Settings:
             seconds, wrong = TTL.examine(given, ("ttl", name))
             problems += misnamed or wrong
             named[name] = cast(float, seconds)
+        if self.secret is not None and (problem := problem_of_secret(self.secret)):
+            problems.append(Problem(("secret",), problem))
         if problems:
             raise PolicyError(*map(str, problems))
         object.__setattr__(self, "ttl", MappingProxyType(named))

@@ -1,0 +1,173 @@
+"""ASGI: validators, headers and early answers for Starlette, FastAPI, Litestar and whatever else speaks it.
+
+``app.add_middleware(CacheMiddleware, cache=cache)``, or ``app = CacheMiddleware(app, cache=cache)``: pure ASGI, no framework is imported.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from cachesync.cache import Cache
+from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.core.header_fields import HeaderFields
+from cachesync.core.http import Current, validators_of
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Identify = Callable[[Scope], "str | Awaitable[str | None] | None"]
+
+_UNCONDITIONAL: Final = (
+    b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
+    b"content-length", b"content-type", b"transfer-encoding", b"expect",
+)  # fmt: skip
+"""What a write says that a GET of the same does not."""
+
+
+class CacheMiddleware:
+    """Makes HTTP a part of the cache: what an application answers from cached data gets its headers from the policies of that data.
+
+    Around each request stands `Cache.request`. An answer made of data whose policies have an ``http`` table is given an ETag,
+    Cache-Control, Vary, groups and the stamp; conditional requests are answered with 304 (RFC 9110, 13), and with ``etag = "stamp"``
+    before the application is called. Writes with ``If-Match`` are refused with 412 before they have any effect. A body is only waited
+    for where its length is told and at most ``largest`` bytes; streams pass as they come.
+
+    ``identify`` is given the connection's scope and returns whose request it is: a text, or ``None`` for nobody in particular; it may be
+    ``async``, and it is the authoriser of early answers: without it only those for everybody (``visibility = "public"``) are given before
+    the application is called. ``require_match`` are the methods that must have a condition (428; RFC 6585, 3). ``remember`` is how many
+    answers are remembered.
+
+    Put it outside of whatever compresses, and inside of what finds out who asks.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        cache: Cache,
+        *,
+        identify: Identify | None = None,
+        require_match: Collection[str] = (),
+        largest: int = LARGEST,
+        remember: int = REMEMBERED,
+    ) -> None:
+        self.app = app
+        self._identify = identify
+        self._answers = cache.answers(require_match=require_match, largest=largest, remember=remember, now=time.time)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection. What is not HTTP passes."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        identity = self._identify(scope) if self._identify is not None else None
+        if inspect.isawaitable(identity):
+            identity = await identity
+        request = HeaderFields(scope["headers"])
+        exchange = self._answers.begin(scope["method"], target_of(scope), request, identity)
+        reply = exchange.early()
+        if reply is None and exchange.wants_confirmation:
+            await self._answers.arun(exchange.confirming())
+        if reply is None and (exchange.wants_current or exchange.must_match):
+            reply = exchange.settle(await self._current(scope, request) if exchange.wants_current else Current())
+        if reply is not None:
+            await _say(send, reply, scope["method"])
+            return
+        with exchange.scope():
+            await self.app(scope, receive, _Answer(exchange, send, scope["method"]))
+
+    async def _current(self, scope: Scope, request: HeaderFields) -> Current:
+        """The validators of what stands at the target of a write now: what a GET of it by the same client is answered."""
+        asked = {**scope, "method": "GET", "headers": list(request.without(_UNCONDITIONAL))}
+        exchange = self._answers.begin("GET", target_of(scope), HeaderFields(asked["headers"]), None)
+        heard = _Heard()
+        with exchange.scope():
+            await self.app(asked, _no_body, _Answer(exchange, heard, "GET"))
+        exists = 200 <= heard.status < 300
+        return validators_of(heard.fields)._replace(exists=exists) if exists else Current(exists=False)
+
+
+class _Answer:
+    """The ``send`` of an application: what it says is held back only while a body is waited for that is known to be short."""
+
+    def __init__(self, exchange: Exchange, send: Send, method: str) -> None:
+        self._exchange = exchange
+        self._send = send
+        self._method = method
+        self._start: Message | None = None
+        self._fields = HeaderFields()
+        self._parts: list[bytes] = []
+        self._length = 0
+        self._is_replaced = False
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            await self._begin(message)
+        elif kind != "http.response.body" or (self._start is None and not self._is_replaced):
+            await self._send(message)
+        elif self._start is not None:
+            await self._go_on(message)
+
+    async def _begin(self, message: Message) -> None:
+        self._fields = HeaderFields(message.get("headers", ()))
+        if self._exchange.waits(message["status"], self._fields) and not message.get("trailers"):
+            self._start, self._length = message, int(self._fields.value(b"content-length") or 0)
+            return
+        await self._tell(message, self._exchange.answer(message["status"], self._fields))
+
+    async def _go_on(self, message: Message) -> None:
+        assert self._start is not None
+        self._parts.append(message.get("body", b""))
+        is_longer = sum(map(len, self._parts)) > self._length  # than it said: the server complains of that
+        if message.get("more_body", False) and not is_longer:
+            return
+        start, self._start = self._start, None
+        body = b"".join(self._parts)
+        self._parts = []
+        await self._tell(start, self._exchange.answer(start["status"], self._fields, None if is_longer else body))
+        if not self._is_replaced:
+            await self._send({**message, "body": body})
+
+    async def _tell(self, start: Message, reply: Reply) -> None:
+        if reply.body is None:
+            await self._send({**start, "headers": list(reply.fields)})
+            return
+        self._is_replaced = True
+        await _say(self._send, reply, self._method)
+
+
+async def _say(send: Send, reply: Reply, method: str) -> None:
+    await send({"type": "http.response.start", "status": int(reply.status), "headers": list(reply.fields)})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body or b""})
+
+
+class _Heard:
+    """Hears how an answer begins."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.fields = HeaderFields()
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.fields = message["status"], HeaderFields(message["headers"])
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+def target_of(scope: Scope) -> bytes:
+    """The path and the query of a request, as they were sent."""
+    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    query: bytes = scope.get("query_string", b"")
+    return path + b"?" + query if query else path
+
+
+__all__ = ["CacheMiddleware"]
