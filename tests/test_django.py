@@ -22,6 +22,7 @@ from django.utils.safestring import SafeString, mark_safe
 from cachesync import Cache, CodecError, KeyArgumentError, MemoryShared, Policy, PolicyError, Settings
 from cachesync.coordination.entries import Entries, Timed
 from cachesync.coordination.worlds import ThreadWorld
+from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Announce, Step, Store
 from cachesync.django import CachesyncCache
@@ -60,6 +61,11 @@ def alone(clock: FakeClock | None = None, policy: Policy = POLICY) -> Cache:
     return Cache(policies=[policy], clock=clock)
 
 
+def replace_http(policy: Policy) -> Policy:
+    """The policy with an HTTP table."""
+    return Policy(name=policy.name, match=policy.match, ttl="dynamic", min_ttl="1s", max_ttl="1h", http=HttpPolicy())
+
+
 def entries_of(django: CachesyncCache) -> Entries:
     return django._entries  # pyright: ignore[reportPrivateUsage] - a test plays the world to its flows
 
@@ -72,10 +78,10 @@ def led_to(cache: Cache, kind: type, flow: Generator[Step, Any, Any]) -> Callabl
         step = flow.send(world.perform(step))
 
     def go_on() -> Any:
-        reply, asked = world.perform(step), None
+        reply: Any = world.perform(step)
         while True:
             try:
-                asked = flow.send(reply)
+                asked: Any = flow.send(reply)
             except StopIteration as stop:
                 return stop.value
             reply = world.perform(asked)
@@ -147,7 +153,7 @@ def test_what_is_being_replaced_is_not_missing_meanwhile(caches: Open, is_held: 
     go_on = led_to(first, Store, entries_of(one).changing(":1:session", lambda _: wanted, looks=False))
     until(lambda: second.stamp() == first.stamp(), "that the second has heard of it")
     with ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(two.get, "session"), pool.submit(asyncio.run, two.aget_many(["session"]))]  # type: ignore[arg-type]
+        found = [pool.submit(two.get, "session"), pool.submit(asyncio.run, two.aget_many(["session"]))]
         until(lambda: len(engine_of(second).waiters), "that the second waits")
         go_on()
         assert [one.result(LONG) for one in found] == ["new", {"session": "new"}]
@@ -198,9 +204,9 @@ def test_a_lease_is_given_back_where_nothing_is_changed(caches: Open, server: Se
     cache = caches(listen=False)
     django = backend(cache)
     django.set("text", "a")
-    for change in (lambda: django.incr("text"), lambda: django.incr("nothing")):
+    for key in ("text", "nothing"):
         with pytest.raises((TypeError, ValueError)):
-            change()
+            django.incr(key)
         assert not list(server.client().scan_iter(f"{namespace}:l:*"))
     assert (django.add("text", 1), django.touch("nothing"), django.delete("nothing")) == (False, False, False)
     assert not list(server.client().scan_iter(f"{namespace}:l:*"))
@@ -316,6 +322,39 @@ def test_a_hit_of_local_memory_asks_nobody(caches: Open) -> None:
         assert "key" in django
     finally:
         shared.sync.perform = before  # type: ignore[method-assign]
+
+
+def test_what_django_keeps_is_part_of_an_answer_only_where_its_policy_says_so(caches: Open) -> None:
+    """A request reads a session anew each time, and its answer is not made of it. With an ``http`` table it is, as all other data."""
+    first, second = caches(), caches()
+    one, two = backend(first), backend(second)
+    one.set("key", 1)
+    with first.request() as request:
+        assert one.get("key") == 1
+        two.set("key", 2)
+        until(lambda: one.get("key") == 2, "that the request sees it")
+        assert request.consumed is None or not request.consumed.policies
+    with alone(policy=replace_http(POLICY)) as cache, cache.request() as request:
+        django = backend(cache)
+        django.set("key", 1)
+        assert django.get("key") == 1
+        assert request.consumed is not None
+        assert list(request.consumed.policies) == ["django"]
+
+
+def test_what_is_made_of_it_is_as_fresh_as_it_is() -> None:
+    """A cached function that asks Django's cache depends on what it found there."""
+    with Cache(policies=[POLICY, Policy(name="pages", match="page:*", ttl="1h")]) as cache:
+        django = backend(cache)
+
+        @cache.cached("page:{number}")
+        def page(number: int) -> list[Any]:
+            return [number, django.get("banner")]
+
+        django.set("banner", "old")
+        assert page(1) == [1, "old"]
+        django.set("banner", "new")
+        assert page(1) == [1, "new"]
 
 
 # --- timeouts ---------------------------------------------------------------------------------------------------------------------

@@ -112,11 +112,13 @@ class Entries:
         return found
 
     def _looking(self, ask: Ask) -> Generator[Step, Any, Called | None]:
-        found: Called | Refused | None = yield from self._operations.looking(ask)
+        apart = ask.policy.http is None  # it is no part of an answer then, as a session is none
+        found: Called | Refused | None = yield from self._operations.looking(ask, apart=apart)
         if isinstance(found, Refused) and found.dead is not None:
             token = self._engine.token()
             try:
                 found = yield from look_settled(ask.later(found.seconds), token, found.dead)
+                found = None if found is None else self._operations.found_later(ask, found, apart=apart)
             finally:
                 self._leave(ask, token)
         return found if isinstance(found, Called) and not found.is_stale else None
