@@ -19,6 +19,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar,
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
+from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.health import Health
@@ -535,6 +536,14 @@ class Cache:
         inside = gathering.get()
         if inside is not None:
             inside.add(found)
+
+    def entries(self, prefix: str) -> Entries:
+        """What other frameworks' caches are made of, such as `cachesync.django`: entries under the keys ``prefix:*`` that the program
+        stores itself, each with a lifetime of its own, and changes in one piece.
+
+        Raises ``PolicyError`` unless these keys have one policy, with ``ttl = "dynamic"``.
+        """
+        return Entries(self._operations, self._registry, prefix)
 
     # --- invalidating -------------------------------------------------------------------------------------------------------------
 
