@@ -418,6 +418,7 @@ class Attempt:
         self.has_begun = True
         found = gathering.get()
         assert found is not None
+        found.has_request = True
         door, stands = self._door, self._door.cache.standing()
         if self._old is None:
             self._look_for_spare()
