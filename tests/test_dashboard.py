@@ -17,7 +17,7 @@ import pytest
 import cachesync
 from cachesync import Cache, Policy
 from cachesync.admin import Admin
-from support.browser import Browser, Page, Scheme
+from support.browser import SCHEMES, Browser, Page, Scheme
 from support.served import Served
 from support.servers import Server
 
@@ -25,7 +25,8 @@ TOKEN: Final = "a token"
 HOSTILE: Final = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
 SECRET: Final = "+62-812-3456"
 SIGNED_IN: Final = f"sessionStorage.setItem('cachesync.token', {TOKEN!r})"
-SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
+BACKGROUND: Final = "getComputedStyle(document.body).backgroundColor"
+BACKGROUNDS: Final = {"light": "rgb(244, 246, 248)", "dark": "rgb(12, 16, 20)"}
 LIVE: Final = "document.querySelector('#stream').textContent === 'live' && document.querySelector('#policies tbody th')"
 RECORDS: Final = "[...document.querySelectorAll('#records li .texts')].map(one => one.textContent)"
 FOCUS: Final = "document.activeElement.id || document.activeElement.textContent"
@@ -50,7 +51,7 @@ def authorise(scope: Any) -> str | None:
 @pytest.fixture
 def cache(server: Server, namespace: str) -> Iterator[Cache]:
     policies = [
-        Policy(name="items", match="item:*", ttl="1h"),
+        Policy(name="items", match="item:*", ttl="1h", stale_while_revalidate="1h"),
         Policy(name="people", match="people:*", ttl="1h", mask=["phone"]),
     ]
     with Cache(policies=policies, redis=server.url, namespace=namespace) as own:
@@ -114,7 +115,7 @@ def test_it_fits_and_says_nothing_wrong(browser: Browser, site: Served, width: i
     page.until("document.querySelector('#traffic svg')")
     for scheme in SCHEMES:
         page.prefer(scheme)
-        page.until(f"getComputedStyle(document.documentElement).colorScheme === '{scheme}'")
+        page.until(f"{BACKGROUND} === '{BACKGROUNDS[scheme]}'")
         assert page.run("document.documentElement.scrollWidth") <= width
     assert page.problems == []
     assert {url for url in page.requests if not url.startswith((site.url, "data:"))} == set()
@@ -127,7 +128,7 @@ def test_each_text_stands_out_from_what_is_behind_it(browser: Browser, site: Ser
     page.run("isPaused = true; $('told').className = 'result bad'; $('told').textContent = 'wrong'; $('status').className = 'badge bad'")
     for scheme in SCHEMES:
         page.prefer(scheme)
-        page.until(f"getComputedStyle(document.documentElement).colorScheme === '{scheme}'")
+        page.until(f"{BACKGROUND} === '{BACKGROUNDS[scheme]}'")
         assert page.run(CONTRASTS) == []
 
 
@@ -164,7 +165,7 @@ def test_a_visitor_chooses_the_theme_and_it_stays(browser: Browser, site: Served
     page.press("t", "t")
     page.go(site.url)
     page.until(LIVE)
-    assert page.run("getComputedStyle(document.documentElement).colorScheme") == "dark"
+    assert page.run(BACKGROUND) == BACKGROUNDS["dark"]
 
 
 def test_every_control_and_plot_has_a_name(browser: Browser, site: Served) -> None:
@@ -301,6 +302,20 @@ def test_a_paused_page_stands_still_until_it_goes_on(browser: Browser, site: Ser
     assert page.run("hear('event: inv'), isBehind") is False
     page.press("p")
     page.until(f"{RECORDS}.includes('item:two')")
+
+
+def test_a_key_is_shown_with_its_stamp_and_its_age(browser: Browser, site: Served, cache: Cache) -> None:
+    """The age grows while it is looked at, beside the lifetime that the policy gives; stale is said."""
+    page = opened(browser, site)
+    page.run("$('key').value = 'item:one'; $('look').requestSubmit()")
+    page.until("document.querySelector('#age')")
+    entry = cache.peek("item:one")
+    assert entry is not None
+    told = page.run("$('entry').innerText")
+    assert str(entry.stamp) in told and entry.etag in told and "of 60 min" in told and "fresh" in told
+    assert page.run("age.then -= 3 * 3_600_000, showAge(), $('age').textContent") == "3 h"
+    cache.invalidate("item:one", soft=True)
+    page.until("$('entry').innerText.includes('stale')")
 
 
 def test_figures_are_those_of_the_cache(browser: Browser, site: Served, cache: Cache) -> None:
