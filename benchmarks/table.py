@@ -165,6 +165,11 @@ def _coordination(results: Results) -> Iterator[Budget]:
                 is_upper=True,
                 unit=" ms",
             )
+    for row, figures in rows("streams").items():
+        figure, what = figures[OURS], f"{results['streams']['streams']:,} event streams, {row}"
+        yield Budget(f"{what}: p99 until all are reached", figure["p99"], 250, is_upper=True, unit=" ms")
+        yield Budget(f"{what}: memory for each", figure["kilobytes"], 40, is_upper=True, unit=" kB")
+        yield Budget(f"{what}: from SIGTERM to the end", figure["seconds"], 2, is_upper=True, unit=" s")
     if flat := results.get("flat", {}).get("resident"):
         yield Budget("size of a process, the second half of very many operations", max(flat) / flat[len(flat) // 2], 1.05, is_upper=True)
 
@@ -318,6 +323,15 @@ def _silence_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {limits}; one that takes longer than {result['longest']:g} s counts as that"
 
 
+def _streams_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{result['streams']:,} event streams in one process: an invalidation has reached all, ms; what each costs; the end after SIGTERM"
+    yield f"    {'':<24}{'p50':>10}{'p99':>10}{'max':>10}{'kB':>10}{'end, s':>10}"
+    for row, figures in result["rows"].items():
+        figure = figures[OURS]
+        told = "".join(f"{figure[kind]:>10.1f}" for kind in ("p50", "p99", "max", "kilobytes"))
+        yield f"    {row:<24}{told}{figure['seconds']:>10.2f}"
+
+
 def _flat_lines(result: Mapping[str, Any]) -> Iterator[str]:
     if result:
         sizes = " ".join(f"{size / 1e6:.1f}" for size in result["resident"])
@@ -350,6 +364,7 @@ _COORDINATION: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     "recovery": _recovery_lines,
     "stampede": _stampede_lines,
     "silence": _silence_lines,
+    "streams": _streams_lines,
     "flat": _flat_lines,
     "scale": _scale_lines,
 }
