@@ -1,4 +1,4 @@
-"""Pictures of the dashboard, for the documentation: ``python docs/screenshots.py`` (``make screenshots``) writes ``images/dashboard-*.png``.
+"""Pictures of the dashboard for the documentation: ``python docs/screenshots.py`` writes ``images/dashboard-*.png``.
 
 A real application under real traffic: the demonstration's stores on two workers of uvicorn, with the admin app mounted at ``/admin/cache``,
 a Valkey, some hundred requests a second, and now and then a change. A Chromium looks at it for a minute and a half.
@@ -62,7 +62,9 @@ def application() -> Starlette:
 
     async def answer(request: Request) -> Response:
         kind, name = request.path_params["kind"], request.path_params["name"]
-        function: Any = {"page": dashboard.store, "nearby": dashboard.nearby, "list": dashboard.stores, "overview": dashboard.overview}[kind]
+        function: Any = {"page": dashboard.store, "nearby": dashboard.nearby, "list": dashboard.stores, "overview": dashboard.overview}[
+            kind
+        ]
         value = await run_in_threadpool(function, *([] if kind == "overview" else [name]))
         return Response(msgspec.json.encode(value), media_type="application/json")
 
@@ -70,7 +72,11 @@ def application() -> Starlette:
         body = await request.json()
         return Response(msgspec.json.encode(await run_in_threadpool(dashboard.sync, body["code"], body["name"])))
 
-    routes = [Route("/sync", sync, methods=["POST"]), Route("/{kind}/{name}", answer), Mount("/admin/cache", Admin(cache, lambda _: "demo"))]
+    routes = [
+        Route("/sync", sync, methods=["POST"]),
+        Route("/{kind}/{name}", answer),
+        Mount("/admin/cache", Admin(cache, lambda _: "demo")),
+    ]
     return Starlette(routes=routes)
 
 
@@ -148,7 +154,9 @@ def use(page: Page) -> None:
 def picture(page: Page, name: str, *, width: int, height: int, scale: float = 1) -> None:
     """In light and dark. A height of 0 is that of the page."""
     page.resize(width, height or 2_000, scale=scale)
-    page.resize(width, height or page.run("Math.ceil(document.querySelector('main').getBoundingClientRect().bottom + scrollY)"), scale=scale)
+    page.resize(
+        width, height or page.run("Math.ceil(document.querySelector('main').getBoundingClientRect().bottom + scrollY)"), scale=scale
+    )
     for scheme in SCHEMES:
         page.prefer(scheme)
         time.sleep(0.5)  # a frame or two

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -135,14 +136,19 @@ def test_each_text_stands_out_from_what_is_behind_it(browser: Browser, site: Ser
 CONTRASTS: Final = """
 (() => {
   const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgb = colour => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); return [...paint.getImageData(0, 0, 1, 1).data]; };
+  const rgb = colour => {
+    paint.clearRect(0, 0, 1, 1);
+    paint.fillStyle = colour;
+    paint.fillRect(0, 0, 1, 1);
+    return [...paint.getImageData(0, 0, 1, 1).data];
+  };
   const light = colour => [.2126, .7152, .0722].reduce((sum, part, at) => {
     const share = colour[at] / 255;
     return sum + part * (share <= .04045 ? share / 12.92 : ((share + .055) / 1.055) ** 2.4);
   }, 0);
   const behind = node => {
-    for (; node; node = node.parentElement) { const found = rgb(getComputedStyle(node).backgroundColor); if (found[3] === 255) return found; }
-    return [255, 255, 255, 255];
+    const found = rgb(getComputedStyle(node).backgroundColor);
+    return found[3] === 255 ? found : behind(node.parentElement);
   };
   const bad = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -240,6 +246,15 @@ def test_by_keyboard_a_switch_is_thrown_after_a_question(browser: Browser, site:
     page.until("document.querySelector('#reasons').textContent.includes('all=ttl')")
 
 
+def test_the_focus_stays_where_it_is_while_switches_change(browser: Browser, site: Served, cache: Cache) -> None:
+    """Somebody else may throw one in the midst of it."""
+    page = opened(browser, site)
+    page.press("s", "ArrowRight")
+    cache.switch("local", "off")
+    page.until("document.querySelector('[data-lever=\"local=off\"]').getAttribute('aria-checked') === 'true'")
+    assert page.run("document.activeElement.dataset.lever") == "all=ttl"
+
+
 def test_tab_goes_through_the_page_from_top_to_bottom(browser: Browser, site: Served) -> None:
     """First comes the way past the header; then everything in the order in which it stands."""
     page = opened(browser, site)
@@ -270,8 +285,9 @@ def test_shortcuts_are_told_and_can_be_turned_off(browser: Browser, site: Served
 
 
 def test_what_another_process_invalidates_is_shown(browser: Browser, site: Served, cache: Cache, server: Server, tmp_path: Path) -> None:
-    """Without a reload; and a key that is looked at is seen to be gone."""
+    """Because the stream of events tells of it, without a reload; and a key that is looked at is seen to be gone."""
     page = opened(browser, site)
+    page.run("tick = () => {}, 0")
     page.press("k")
     page.write("item:one")
     page.press("Enter")
@@ -280,6 +296,14 @@ def test_what_another_process_invalidates_is_shown(browser: Browser, site: Serve
     page.until(f"{RECORDS}.includes('item:one')")
     page.until("document.querySelector('#entry').textContent.includes('not cached')")
     assert page.problems == []
+
+
+def test_what_the_stream_does_not_tell_is_found_by_the_next_look(browser: Browser, site: Served, cache: Cache) -> None:
+    """A visitor may look at more than the stream may tell."""
+    page = opened(browser, site)
+    page.run("hear = () => {}, 0")
+    cache.invalidate("item:two")
+    page.until(f"{RECORDS}.includes('item:two')")
 
 
 def test_it_comes_back_after_the_server(browser: Browser, site: Served, cache: Cache) -> None:
@@ -321,9 +345,8 @@ def test_a_key_is_shown_with_its_stamp_and_its_age(browser: Browser, site: Serve
 def test_figures_are_those_of_the_cache(browser: Browser, site: Served, cache: Cache) -> None:
     """By policy: what the table says is what `stats` says."""
     page = opened(browser, site)
-    rows = page.run(
-        "[...document.querySelectorAll('#policies tbody tr')].map(row => [...row.querySelectorAll('th, .number')].map(one => one.textContent))"
-    )
+    cells = "[...row.querySelectorAll('th, .number')].map(one => one.textContent)"
+    rows = page.run(f"[...document.querySelectorAll('#policies tbody tr')].map(row => {cells})")
     stats = cache.stats().policies["items"]
     assert stats.hit_rate == pytest.approx(1 / 3)
     assert ["items", "33.3 %", "3"] in rows
@@ -390,8 +413,19 @@ def test_a_visitor_who_does_not_say_is_left_alone(browser: Browser, site: Served
     page.press("Escape")
     page.until("!$('sign-in').open")
     assert page.run("[$('status').textContent, $('leave').textContent]") == ["not signed in", "Sign in"]
+    asked = [url for url in page.requests if url.endswith("/stats")]
+    page.run("tick()")
+    assert [url for url in page.requests if url.endswith("/stats")] == asked
     page.run("$('leave').click()")
     page.until("$('sign-in').open")
+
+
+def test_where_nobody_may_enter_there_is_no_page(cache: Cache) -> None:
+    """Without an authoriser the app says what to do; with one, the page comes before anybody has said who it is."""
+    with Served(Admin(cache)) as site, pytest.raises(HTTPError) as refused:
+        urlopen(site.url)
+    with refused.value as answer:
+        assert answer.status == 403 and b"authorise=..." in answer.read()
 
 
 def test_the_page_needs_no_other_file_and_no_other_host() -> None:
