@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
+from cachesync.core.entry import MAX_DEPENDENCIES, NEVER, Dependency, bounded
 from cachesync.core.records import KEY
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
@@ -61,6 +61,10 @@ class Gathering:
         """Depend on these too. Beyond the number that is told apart, more of them change nothing."""
         if len(self._found) <= MAX_DEPENDENCIES:
             self._found.update(dict.fromkeys(dependencies))
+
+    def keep_nothing(self) -> None:
+        """What is computed here is for its caller alone: it is not stored, and nobody is told why."""
+        self.until = NEVER
 
     def asks(self, engine: Engine) -> Stamp | None:
         """A cache is about to be asked: the stamp than which its answer may not be older."""

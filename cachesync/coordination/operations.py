@@ -133,8 +133,8 @@ class Operations:
             self.refresher.start(ask)
         return cast("Result", self._used(ask, self._checked(ask, found), reading))
 
-    async def aobtain(self, ask: Ask) -> Result:
-        """As `obtain`."""
+    async def aobtain(self, ask: Ask, accepts: Callable[[Called], bool] | None = None) -> Result:
+        """As `obtain`. Something stale that its caller does not accept is computed anew, by him or by whoever does that already."""
         engine = self.engine
         least = self._least()
         if self._bypasses(ask, least):
@@ -159,6 +159,9 @@ class Operations:
                 fetched = self._loops.note(step, asked, fetched)
             judged = self._judge(ask, fetched)
             found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
+        is_offered = accepts is not None and isinstance(found, Called) and found.is_stale and found.until > NEVER
+        if is_offered and accepts is not None and not accepts(cast("Called", found)):
+            found = cast("Result", await self.arun(compute(ask, self._shares(), None, late=True)))
         if self._wants_refresh(found):
             self.refresher.start_task(ask)
         return cast("Result", self._used(ask, self._checked(ask, found), reading))

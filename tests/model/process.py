@@ -287,7 +287,7 @@ class Process:
     def _counted(self, step: Counted) -> Called:
         found = Gathering(self.engine, step.ask.least)
         for key, called in step.used:
-            found.take_in(self.engine, key, called)
+            found.take_in(self.engine, key, called, step.ask.policy)
         return self.engine.called(step.ask, step.value, self.engine.now(), found)
 
     def _note(self, step: Note) -> Reply:
