@@ -70,7 +70,7 @@ def entries_of(django: CachesyncCache) -> Entries:
     return django._entries  # pyright: ignore[reportPrivateUsage] - a test plays the world to its flows
 
 
-def led_to(cache: Cache, kind: type, flow: Generator[Step, Any, Any]) -> Callable[[], Any]:
+def led_to(cache: Cache, kind: Any, flow: Generator[Step, Any, Any]) -> Callable[[], Any]:
     """Take a flow up to a step of this kind, which waits. What is returned goes on from there, and returns the result."""
     world = ThreadWorld(engine_of(cache))
     step: Any = next(flow)
