@@ -125,7 +125,7 @@ def test_every_process_tells_every_record_once_in_the_order_of_the_log(server: S
                 for number in range(6):
                     stamp = await (one if number % 2 else two).ainvalidate(f"stores:{number}")
                     for client, cache in ((here, one), (there, two)):
-                        told = await client.next()
+                        told = await client.until("inv")
                         assert told.id == str(stamp)
                         assert cache.hub.groups.name(PUBLIC, f"k:stores:{number}") in told.data["tags"]
             assert [told.number for told in one.hub.last(10)] == [6, 5, 4, 3, 2, 1]
@@ -509,7 +509,7 @@ def test_a_server_with_open_streams_ends_when_it_is_told_to(command: tuple[str, 
     """SIGTERM: the streams say goodbye, and the server waits for nobody. Without it, uvicorn would wait for ever."""
     with served(tmp_path, *command) as (process, port), ExitStack() as stack:
         open_streams = [stack.enter_context(event_stream(port)) for _ in range(5)]
-        websocket = connect(f"ws://127.0.0.1:{port}/cache/events")
+        websocket = stack.enter_context(connect(f"ws://127.0.0.1:{port}/cache/events"))
         assert '"hello"' in str(websocket.recv(LONG))
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
@@ -517,7 +517,6 @@ def test_a_server_with_open_streams_ends_when_it_is_told_to(command: tuple[str, 
         took = time.monotonic() - began
         assert all(b"event: bye" in stream.read() for stream in open_streams)
         assert '"bye"' in str(websocket.recv(LONG))
-        websocket.close()
         assert took < 15, f"the server was given 20 s, and waited: {(tmp_path / 'log').read_text()}"
 
 
