@@ -49,8 +49,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
     parser.add_argument("--only", action="append", choices=tuple(CACHES), help="run this one; may be given several times")
     parser.add_argument("--failed", action="store_true", help="name the tests of either kind that are not passed")
+    parser.add_argument("--fetch", action="store_true", help="only fetch Varnish and nginx, for the tests that stand behind them")
     parser.add_argument("--id", help="run this test alone, against ours, and show its requests")
     options = parser.parse_args()
+    if options.fetch:
+        try:
+            print(fetch_servers())
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            print(f"no Varnish and nginx for the tests: {error}", file=sys.stderr)
+            return 1
+        return 0
     suite = fetch_suite()
     if options.id:
         with origin(suite) as port, cachesync(port) as proxy:
@@ -189,11 +197,22 @@ def fetch_servers() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
-        _run("apt-get", "-qq", "-o", "APT::Sandbox::User=", "download", *PACKAGES, at=Path(work))
+        # Lists and packages are kept in a folder of ours: those of the system need root.
+        (Path(work) / "lists" / "partial").mkdir(parents=True)
+        (Path(work) / "cache" / "archives" / "partial").mkdir(parents=True)
+        own = (f"Dir::State::lists={work}/lists", f"Dir::Cache={work}/cache", "APT::Sandbox::User=", "Acquire::Retries=3")
+        options = [word for option in own for word in ("-o", option)]
+        _run("apt-get", *options, "-qq", "update", at=Path(work))
+        _run("apt-get", *options, "-qq", "download", *PACKAGES, at=Path(work))
         for package in sorted(Path(work).glob("*.deb")):
             _run("dpkg-deb", "-x", str(package), str(folder), at=Path(work))
     (folder / "ready").touch()
     return folder
+
+
+def fetched() -> list[str]:
+    """The caches that can be run here as it is: ours, and the others where they have been fetched."""
+    return [name for name in CACHES if name == "cachesync" or (FOLDER / "servers" / "ready").exists()]
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------------

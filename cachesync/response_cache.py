@@ -418,15 +418,16 @@ class Attempt:
             behind.detach()
             return await behind.compute()
         self.has_begun = True
-        found = gathering.get()
-        assert found is not None
-        found.has_request = True
+        outer = gathering.get()
+        assert outer is not None
         door, stands = self._door, self._door.keeper.standing()
+        found = door.keeper.gathering()
+        found.has_request = True
         if self._old is None:
             self._look_for_spare()
-        answer = await self._answer()
+        answer = await self._answer(found)
         if answer is None:
-            found.keep_nothing()
+            outer.keep_nothing()
             return FOR_ONE
         if self.is_validated and self._old is not None:
             found.add(Dependency(*one) for one in self._old.dependencies)
@@ -434,13 +435,19 @@ class Attempt:
         kept = door.keeping(self._request, answer)
         names = tuple(name for name, _ in answer.selected_by)
         if set(names) <= set(self.varies):
+            outer.absorb(found)
             return kept
         if self.varies:  # its Vary has grown: what is known of the address is wrong
-            found.keep_nothing()
+            outer.keep_nothing()
             await door.cache.ainvalidate(door.key(self._request.url))
             return kept
+        # The names are kept under the address, and depend on nothing that the answer is made of.
         address = door.variant(self._request, names)
-        await door.keeper.aobtain(door.key(address), door.ready(address, kept, stands, found))
+        token = gathering.set(door.keeper.gathering())
+        try:
+            await door.keeper.aobtain(door.key(address), door.ready(address, kept, stands, found))
+        finally:
+            gathering.reset(token)
         return replace(kept, answer=None, varies=names)
 
     def _look_for_spare(self) -> None:
@@ -452,11 +459,14 @@ class Attempt:
             self._old, self._old_age = answer, found.age
             self._fwd = "stale"
 
-    async def _answer(self) -> StoredAnswer | None:
+    async def _answer(self, found: Gathering) -> StoredAnswer | None:
+        """Run the application, which finds out what its answer depends on. ``None`` where that may not be stored."""
         loop = asyncio.get_running_loop()
         self._decided = loop.create_future()
         self._decided.add_done_callback(lambda decided: decided.cancelled() or decided.exception())
+        token = gathering.set(found)
         running = loop.create_task(self._run())
+        gathering.reset(token)
         self._door.running.add(running)
         running.add_done_callback(self._door.running.discard)
         try:

@@ -252,7 +252,8 @@ class Engine:
         with self.lock:
             ledger = self.ledger
             number = None if since is None else ledger.lineage.number(since)
-            if number is None or ledger.refuses(key, dependencies, number):
+            # Below the floor of keys, a ban on this very key may have been dropped.
+            if number is None or number < ledger.bans.floors.keys or ledger.refuses(key, dependencies, number):
                 return False
             return ledger.softened(key, dependencies, number) is None
 
