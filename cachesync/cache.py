@@ -14,16 +14,17 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, TypeVar, cast, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
-from cachesync.coordination.gathering import Gathering, gathering
+from cachesync.coordination.gathering import gathering
 from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
+from cachesync.coordination.keeper import Keeper
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
 from cachesync.coordination.own_thread import in_thread
 from cachesync.coordination.policy_file import load_settings
@@ -39,7 +40,7 @@ from cachesync.coordination.streams import Hub
 from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
-from cachesync.core.entry import MAX_DEPENDENCIES, NEVER, Dependency, Entry
+from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, Entry
 from cachesync.core.envelope import check_dependencies, digest_of
 from cachesync.core.flows import Ask, Result
 from cachesync.core.header_fields import HeaderFields
@@ -51,7 +52,7 @@ from cachesync.core.records import HARD, KEY, SOFT, Targets, targets_of
 from cachesync.core.reloads import Changes
 from cachesync.core.settings import RedisSettings, Settings
 from cachesync.core.stamps import Stamp
-from cachesync.core.steps import Called, Flow, Spare
+from cachesync.core.steps import Called, Flow
 from cachesync.core.sweeping import Swept
 from cachesync.core.switches import Switches, read_switch
 from cachesync.core.warming import Warmed
@@ -365,38 +366,9 @@ class Cache:
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
 
-    async def aobtain(
-        self, key: str, compute: Callable[[], Awaitable[T]], *, accepts: Callable[[T, float], bool] | None = None
-    ) -> Obtained[T]:
-        """As `aget_or_compute`, with how old the value is, and whether it may be served as fresh: for doors that tell that to others.
-
-        ``accepts`` is given a stale value and its age in seconds; where it says False, the value is computed anew and waited for.
-        """
-        now = self._engine.now
-
-        def is_accepted(found: Called) -> bool:
-            return accepts is None or accepts(found.value, max(0.0, now() - found.made))
-
-        ask = self._ask(key, compute)
-        result = await self._operations.aobtain(ask, is_accepted)
-        value = cast("T", value_of(ask.policy, result))
-        called = cast("Called", result)
-        age = 0.0 if called.stamp is None else max(0.0, now() - called.made)
-        return Obtained(value, age, called.is_stale, called.is_stale and called.until == NEVER, called.stamp is None)
-
-    def spare(self, key: str) -> Obtained[Any] | None:
-        """The copy in this process that may stand in for a computation that fails (``stale_if_error``); ``None`` where there is none."""
-        found = self._engine.spare(Spare(self._ask(key)))
-        return None if found is None else Obtained(found.value, max(0.0, self._engine.now() - found.made), is_stale=True, is_spare=True)
-
-    def gathering(self) -> Gathering:
-        """What a door that calls an application apart from the cache collects about the answer: to be set where that runs."""
-        return Gathering(self._engine)
-
-    def standing(self) -> Callable[[str, Iterable[Dependency]], bool]:
-        """A question to be asked later: has nothing been invalidated since now that concerns a key, or one of these dependencies?"""
-        engine, position = self._engine, self._engine.ledger.position
-        return lambda key, dependencies: engine.has_stood(position, key, tuple(dependencies))
+    def keeper(self) -> Keeper:
+        """What a door that keeps whole answers asks of this cache, as `cachesync.response_cache` does."""
+        return Keeper(self._engine, self._operations, self._ask)
 
     def get_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
         """The cached values of several keys, in one trip to Redis: a dict that has those which were found. Never computes.
@@ -807,21 +779,6 @@ class Cache:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-class Obtained(NamedTuple, Generic[T]):
-    """A value as it was obtained.
-
-    ``age`` is the seconds since its computation began, 0 for one that was computed just now. ``is_stale``: it may no longer be served as
-    fresh. ``is_spare``: it stands in for a computation that has failed, or was not tried. ``is_new``: it was computed while it was waited
-    for.
-    """
-
-    value: T
-    age: float
-    is_stale: bool
-    is_spare: bool
-    is_new: bool = False
 
 
 class _NobodyReturnsThis:

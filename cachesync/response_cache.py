@@ -21,8 +21,9 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import quote
 
-from cachesync.cache import Cache, Obtained
+from cachesync.cache import Cache
 from cachesync.coordination.gathering import Gathering, gathering
+from cachesync.coordination.keeper import Obtained
 from cachesync.core import http_cache as rule
 from cachesync.core.entry import Dependency
 from cachesync.core.header_fields import HeaderFields
@@ -84,6 +85,7 @@ class ResponseCache:
     ) -> None:
         self.app = app
         self.cache = cache
+        self.keeper = cache.keeper()
         self.rules = rules or Rules()
         self.limit = limit
         self.now = now
@@ -120,12 +122,12 @@ class ResponseCache:
         """A GET that may wait for the computation of another one, and be the computation that others wait for."""
         attempt = Attempt(self, request, "miss")
         try:
-            found = await self.cache.aobtain(self.key(request.url), attempt.compute, accepts=self._accepting(request))
+            found = await self.keeper.aobtain(self.key(request.url), attempt.compute, accepts=self._accepting(request))
             if (varies := found.value.varies) and not attempt.has_begun:
                 attempt.detach()  # first: it may be called behind the caller's back
                 attempt = Attempt(self, request, "miss", varies=varies)
                 key = self.key(self.variant(request, varies))
-                found = await self.cache.aobtain(key, attempt.compute, accepts=self._accepting(request))
+                found = await self.keeper.aobtain(key, attempt.compute, accepts=self._accepting(request))
         except Exception as error:
             if await attempt.is_delivered():
                 return
@@ -198,9 +200,9 @@ class ResponseCache:
 
     async def _validate(self, request: Request, answer: StoredAnswer, fwd: str) -> None:
         """Ask the application whether a stored answer is current (RFC 9111, 4.3), for this request alone."""
-        found = self.cache.gathering()
+        found = self.keeper.gathering()
         attempt = Attempt(self, request, fwd, old=answer, varies=tuple(name for name, _ in answer.selected_by))
-        stands = self.cache.standing()
+        stands = self.keeper.standing()
         context = contextvars.copy_context()
         context.run(gathering.set, found)
         try:
@@ -418,7 +420,8 @@ class Attempt:
         self.has_begun = True
         found = gathering.get()
         assert found is not None
-        door, stands = self._door, self._door.cache.standing()
+        found.has_request = True
+        door, stands = self._door, self._door.keeper.standing()
         if self._old is None:
             self._look_for_spare()
         answer = await self._answer()
@@ -437,13 +440,13 @@ class Attempt:
             await door.cache.ainvalidate(door.key(self._request.url))
             return kept
         address = door.variant(self._request, names)
-        await door.cache.aobtain(door.key(address), door.ready(address, kept, stands, found))
+        await door.keeper.aobtain(door.key(address), door.ready(address, kept, stands, found))
         return replace(kept, answer=None, varies=names)
 
     def _look_for_spare(self) -> None:
         """An old answer of this process, to ask about (RFC 9111, 4.3.1), and to answer with where the application fails."""
         door, request = self._door, self._request
-        found = door.cache.spare(door.key(door.variant(request, self.varies) if self.varies else request.url))
+        found = door.keeper.spare(door.key(door.variant(request, self.varies) if self.varies else request.url))
         answer = None if found is None else cast("Kept", found.value).answer
         if found is not None and answer is not None and request.is_selected_by(answer):
             self._old, self._old_age = answer, found.age

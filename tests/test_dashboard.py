@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 import cachesync
 from cachesync import Cache, Policy
 from cachesync.admin import Admin
-from support.browser import Browser, Page, Scheme
+from support.browser import SCHEMES, Browser, Page, Scheme
 from support.served import Served
 from support.servers import Server
 
@@ -25,7 +26,8 @@ TOKEN: Final = "a token"
 HOSTILE: Final = "<img src=x onerror=\"document.title='ran'\"><script>document.title='ran'</script>"
 SECRET: Final = "+62-812-3456"
 SIGNED_IN: Final = f"sessionStorage.setItem('cachesync.token', {TOKEN!r})"
-SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
+BACKGROUND: Final = "getComputedStyle(document.body).backgroundColor"
+BACKGROUNDS: Final = {"light": "rgb(244, 246, 248)", "dark": "rgb(12, 16, 20)"}
 LIVE: Final = "document.querySelector('#stream').textContent === 'live' && document.querySelector('#policies tbody th')"
 RECORDS: Final = "[...document.querySelectorAll('#records li .texts')].map(one => one.textContent)"
 FOCUS: Final = "document.activeElement.id || document.activeElement.textContent"
@@ -50,7 +52,7 @@ def authorise(scope: Any) -> str | None:
 @pytest.fixture
 def cache(server: Server, namespace: str) -> Iterator[Cache]:
     policies = [
-        Policy(name="items", match="item:*", ttl="1h"),
+        Policy(name="items", match="item:*", ttl="1h", stale_while_revalidate="1h"),
         Policy(name="people", match="people:*", ttl="1h", mask=["phone"]),
     ]
     with Cache(policies=policies, redis=server.url, namespace=namespace) as own:
@@ -114,7 +116,7 @@ def test_it_fits_and_says_nothing_wrong(browser: Browser, site: Served, width: i
     page.until("document.querySelector('#traffic svg')")
     for scheme in SCHEMES:
         page.prefer(scheme)
-        page.until(f"getComputedStyle(document.documentElement).colorScheme === '{scheme}'")
+        page.until(f"{BACKGROUND} === '{BACKGROUNDS[scheme]}'")
         assert page.run("document.documentElement.scrollWidth") <= width
     assert page.problems == []
     assert {url for url in page.requests if not url.startswith((site.url, "data:"))} == set()
@@ -127,21 +129,26 @@ def test_each_text_stands_out_from_what_is_behind_it(browser: Browser, site: Ser
     page.run("isPaused = true; $('told').className = 'result bad'; $('told').textContent = 'wrong'; $('status').className = 'badge bad'")
     for scheme in SCHEMES:
         page.prefer(scheme)
-        page.until(f"getComputedStyle(document.documentElement).colorScheme === '{scheme}'")
+        page.until(f"{BACKGROUND} === '{BACKGROUNDS[scheme]}'")
         assert page.run(CONTRASTS) == []
 
 
 CONTRASTS: Final = """
 (() => {
   const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgb = colour => { paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1); return [...paint.getImageData(0, 0, 1, 1).data]; };
+  const rgb = colour => {
+    paint.clearRect(0, 0, 1, 1);
+    paint.fillStyle = colour;
+    paint.fillRect(0, 0, 1, 1);
+    return [...paint.getImageData(0, 0, 1, 1).data];
+  };
   const light = colour => [.2126, .7152, .0722].reduce((sum, part, at) => {
     const share = colour[at] / 255;
     return sum + part * (share <= .04045 ? share / 12.92 : ((share + .055) / 1.055) ** 2.4);
   }, 0);
   const behind = node => {
-    for (; node; node = node.parentElement) { const found = rgb(getComputedStyle(node).backgroundColor); if (found[3] === 255) return found; }
-    return [255, 255, 255, 255];
+    const found = rgb(getComputedStyle(node).backgroundColor);
+    return found[3] === 255 ? found : behind(node.parentElement);
   };
   const bad = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -164,7 +171,7 @@ def test_a_visitor_chooses_the_theme_and_it_stays(browser: Browser, site: Served
     page.press("t", "t")
     page.go(site.url)
     page.until(LIVE)
-    assert page.run("getComputedStyle(document.documentElement).colorScheme") == "dark"
+    assert page.run(BACKGROUND) == BACKGROUNDS["dark"]
 
 
 def test_every_control_and_plot_has_a_name(browser: Browser, site: Served) -> None:
@@ -239,6 +246,15 @@ def test_by_keyboard_a_switch_is_thrown_after_a_question(browser: Browser, site:
     page.until("document.querySelector('#reasons').textContent.includes('all=ttl')")
 
 
+def test_the_focus_stays_where_it_is_while_switches_change(browser: Browser, site: Served, cache: Cache) -> None:
+    """Somebody else may throw one in the midst of it."""
+    page = opened(browser, site)
+    page.press("s", "ArrowRight")
+    cache.switch("local", "off")
+    page.until("document.querySelector('[data-lever=\"local=off\"]').getAttribute('aria-checked') === 'true'")
+    assert page.run("document.activeElement.dataset.lever") == "all=ttl"
+
+
 def test_tab_goes_through_the_page_from_top_to_bottom(browser: Browser, site: Served) -> None:
     """First comes the way past the header; then everything in the order in which it stands."""
     page = opened(browser, site)
@@ -269,8 +285,9 @@ def test_shortcuts_are_told_and_can_be_turned_off(browser: Browser, site: Served
 
 
 def test_what_another_process_invalidates_is_shown(browser: Browser, site: Served, cache: Cache, server: Server, tmp_path: Path) -> None:
-    """Without a reload; and a key that is looked at is seen to be gone."""
+    """Because the stream of events tells of it, without a reload; and a key that is looked at is seen to be gone."""
     page = opened(browser, site)
+    page.run("tick = () => {}, 0")
     page.press("k")
     page.write("item:one")
     page.press("Enter")
@@ -279,6 +296,14 @@ def test_what_another_process_invalidates_is_shown(browser: Browser, site: Serve
     page.until(f"{RECORDS}.includes('item:one')")
     page.until("document.querySelector('#entry').textContent.includes('not cached')")
     assert page.problems == []
+
+
+def test_what_the_stream_does_not_tell_is_found_by_the_next_look(browser: Browser, site: Served, cache: Cache) -> None:
+    """A visitor may look at more than the stream may tell."""
+    page = opened(browser, site)
+    page.run("hear = () => {}, 0")
+    cache.invalidate("item:two")
+    page.until(f"{RECORDS}.includes('item:two')")
 
 
 def test_it_comes_back_after_the_server(browser: Browser, site: Served, cache: Cache) -> None:
@@ -303,12 +328,25 @@ def test_a_paused_page_stands_still_until_it_goes_on(browser: Browser, site: Ser
     page.until(f"{RECORDS}.includes('item:two')")
 
 
+def test_a_key_is_shown_with_its_stamp_and_its_age(browser: Browser, site: Served, cache: Cache) -> None:
+    """The age grows while it is looked at, beside the lifetime that the policy gives; stale is said."""
+    page = opened(browser, site)
+    page.run("$('key').value = 'item:one'; $('look').requestSubmit()")
+    page.until("document.querySelector('#age')")
+    entry = cache.peek("item:one")
+    assert entry is not None
+    told = page.run("$('entry').innerText")
+    assert str(entry.stamp) in told and entry.etag in told and "of 60 min" in told and "fresh" in told
+    assert page.run("age.then -= 3 * 3_600_000, showAge(), $('age').textContent") == "3 h"
+    cache.invalidate("item:one", soft=True)
+    page.until("$('entry').innerText.includes('stale')")
+
+
 def test_figures_are_those_of_the_cache(browser: Browser, site: Served, cache: Cache) -> None:
     """By policy: what the table says is what `stats` says."""
     page = opened(browser, site)
-    rows = page.run(
-        "[...document.querySelectorAll('#policies tbody tr')].map(row => [...row.querySelectorAll('th, .number')].map(one => one.textContent))"
-    )
+    cells = "[...row.querySelectorAll('th, .number')].map(one => one.textContent)"
+    rows = page.run(f"[...document.querySelectorAll('#policies tbody tr')].map(row => {cells})")
     stats = cache.stats().policies["items"]
     assert stats.hit_rate == pytest.approx(1 / 3)
     assert ["items", "33.3 %", "3"] in rows
@@ -375,8 +413,19 @@ def test_a_visitor_who_does_not_say_is_left_alone(browser: Browser, site: Served
     page.press("Escape")
     page.until("!$('sign-in').open")
     assert page.run("[$('status').textContent, $('leave').textContent]") == ["not signed in", "Sign in"]
+    asked = [url for url in page.requests if url.endswith("/stats")]
+    page.run("tick()")
+    assert [url for url in page.requests if url.endswith("/stats")] == asked
     page.run("$('leave').click()")
     page.until("$('sign-in').open")
+
+
+def test_where_nobody_may_enter_there_is_no_page(cache: Cache) -> None:
+    """Without an authoriser the app says what to do; with one, the page comes before anybody has said who it is."""
+    with Served(Admin(cache)) as site, pytest.raises(HTTPError) as refused:
+        urlopen(site.url)
+    with refused.value as answer:
+        assert answer.status == 403 and b"authorise=..." in answer.read()
 
 
 def test_the_page_needs_no_other_file_and_no_other_host() -> None:

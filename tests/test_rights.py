@@ -14,6 +14,7 @@ import redis
 
 from cachesync import Cache, Event, Policy, RedisShared, Settings
 from cachesync.cli import main
+from cachesync.command_line.survey import survey
 from cachesync.core import steps
 from cachesync.core.auditing import Question
 from cachesync.core.names import Names
@@ -157,6 +158,11 @@ def everything(url: str, namespace: str, admin: Any) -> list[str]:
     with closing(shared.ear()) as ear:
         troubles += heard(ear, SHORT if troubles else PATIENCE)
     shared.close()
+    admin.set(shared.names.entry("a"), "x", px=60_000)
+    try:
+        survey(Settings(namespace=namespace, redis=RedisSettings(url)), lambda _: None)
+    except LayerError as error:
+        troubles.append(str(error))
     return troubles
 
 
@@ -266,12 +272,12 @@ def test_such_a_user_can_do_all_that_the_commands_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """``tail``, ``invalidate`` and ``sweep``."""
+    """``tail``, ``invalidate``, ``sweep``, ``stats`` and ``doctor``."""
     file = tmp_path / "cachesync.toml"
     file.write_text(f'namespace = "{namespace}"\n[redis]\n[policy.all]\nmatch = "*"\nttl = "1h"\n')
     monkeypatch.setenv("CACHESYNC_REDIS_URL", allow(namespace, commands_of(every_server)))
     monkeypatch.setenv("CACHESYNC_FILE", str(file))
-    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["tail", "--no-follow"]):
+    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["stats"], ["doctor"], ["tail", "--no-follow"]):
         code = main(command)
         told = capsys.readouterr()
         assert (code, told.err) == (0, ""), command

@@ -9,13 +9,13 @@ import hmac
 import ipaddress
 import json
 import os
+import re
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from cachesync.cache import Cache
 from cachesync.command_line.asking import TOKEN_VARIABLE
@@ -32,6 +32,8 @@ OPEN: Final = frozenset({"/client.js"})
 """Paths for which nobody is asked who he is: what lies there is in every copy of the package."""
 FAREWELL: Final = 1
 """Seconds that open connections have when the server ends."""
+_HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]*)?")
+"""A name and a port (RFC 9110, 7.2)."""
 LOCAL: Final = "local"
 """Whoever comes from this machine, where no token is asked for."""
 
@@ -189,8 +191,8 @@ class Gate:
 
     def _who(self, headers: dict[bytes, bytes]) -> str | None:
         if self._token is None:
-            host = urlsplit(f"//{headers.get(b'host', b'').decode('latin-1')}").hostname or ""
-            return LOCAL if is_loopback(host) else None
+            host = _HOST.fullmatch(headers.get(b"host", b""))
+            return LOCAL if host and is_loopback(host[1].strip(b"[]").decode("ascii").lower()) else None
         name, given = credentials(headers.get(b"authorization", b""))
         return name if hmac.compare_digest(given, self._token.encode()) else None
 

@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print("cachesync top: name where the admin app of a running application is, by --url or CACHESYNC_ADMIN_URL", file=sys.stderr)
             return USAGE
         view = View(arguments.by, arguments.sort, arguments.every, is_total=arguments.once)
-        return _follow(address, view, 1 if arguments.once else arguments.count, as_json=arguments.json, out=sys.stdout, errors=sys.stderr)
+        return follow(address, view, 1 if arguments.once else arguments.count, as_json=arguments.json, out=sys.stdout, errors=sys.stderr)
     except AskingError as error:
         print(f"cachesync top: {error}", file=sys.stderr)
         return NO
@@ -176,7 +176,17 @@ class View:
 # --- what is shown --------------------------------------------------------------------------------------------------------------
 
 
-def _follow(address: AdminAddress, view: View, turns: int | None, *, as_json: bool, out: TextIO, errors: TextIO) -> int:
+def follow(
+    address: AdminAddress,
+    view: View,
+    turns: int | None,
+    *,
+    as_json: bool,
+    out: TextIO,
+    errors: TextIO,
+    pause: Callable[[float], object] = time.sleep,
+) -> int:
+    """Show one answer after the other. Who has answered once is waited for. Returns the exit code; raises `AskingError`."""
     is_drawn = out.isatty() and not as_json and not view.is_total
     with _screen(out) if is_drawn else _no_screen():
         done, away = 0, ""
@@ -202,7 +212,7 @@ def _follow(address: AdminAddress, view: View, turns: int | None, *, as_json: bo
             done += 1
             if turns is not None and done >= turns:
                 return NO if away else OK
-            time.sleep(view.pause)
+            pause(view.pause)
 
 
 def _rows_of(view: View, told: Mapping[str, Any], address: AdminAddress) -> list[Row]:
@@ -267,7 +277,7 @@ def _draw(out: TextIO, page: Sequence[tuple[str, str]]) -> None:
     size = shutil.get_terminal_size()
     shown = [(text[: size.columns], colour) for text, colour in page[: max(1, size.lines - 1)]]
     lines = (paint(text, colour, out) if colour else text for text, colour in shown)
-    out.write("\x1b[H" + "".join(f"{line}\x1b[K\r\n" for line in lines) + "\x1b[J")
+    out.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J")
 
 
 def _head(view: View, rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ the careful side is taken; `docs/reference/response-cache.md` lists where.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, NamedTuple
@@ -66,13 +66,15 @@ class Rules:
     """What is a choice. ``targets`` are the targeted fields that are meant for this cache, the first before the others (RFC 9213, 2.2).
 
     ``heuristic`` is the part of the time since ``Last-Modified`` for which an answer without a lifetime counts as fresh (4.2.2), 0 for
-    never; ``longest_heuristic`` bounds that, in seconds. Without ``obeys_requests`` what a client's Cache-Control asks for is advice that
-    is not followed, as 5.2.1 allows: nobody outside can make the application compute.
+    never; ``longest_heuristic`` bounds that, in seconds. With ``cookies_identify`` a request with a Cookie is somebody's, as one with
+    Authorization is (3.5); without it cookies count only where ``Vary`` names them, as the RFC has it. Without ``obeys_requests`` what a
+    client's Cache-Control asks for is advice that is not followed, as 5.2.1 allows: nobody outside can make the application compute.
     """
 
     targets: tuple[bytes, ...] = (LIFETIME,)
     heuristic: float = 0.0
     longest_heuristic: float = 86400.0
+    cookies_identify: bool = True
     obeys_requests: bool = True
 
 
@@ -132,11 +134,8 @@ def why_not_stored(method: str, request: HeaderFields, status: int, answer: Head
     names = vary_names(answer)
     if names is None:  # 4.1: nothing would ever select it
         return "vary"
-    is_for_all = says_for_all(control)
-    if b"authorization" in request and not is_for_all:
-        return "authorization"  # 3.5, without must-revalidate, which is mostly written by people who think of browsers
-    if b"cookie" in request and b"cookie" not in names and not is_for_all:
-        return "cookie"  # 3.5 says so of Authorization alone; a session is most often a cookie
+    if (known_by := _known_by(request, names, rules)) and not says_for_all(control):
+        return known_by  # 3.5, without must-revalidate, which is mostly written by people who think of browsers
     if b"set-cookie" in answer and b"set-cookie" not in control.names("no-cache"):
         return "set-cookie"  # 7.3: it is one user's
     current = validators_of(answer)
@@ -150,6 +149,13 @@ def why_not_stored(method: str, request: HeaderFields, status: int, answer: Head
 def says_for_all(control: CacheControl) -> bool:
     """Does an answer say itself that shared caches may keep it, whoever asked for it (5.2.2.9 and 5.2.2.10)?"""
     return "public" in control or "s-maxage" in control
+
+
+def _known_by(request: HeaderFields, varies: Collection[bytes], rules: Rules) -> str:
+    """By what a request says whose it is, empty for nobody's. 3.5 knows ``Authorization`` alone; a session is most often a cookie."""
+    if b"authorization" in request:
+        return "authorization"
+    return "cookie" if rules.cookies_identify and b"cookie" in request and b"cookie" not in varies else ""
 
 
 def explicit(control: CacheControl, answer: HeaderFields) -> bool:
@@ -280,8 +286,8 @@ def choose(answer: StoredAnswer, request: HeaderFields, resident: float, rules: 
 
     ``is_ended``: it was invalidated softly, and counts as stale from then on.
     """
-    if b"authorization" in request and not answer.is_for_all:
-        return Chosen(Use.PASS, "bypass")  # beyond 3.5: whoever is known by name is not shown what was made for somebody else
+    if not _is_for(answer, request, rules):
+        return Chosen(Use.PASS, "bypass")
     wants = read_cache_control(request.lines(b"cache-control") if rules.obeys_requests else ())
     remains = answer.remains(resident)
     if "no-cache" in wants:  # 5.2.1.4
@@ -308,12 +314,17 @@ def choose(answer: StoredAnswer, request: HeaderFields, resident: float, rules: 
     return Chosen(Use.VALIDATE, "stale")
 
 
+def _is_for(answer: StoredAnswer, request: HeaderFields, rules: Rules) -> bool:
+    """Beyond 3.5: whoever is known by name is not shown what was made for nobody in particular, unless it says that it is for all."""
+    return answer.is_for_all or not _known_by(request, [name for name, _ in answer.selected_by], rules)
+
+
 def may_stand_in(answer: StoredAnswer, request: HeaderFields, resident: float, rules: Rules) -> bool:
     """Whether a stale answer may be used where there is no other to be had (4.2.4 and RFC 5861, 4).
 
     Who keeps it that long has allowed it, unless the answer forbids it or names a shorter time; a request may name a longer one.
     """
-    if answer.no_stale or (b"authorization" in request and not answer.is_for_all):
+    if answer.no_stale or not _is_for(answer, request, rules):
         return False
     if answer.if_error is None:
         return True

@@ -29,6 +29,7 @@ KNOWN: Final = frozenset(
     | {"breaker"}  # but for whether it is open
     | {"splits", "parts"}  # one server has everything
     | {"tasks"}  # no event loop runs
+    | {"groups", "hub"}  # nor do browsers listen
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 

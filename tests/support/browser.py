@@ -62,6 +62,7 @@ KEYS: Final = {
 SHIFT: Final = 8
 
 Scheme = Literal["light", "dark"]
+SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
 
 
 class BrowserError(Exception):
