@@ -19,7 +19,10 @@ import cachesync
 from cachesync.cli import main
 from cachesync.core.keys import check_key
 
-COMMANDS = ("check", "explain", "schema", "key", "tail", "invalidate", "sweep", "switch", "demo")
+COMMANDS = (
+    *("check", "explain", "schema", "export", "key", "tail", "stats", "top", "invalidate", "sweep", "switch", "warm", "doctor", "serve"),
+    "demo",
+)
 GOOD = """\
 namespace = "dashboard"
 
