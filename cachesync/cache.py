@@ -19,10 +19,12 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
+from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.health import Health
 from cachesync.coordination.items import Asked, AsyncAsked, Batch, plan_items
+from cachesync.coordination.keeper import Keeper
 from cachesync.coordination.operations import PAGE, Operations, Wanted, own_copy, value_of
 from cachesync.coordination.own_thread import in_thread
 from cachesync.coordination.policy_file import load_settings
@@ -364,6 +366,10 @@ class Cache:
         result = await (operations.aobtain(ask) if at_least is None else operations.arun(operations.obtaining(ask, at_least)))
         return cast("T", value_of(ask.policy, result))
 
+    def keeper(self) -> Keeper:
+        """What a door that keeps whole answers asks of this cache, as `cachesync.response_cache` does."""
+        return Keeper(self._engine, self._operations, self._ask)
+
     def get_many(self, keys: Iterable[str], *, at_least: Stamp | None = None) -> dict[str, Any]:
         """The cached values of several keys, in one trip to Redis: a dict that has those which were found. Never computes.
 
@@ -502,6 +508,14 @@ class Cache:
         inside = gathering.get()
         if inside is not None:
             inside.add(found)
+
+    def entries(self, prefix: str) -> Entries:
+        """What other frameworks' caches are made of, such as `cachesync.django`: entries under the keys ``prefix:*`` that the program
+        stores itself, each with a lifetime of its own, and changes in one piece.
+
+        Raises ``PolicyError`` unless these keys have one policy, with ``ttl = "dynamic"``.
+        """
+        return Entries(self._operations, self._registry, prefix)
 
     # --- invalidating -------------------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from cachesync.admin.bodies import (
     SwitchBody,
     Switched,
 )
-from cachesync.admin.guard import HEADERS, Guard, Handler, RefusedError, answer
+from cachesync.admin.guard import HEADERS, Guard, Handler, RefusedError, answer, closed
 from cachesync.admin.openapi import document
 from cachesync.cache import Cache
 from cachesync.coordination.health import Health, Status
@@ -66,7 +66,8 @@ class Admin:
 
     ``authorise`` is given the scope of a connection (ASGI: headers, client, what other middleware has put there) and returns the identity
     of whoever may enter, as a text, or ``None``; it may be a coroutine function. Left out, everything is closed but ``/client.js`` and
-    ``/events``.
+    ``/events``. The dashboard at ``/`` is a page without data, which asks for a token where it is refused: it is sent as
+    ``Authorization: Bearer``, beside the cookies that a browser sends by itself.
 
     ``identify`` tells who a caller of ``/events`` is, in the same way (left out: what ``authorise`` says); ``entitled``, ``streams``
     (how many may be open), ``heartbeat`` and ``life`` are as in `EventStreams`. ``rate`` is how many changes a second one identity may ask
@@ -121,7 +122,6 @@ class Admin:
 
     def _routes(self) -> list[BaseRoute]:
         reads: list[tuple[str, Handler]] = [
-            ("/", self._dashboard),
             ("/stats", self._stats),
             ("/health", self._health),
             ("/policies.json", self._policies),
@@ -142,6 +142,7 @@ class Admin:
             for path in paths
         ]
         open_to_all: list[BaseRoute] = [
+            Route("/", self._dashboard),
             Route("/client.js", self._client),
             Route("/events", self.streams),
             WebSocketRoute("/events", self.streams),
@@ -244,10 +245,12 @@ class Admin:
     async def _openapi(self, _request: Request, _who: str) -> Response:
         return answer(self.openapi)
 
-    async def _dashboard(self, _request: Request, _who: str) -> Response:
+    async def _dashboard(self, _request: Request) -> Response:
+        """The page alone, which knows nothing: a browser that opens it can send no token yet. What it asks for then is authorised."""
+        if self._guard.is_closed:
+            return closed().response()
         page = _shipped("dashboard.html")
-        if page is None:
-            raise RefusedError(404, "not_found", "this version has no dashboard")
+        assert page is not None
         return Response(page, headers={**HEADERS, "content-security-policy": _policy_of(page)}, media_type="text/html; charset=utf-8")
 
     async def _client(self, _request: Request) -> Response:
@@ -399,7 +402,9 @@ def _shipped(name: str) -> bytes | None:
 
 
 def _policy_of(page: bytes) -> str:
-    """The content security policy of a page: its own scripts and styles, and no request to anywhere else (CSP 3, 6.7)."""
+    """The content security policy of a page: its own scripts and styles, no request to anywhere else (CSP 3, 6.7), and no markup made
+    of a text, whatever the text is (Trusted Types).
+    """
 
     def hashes(tag: bytes) -> str:
         found = re.findall(rb"<%s[^>]*>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
@@ -407,7 +412,7 @@ def _policy_of(page: bytes) -> str:
 
     return (
         f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; img-src data:; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
 
 

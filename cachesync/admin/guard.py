@@ -65,6 +65,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def closed() -> RefusedError:
+    """What everybody is told where nobody was named who says who may enter."""
+    return RefusedError(403, "closed", "this app is closed: give Admin(cache, authorise=...) a function that says who may enter")
+
+
 class Guard:
     """Lets a request through, or raises `RefusedError`.
 
@@ -77,12 +82,17 @@ class Guard:
         self._changes = TokenBuckets(rate, burst)
         self._reads = TokenBuckets(10 * rate, 10 * burst)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody may enter, because nobody was named who says who may."""
+        return self._authorise is None
+
     async def admit(self, request: Request, *, changes: bool) -> str:
         """The identity of whoever has sent a request that may be answered."""
         if changes and is_cross_site(request.scope, self._origins):
             raise RefusedError(403, "cross_site", "a page of another site has sent this; name its origin in origins=[...] if it may")
         if self._authorise is None:
-            raise RefusedError(403, "closed", "this app is closed: give Admin(cache, authorise=...) a function that says who may enter")
+            raise closed()
         who = await identity_of(self._authorise, request.scope)
         if who is None:
             raise RefusedError(403, "forbidden", "you may not: the application's authoriser does not know you as somebody who may")

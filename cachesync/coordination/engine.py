@@ -247,6 +247,15 @@ class Engine:
         stamp = BY_LIFETIME if ask.by_ttl else held.stamp
         return Called(held.value, 0.0, None, stamp, held.made, held.deadline, held.dependencies, is_stale, ends, is_due)
 
+    def has_stood(self, since: Stamp | None, key: str, dependencies: tuple[Dependency, ...]) -> bool:
+        """Whether nothing was invalidated, hard or soft, since a position that this process had applied; False where that is not known."""
+        with self.lock:
+            ledger = self.ledger
+            number = None if since is None else ledger.lineage.number(since)
+            if number is None or ledger.refuses(key, dependencies, number):
+                return False
+            return ledger.softened(key, dependencies, number) is None
+
     def is_busy_here(self) -> bool:
         """Whether this thread holds the engine's lock, or that of who waits for whom: a finalizer has interrupted it, and must not wait
         for anybody.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
+from cachesync.core.entry import MAX_DEPENDENCIES, NEVER, Dependency, bounded
 from cachesync.core.records import KEY
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
@@ -36,16 +36,18 @@ class Gathering:
     invalidations, and only its freshness is inherited. ``by_ttl``: something was served by its lifetime alone, so that nobody knows
     whether it was invalidated.
 
-    ``request`` is the scope of the request that the computation is part of, `None` outside of any.
+    ``request`` is the scope of the request that the computation is part of, `None` outside of any. ``has_request``: it is the answer to a
+    request itself, as that of a response cache is, so a `Scope` may stand inside of it, and all that is read there is passed on to it.
     """
 
-    __slots__ = ("_found", "by_ttl", "ends", "engine", "is_behind", "is_stale", "least", "request", "until")
+    __slots__ = ("_found", "by_ttl", "ends", "engine", "has_request", "is_behind", "is_stale", "least", "request", "until")
 
     def __init__(self, engine: Engine, least: Stamp | None = None) -> None:
         around = gathering.get()
         self.request: Scope | None = None if around is None else around.request
         self.engine = engine
         self.least = least
+        self.has_request = False
         self.is_behind = False
         self.by_ttl = False
         self._found: dict[Dependency, None] = {}
@@ -61,6 +63,10 @@ class Gathering:
         """Depend on these too. Beyond the number that is told apart, more of them change nothing."""
         if len(self._found) <= MAX_DEPENDENCIES:
             self._found.update(dict.fromkeys(dependencies))
+
+    def keep_nothing(self) -> None:
+        """What is computed here is for its caller alone: it is not stored, and nobody is told why."""
+        self.until = NEVER
 
     def asks(self, engine: Engine) -> Stamp | None:
         """A cache is about to be asked: the stamp than which its answer may not be older."""

@@ -86,12 +86,13 @@ class Scope(Gathering):
     if there were none. Safe to use from any thread.
     """
 
-    __slots__ = ("_lock", "_own", "_read", "_seen", "consumed", "is_open", "outer", "writes")
+    __slots__ = ("_lock", "_own", "_part_of", "_read", "_seen", "consumed", "is_open", "outer", "writes")
 
-    def __init__(self, engine: Engine, outer: Scope | None, *, least: Stamp | None = None) -> None:
+    def __init__(self, engine: Engine, outer: Scope | None, *, least: Stamp | None = None, part_of: Gathering | None = None) -> None:
         super().__init__(engine, least)
         self.request = self
         self.outer = outer
+        self._part_of = part_of  # the computation whose result is the answer to this request
         self.is_open = True
         self.writes = 0
         """How many times the request has changed something itself."""
@@ -105,15 +106,22 @@ class Scope(Gathering):
 
     def asks(self, engine: Engine) -> Stamp | None:
         """The stamp that the request has asked for, of this cache: nobody asks another one for it."""
+        if self._part_of is not None:
+            return self._part_of.asks(engine)
         return self.least if engine is self.engine else None
 
     def add(self, dependencies: Iterable[Dependency]) -> None:
         """Nothing is made here that would be cached; the answer to the request depends on it."""
+        dependencies = tuple(dependencies)
         with self._lock:
             self.consumed.name(dependencies)
+        if self._part_of is not None:
+            self._part_of.add(dependencies)
 
     def absorb(self, inner: Gathering) -> None:
         """As `add`."""
+        if self._part_of is not None:
+            self._part_of.absorb(inner)
 
     def take_in(self, engine: Engine, key: str, called: Called, policy: Policy) -> None:
         """What is read is remembered by its `Reading`; here it is noted that the answer to the request is made of it."""
@@ -121,6 +129,8 @@ class Scope(Gathering):
         if scope is not None:
             with scope._lock:
                 scope.consumed.read(key, policy, called)
+        if self._part_of is not None:
+            self._part_of.take_in(engine, key, called, policy)
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
@@ -266,9 +276,11 @@ class RequestScope:
             raise RuntimeError("a request scope is one block; ask cache.request() for the next")
         self._is_used = True
         inside = gathering.get()
-        is_computation = inside is not None and not isinstance(inside, Scope)
-        if not is_computation and scope_of(self._engine) is None:
-            self._scope = Scope(self._engine, inside if isinstance(inside, Scope) and inside.is_open else None, least=self._least)
+        is_answer = inside is not None and inside.has_request
+        is_computation = inside is not None and not isinstance(inside, Scope) and not is_answer
+        if is_answer or (not is_computation and scope_of(self._engine) is None):
+            outer = inside if isinstance(inside, Scope) and inside.is_open else None
+            self._scope = Scope(self._engine, outer, least=self._least, part_of=inside if is_answer else None)
             self._token = gathering.set(self._scope)
         return self
 

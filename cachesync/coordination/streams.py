@@ -20,7 +20,7 @@ import xxhash
 
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.events import Event
-from cachesync.core.event_stream import FORMAT, Message
+from cachesync.core.event_stream import FORMAT, EventKind, Message
 from cachesync.core.groups import EVERY_ANSWER, MOST_CONCERNS, PUBLIC, Audience, Concern, Groups, concerns_of
 from cachesync.core.policies import Policies
 from cachesync.core.records import Record, Targets
@@ -34,6 +34,8 @@ MOST_TEXTS: Final = 100_000
 JITTER_OF_A_STREAM: Final = 0.001
 """Seconds by which one more client spreads the refetches of all."""
 MOST_JITTER: Final = 2.0
+TICK: Final = 0.25
+"""Seconds between two looks at who is due for a sign of life."""
 RETRY: Final = 1.0
 """Seconds after which a client may come back, on average."""
 
@@ -59,19 +61,37 @@ class Told:
         return self._concerns
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A place among what was told: how many came before it, how often the log had begun anew, and the position."""
+
+    at: int
+    restarts: int
+    stamp: Stamp
+
+
 class _Loop:
-    """The streams of one event loop."""
+    """The streams of one event loop. One timer looks for all of them whether something is due."""
 
-    __slots__ = ("is_woken", "streams")
+    __slots__ = ("_loop", "is_woken", "streams", "timer")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.streams: set[Stream] = set()
         self.is_woken = False
+        self.timer = loop.call_later(TICK, self.tick)
 
     def wake(self) -> None:
         self.is_woken = False
         for stream in self.streams:
             stream.news.set()
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        for stream in self.streams:
+            if now >= stream.due:
+                stream.news.set()
+        self.timer = self._loop.call_later(TICK, self.tick)
 
 
 class Hub:
@@ -80,17 +100,16 @@ class Hub:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.groups: Groups = engine.groups
-        self.stamp = engine.ledger.position or NOWHERE
-        """Up to where everything is told."""
+        self.here = Place(0, 0, engine.ledger.position or NOWHERE)
+        """Behind everything that was told: another object whenever that has changed."""
+        self.beats = 0
+        """How often there was a reason for a sign of life of all streams."""
         self.is_leaving = False
         """Whether the process is about to end: streams say so, and no more are opened."""
         self._lock = lock_across_forks()
         self._told: deque[Told] = deque()
-        self._end = 0  # how many were ever told
         self._texts = 0
-        self._since = self.stamp.number  # everything above is remembered
-        self._restarts = 0
-        self._beats = 0
+        self._since = self.here.stamp.number  # everything above is remembered
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         engine.events.add(self._hear)
 
@@ -100,23 +119,21 @@ class Hub:
         """Records of others were applied. The engine's lock is held, so that they come in order."""
         with self._lock:
             for record in records:
-                self._add(Told(record.number, record.targets, record.at / 1000))
-                self.stamp = Stamp(record.epoch, record.number)
+                self._add(Told(record.number, record.targets, record.at / 1000), Stamp(record.epoch, record.number))
             self._wake()
 
     def tell_own(self, targets: Sequence[Targets], last: Stamp) -> None:
         """This process has made records, of which ``last`` is the last one's number. The engine's lock is held."""
         with self._lock:
             for number, one in enumerate(targets, last.number - len(targets) + 1):
-                self._add(Told(number, one, time.time()))
-            self.stamp = last
+                self._add(Told(number, one, time.time()), Stamp(last.epoch, number))
             self._wake()
 
     def tell_pending(self, targets: Sequence[Targets]) -> None:
         """An invalidation holds in this process and waits for the shared layer. It is told again when it has a number."""
         with self._lock:
             for one in targets:
-                self._add(Told(self.stamp.number, one, time.time(), is_pending=True))
+                self._add(Told(self.here.stamp.number, one, time.time(), is_pending=True), self.here.stamp)
             self._wake()
 
     def restart(self, stamp: Stamp) -> None:
@@ -124,8 +141,8 @@ class Hub:
         with self._lock:
             self._told.clear()
             self._texts = 0
-            self.stamp, self._since = stamp, stamp.number
-            self._restarts += 1
+            self._since = stamp.number
+            self.here = Place(self.here.at, self.here.restarts + 1, stamp)
             self._wake()
 
     def leave(self) -> None:
@@ -136,18 +153,18 @@ class Hub:
 
     def after_fork(self) -> None:
         """In a forked child: the streams are the parent's."""
-        leave_behind(self._loops)
+        leave_behind(tuple(self._loops.values()))
         self._loops, self.is_leaving = {}, False
 
     def _hear(self, event: Event) -> None:
         if event.name in ("log_silent", "log_heard"):
             with self._lock:
-                self._beats += 1
+                self.beats += 1
                 self._wake()
 
-    def _add(self, told: Told) -> None:
+    def _add(self, told: Told, stamp: Stamp) -> None:
         self._told.append(told)
-        self._end += 1
+        self.here = Place(self.here.at + 1, self.here.restarts, stamp)
         self._texts += len(told.targets.texts)
         while len(self._told) > MOST_RECORDS or self._texts > MOST_TEXTS:
             oldest = self._told.popleft()
@@ -158,9 +175,9 @@ class Hub:
         for loop, streams in tuple(self._loops.items()):
             if streams.is_woken:
                 continue
+            streams.is_woken = True  # before: the loop may be quicker than this thread
             try:
                 loop.call_soon_threadsafe(streams.wake)
-                streams.is_woken = True
             except RuntimeError:  # it was closed
                 del self._loops[loop]
 
@@ -197,7 +214,9 @@ class Hub:
             stream = Stream(self, audience, heartbeat=heartbeat, life=life)
             if since is not None:
                 stream.go_back(since)
-            self._loops.setdefault(loop, _Loop()).streams.add(stream)
+            if loop not in self._loops:
+                self._loops[loop] = _Loop(loop)
+            self._loops[loop].streams.add(stream)
         return stream
 
     def close(self, stream: Stream) -> None:
@@ -208,36 +227,29 @@ class Hub:
             if streams is not None:
                 streams.streams.discard(stream)
                 if not streams.streams:
+                    streams.timer.cancel()
                     del self._loops[loop]
 
-    def place(self) -> Place:
-        """Where a stream stands that has been told everything. The lock is held."""
-        return Place(self._end, self._restarts, self.stamp)
+    @property
+    def stamp(self) -> Stamp:
+        """Up to where everything is told."""
+        return self.here.stamp
 
     def find(self, since: Stamp) -> int | None:
         """The place behind which everything above ``since`` stands; ``None`` if that is gone. The lock is held."""
         if since.epoch != self.stamp.epoch or since.number < self._since:
             return None
         newer = takewhile(lambda told: (told.number, told.is_pending) > (since.number, False), reversed(self._told))
-        return self._end - sum(1 for _ in newer)
+        return self.here.at - sum(1 for _ in newer)
 
-    def after(self, place: Place) -> tuple[list[Told] | None, Place, int]:
-        """What stands behind a place (``None`` if it is gone), the place behind that, and how many special signs of life there were."""
+    def after(self, place: Place) -> tuple[list[Told] | None, Place]:
+        """What stands behind a place (``None`` if it is gone), and the place behind that."""
         with self._lock:
-            here = self.place()
+            here = self.here
             newer = here.at - place.at
             if place.restarts != here.restarts or newer > len(self._told):
-                return None, here, self._beats
-            return list(islice(reversed(self._told), newer))[::-1] if newer else [], here, self._beats
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place among what was told: how many came before it, how often the log had begun anew, and the position."""
-
-    at: int
-    restarts: int
-    stamp: Stamp
+                return None, here
+            return list(islice(reversed(self._told), newer))[::-1], here
 
 
 class Stream:
@@ -245,7 +257,6 @@ class Stream:
 
     __slots__ = (
         "_audience",
-        "_beat_at",
         "_beats",
         "_ends_at",
         "_floor",
@@ -254,6 +265,7 @@ class Stream:
         "_place",
         "_policies",
         "_told",
+        "due",
         "is_over",
         "is_reset",
         "news",
@@ -264,13 +276,14 @@ class Stream:
         self._hub = hub
         self._audience = audience
         self._policies = hub.engine.settings.policies
-        self._place = hub.place()
+        self._place = hub.here
         self._floor = 0  # what is numbered up to here was told elsewhere
         self._told = str(self._place.stamp)  # the id of the last message
-        _, _, self._beats = hub.after(self._place)
+        self._beats = hub.beats
         self._heartbeat = heartbeat
-        self._beat_at = now + heartbeat
         self._ends_at = now + life * random.uniform(0.9, 1.0)
+        self.due = min(now + heartbeat, self._ends_at)
+        """When something has to be said: seconds, monotonic clock."""
         self.is_reset = False
         """Whether what came since it was left can not be told."""
         self.is_over = False
@@ -311,11 +324,7 @@ class Stream:
             message = self.take()
             if message is not None:
                 return message
-            try:
-                async with asyncio.timeout(max(0.0, min(self._beat_at, self._ends_at) - time.monotonic())):
-                    await self.news.wait()
-            except TimeoutError:
-                pass
+            await self.news.wait()
         return None
 
     def take(self) -> Message | None:
@@ -323,26 +332,27 @@ class Stream:
         hub, now = self._hub, time.monotonic()
         if hub.is_leaving or now >= self._ends_at or hub.engine.settings.policies is not self._policies:
             return Message("bye", {"retry": round(random.uniform(0.1, 2 * RETRY), 3)})  # who comes back is looked at anew
-        new, here, beats = hub.after(self._place)
-        moved, self._place = here is not self._place and here.at != self._place.at, here
-        if new is None:
-            self._floor = 0
-            return self._message("reset", {}, here.stamp)
-        groups, mode = self._groups(new) if moved else ((), "hard")
-        if groups:
-            return self._message("inv", {"tags": list(groups), "mode": mode}, here.stamp)
-        if now >= self._beat_at or beats != self._beats:
-            self._beats, self._beat_at = beats, now + self._heartbeat
-            return self._message("hb", {"jitter": round(hub.jitter, 3), "live": hub.is_live}, here.stamp)
+        if hub.here is not self._place:
+            new, self._place = hub.after(self._place)
+            if new is None:
+                self._floor = 0
+                return self._message("reset", {})
+            groups, mode = self._groups(new)
+            if groups:
+                return self._message("inv", {"tags": groups, "mode": mode})
+        if now >= self.due or hub.beats != self._beats:
+            self._beats, self.due = hub.beats, min(now + self._heartbeat, self._ends_at)
+            return self._message("hb", {"jitter": round(hub.jitter, 3), "live": hub.is_live})
         return None
 
-    def _message(self, event: str, data: dict[str, object], stamp: Stamp) -> Message:
-        before = self._told
+    def _message(self, event: EventKind, data: dict[str, object]) -> Message:
+        before, stamp = self._told, self._place.stamp
         if stamp.number >= self._floor:
             self._told = str(stamp)
-        return Message(event, {**data, "prev": before}, self._told)  # type: ignore[arg-type]
+        data["prev"] = before
+        return Message(event, data, self._told)
 
-    def _groups(self, new: Iterable[Told]) -> tuple[tuple[str, ...], str]:
+    def _groups(self, new: Iterable[Told]) -> tuple[list[str], str]:
         hub, found, is_soft = self._hub, dict[str, None](), True
         for told in new:
             if told.number < self._floor or (told.number == self._floor and not told.is_pending):
@@ -352,7 +362,7 @@ class Stream:
             is_soft = is_soft and (told.targets.is_soft or not groups)
         if len(found) > MOST_CONCERNS:
             found = {hub.groups.name(PUBLIC, EVERY_ANSWER): None}
-        return tuple(found), "soft" if is_soft else "hard"
+        return list(found), "soft" if is_soft else "hard"
 
 
 def schema_of(policies: Policies) -> str:

@@ -15,7 +15,7 @@ from cachesync.core.header_fields import WHITESPACE, HeaderFields
 FOREVER: Final = 2**31
 """Seconds that stand for any larger number (RFC 9111, 1.2.2)."""
 
-_MEMBER: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\Z))++', re.DOTALL)
+_MEMBER: Final = re.compile(rb'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))++', re.DOTALL)
 """What stands between two commas, where those inside of quotes do not count. A quote that is not closed reaches to the end."""
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 
@@ -28,7 +28,7 @@ _BARE: Final = (
 _PARAMETERS: Final = rb"(?:;\x20*+" + _KEY + rb"(?:=" + _BARE + rb")?+)*+"
 _INNER: Final = rb"\(\x20*+(?:" + _BARE + _PARAMETERS + rb"(?:\x20++|(?=\))))*+\)"
 _DICTIONARY_MEMBER: Final = re.compile(
-    rb"(" + _KEY + rb")(?:=(" + _BARE + rb"|" + _INNER + rb"))?+" + _PARAMETERS + rb"(?:[ \t]*+\Z|[ \t]*+,[ \t]*+(?=[a-z*]))"
+    rb"(" + _KEY + rb")(?:=(" + _BARE + rb"|" + _INNER + rb"))?+" + _PARAMETERS + rb"(?:[ \t]*+\Z|[ \t]*+,[ \t]*+(?=[^ \t,]))"
 )
 _LIST_MEMBER: Final = re.compile(rb"(" + _BARE + rb"|" + _INNER + rb")" + _PARAMETERS + rb"(?:[ \t]*+\Z|[ \t]*+,[ \t]*+(?=[^ \t,]))")
 

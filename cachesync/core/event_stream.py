@@ -18,7 +18,7 @@ ids are not dense, because nobody is told of what they may not see. Durations ar
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -50,5 +50,4 @@ class Message:
         return _json({"event": self.event, "id": self.id, "data": dict(self.data)})
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_json: Final[Callable[[Mapping[str, Any]], str]] = json.JSONEncoder(separators=(",", ":")).encode

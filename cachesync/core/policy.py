@@ -27,6 +27,7 @@ class HttpPolicy(Section):
     vary: tuple[str, ...]
     query_key: tuple[str, ...]
     etag: Literal["content", "stamp"]
+    respond_from_cache: bool
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "visibility": choice(
@@ -41,6 +42,7 @@ class HttpPolicy(Section):
             "content",
             "stamp",
         ),
+        "respond_from_cache": flag("Whole answers are kept under this policy, by the response cache; its ttl is dynamic."),
     }
 
     def __init__(
@@ -52,6 +54,7 @@ class HttpPolicy(Section):
         vary: Collection[str] = (),
         query_key: Collection[str] = (),
         etag: Literal["content", "stamp"] = "content",
+        respond_from_cache: bool = False,
     ) -> None:
         self._settle(("http",), {name: value for name, value in locals().items() if name != "self"})
 
@@ -224,6 +227,10 @@ class Policy(Section):
         if values.get("on_disconnect") == "serve" and not (values.get("stale_while_revalidate") or values.get("stale_if_error")):
             problem = '"serve" needs stale_while_revalidate or stale_if_error, which say for how long; write one, such as "10m"'
             yield Problem(("on_disconnect",), problem)
+        http = values.get("http")
+        if isinstance(http, HttpPolicy) and http.respond_from_cache and values.get("ttl") is not None:
+            problem = 'each answer says how long it is fresh; write ttl = "dynamic", with min_ttl and max_ttl'
+            yield Problem(("http", "respond_from_cache"), problem)
         match, warm = values.get("match"), values.get("warm")
         pattern = Pattern.parse(match) if isinstance(match, str) else None
         for index, key in enumerate(cast("tuple[str, ...]", warm) if isinstance(warm, tuple) else ()):

@@ -1,0 +1,671 @@
+"""HTTP as a part of the cache: validators, early answers, conditions of writes, and whose answer is given to whom.
+
+The application is asked through its ASGI door, without a server. Two caches around one layer in memory stand for two processes, which
+read the log when they are told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+
+from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
+from cachesync.asgi import App, CacheMiddleware, Message, Receive, Scope, Send
+from cachesync.core.policy import HttpPolicy
+from cachesync.core.settings import CoordinationSettings
+from cachesync.core.steps import Reply, SharedStep
+from cachesync.protocols import Shared
+from cachesync.testing import FakeClock
+from support.asgi import Answered, ask
+from support.nodes import LONG, read_log
+
+STAMPED = HttpPolicy(etag="stamp", vary=["Accept-Language"])
+POLICIES = [
+    Policy(name="stores", match="store:*", ttl="5m", tags=["stores"], stale_while_revalidate="1h", http=STAMPED),
+    Policy(name="public", match="public:*", ttl="5m", http=HttpPolicy(etag="stamp", visibility="public", max_age="1m")),
+    Policy(name="content", match="content:*", ttl="5m", http=HttpPolicy()),
+    Policy(name="strict", match="strict:*", ttl="5m", consistency="strict", http=STAMPED),
+    Policy(name="inner", match="inner:*", ttl="1m"),
+]
+
+
+class Counting:
+    """A shared layer that counts what it is asked."""
+
+    def __init__(self, inner: Shared) -> None:
+        self._inner = inner
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def of_loop(self) -> Any:
+        layer = self._inner.of_loop()
+        counting = self
+
+        class Layer:
+            async def perform(self, step: SharedStep, /) -> Reply:
+                counting.asked += 1
+                return await layer.perform(step)
+
+        return Layer()
+
+
+def whoever_says(scope: Scope) -> str | None:
+    """The identity that the request claims: stands for an authoriser."""
+    return dict(scope["headers"]).get(b"x-user", b"").decode() or None
+
+
+class Site:
+    """One process: a cache, and an application whose pages are made of what it caches. ``between`` runs after the data was read."""
+
+    def __init__(self, shared: Shared | None = None, *, identify: Any = whoever_says, **how: Any) -> None:
+        self.clock = FakeClock()
+        coordination = CoordinationSettings(budget=LONG, max_lag=5.0)
+        self.cache = Cache(Settings(coordination=coordination), policies=POLICIES, shared=shared, clock=self.clock, listen=False)
+        self.calls = 0
+        self.versions: dict[str, int] = {}
+        self.between: Callable[[], Any] = lambda: None
+        self.more: Mapping[str, str] = {}
+        self.app: App = CacheMiddleware(self.answer, self.cache, identify=identify, **how)
+
+    async def read(self, key: str) -> Any:
+        async def compute() -> dict[str, Any]:
+            return {"key": key, "version": self.versions.get(key, 0)}
+
+        return await self.cache.aget_or_compute(key, compute)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        keys = [key for key in scope["path"].split("/") if key]
+        if scope["method"] in ("PUT", "DELETE"):
+            self.versions[keys[0]] = self.versions.get(keys[0], 0) + 1
+            await self.cache.ainvalidate(keys[0], tags=["written"])
+            body: bytes = b"{}"
+        else:
+            body = json.dumps([await self.read(key) for key in keys]).encode()
+        self.between()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), **self.more}
+        pairs = [(name.encode(), text.encode()) for name, text in headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await send({"type": "http.response.body", "body": body})
+
+    async def get(self, target: str, etag: str | None = None, user: str = "ann", **more: Any) -> Answered:
+        headers = {"X-User": user} if user else {}
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        return await ask(self.app, target, headers={**headers, **more.pop("headers", {})}, **more)
+
+    def change(self, key: str, **how: Any) -> Stamp:
+        """Somebody changes the data and says so."""
+        self.versions[key] = self.versions.get(key, 0) + 1
+        return self.cache.invalidate(key, **how)
+
+
+def pair() -> tuple[Site, Site, Counting]:
+    """Two processes around one layer, which have joined the log; the first one's questions are counted."""
+    shared = MemoryShared()
+    counting = Counting(shared)
+    sites = Site(cast("Shared", counting)), Site(shared)
+    for site in sites:
+        site.cache.stamp()
+    return *sites, counting
+
+
+# --- ETags ------------------------------------------------------------------------------------------------------------------------
+
+
+async def etag_of(site: Site, target: str = "/store:1", **how: Any) -> str:
+    first = await site.get(target, **how)
+    assert first.status == 200 and first["etag"]
+    return first["etag"]
+
+
+def test_a_304_by_stamp_asks_nobody() -> None:
+    """Neither the application nor the shared layer; it carries what the 200 did, and no body."""
+
+    async def story() -> None:
+        site, _, counting = pair()
+        first = await site.get("/store:1")
+        asked, calls = counting.asked, site.calls
+        again = await site.get("/store:1", first["etag"])
+        assert (again.status, again.body, site.calls, counting.asked) == (304, b"", calls, asked)
+        for name in ("etag", "cache-control", "vary", "cache-groups", "cachesync-stamp"):
+            assert again[name] == first[name] != ""
+        assert again["content-length"] == again["content-type"] == ""
+
+    asyncio.run(story())
+
+
+def test_an_etag_is_the_same_in_every_process_and_after_a_restart() -> None:
+    """It names the content: whoever makes it, and whether it was computed or hit."""
+
+    async def story() -> None:
+        one, other, _ = pair()
+        assert await etag_of(one) == await etag_of(other) == await etag_of(Site())
+        assert (await other.get("/store:1", await etag_of(one))).status == 304
+
+    asyncio.run(story())
+
+
+def test_an_etag_is_bound_to_its_resource() -> None:
+    """The same bytes elsewhere, or under another query, are another representation."""
+
+    async def story() -> None:
+        site = Site()
+        found = {await etag_of(site, target) for target in ("/store:1", "/store:1?a", "/store:1/")}
+        assert len(found) == 3
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", [{}, {"soft": True}])
+@pytest.mark.parametrize("of_other", [True, False])
+def test_an_invalidation_ends_an_early_answer(of_other: bool, how: dict[str, Any]) -> None:
+    """Of this process at once, of another one when the log was applied; a soft one as well as a hard one."""
+
+    async def story() -> None:
+        site, other, _ = pair()
+        etag, calls = await etag_of(site), site.calls
+        (other if of_other else site).change("store:1", **how)
+        site.versions["store:1"] = 1
+        if of_other:
+            read_log(site.cache)
+        again = await site.get("/store:1", etag)
+        assert site.calls == calls + 1
+        if not how:
+            assert (again.status, again.body) == (200, b'[{"key": "store:1", "version": 1}]')
+
+    asyncio.run(story())
+
+
+def test_an_invalidation_of_something_else_ends_nothing() -> None:
+    """The answer is judged anew, and still confirmed without the application."""
+
+    async def story() -> None:
+        site = Site()
+        etag, calls = await etag_of(site), site.calls
+        stamp = site.change("store:2")
+        again = await site.get("/store:1", etag)
+        assert (again.status, site.calls, again["cachesync-stamp"]) == (304, calls, str(stamp))
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("named", ["store:1", "inner:1", "tag"])
+def test_what_the_answer_depends_on_ends_it(named: str) -> None:
+    """Any of the keys that were read, what those depend on, and their tags."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def compute() -> str:
+            await site.read("inner:1")
+            return "outer"
+
+        await site.cache.aget_or_compute("store:1", compute)
+        etag, calls = await etag_of(site, "/store:1/store:2"), site.calls
+        site.cache.invalidate(*([] if named == "tag" else [named]), tags=["stores"] if named == "tag" else [])
+        await site.get("/store:1/store:2", etag)
+        assert site.calls == calls + 1
+
+    asyncio.run(story())
+
+
+def test_an_invalidation_between_reading_and_answering_is_not_lost() -> None:
+    """The answer is what was read before it, and is confirmed by nobody after it."""
+
+    async def story() -> None:
+        site, other, _ = pair()
+
+        def change() -> None:
+            site.versions["store:1"] = 1
+            other.change("store:1")
+            read_log(site.cache)
+
+        site.between = change
+        etag = await etag_of(site)
+        site.between = lambda: None
+        again = await site.get("/store:1", etag)
+        assert (again.status, site.calls) == (200, 2)
+        assert b'"version": 1' in again.body
+
+    asyncio.run(story())
+
+
+def test_an_early_answer_ends_with_the_freshness_of_what_it_was_made_of() -> None:
+    """The least of all that was read; the lifetimes that it tells become shorter until then."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site, "/public:1")
+        for passed, left in ((20.0, 40), (20.0, 20)):
+            site.clock.advance(passed)
+            again = await site.get("/public:1", etag)
+            assert (again.status, site.calls) == (304, 1)
+            seconds = int(again["cache-control"].rpartition("=")[2])
+            assert left - 2 <= seconds <= left
+        site.clock.advance(280.0)
+        assert (await site.get("/public:1", etag)).status == 304
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_a_process_that_does_not_hear_the_log_confirms_nothing_early() -> None:
+    """Within ``max_lag`` it does, and beyond it the application is called."""
+
+    async def story() -> None:
+        site, _, _ = pair()
+        etag = await etag_of(site)
+        site.clock.advance(4.0)
+        assert (await site.get("/store:1", etag)).status == 304
+        assert site.calls == 1
+        site.clock.advance(2.0)
+        await site.get("/store:1", etag)
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_a_strict_policy_confirms_nothing_early() -> None:
+    """Each of its reads asks where the log ends."""
+
+    async def story() -> None:
+        site, _, _ = pair()
+        etag = await etag_of(site, "/strict:1")
+        assert (await site.get("/strict:1", etag)).status == 304
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("mode", ["headers", "off", "ttl"])
+def test_a_switch_ends_early_answers(mode: str) -> None:
+    """What is not cached as the policies say is asked of the application; ETags of the content are still compared."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site)
+        site.cache.switch("stores", mode)
+        again = await site.get("/store:1", etag)
+        assert (again.status, site.calls) == (304, 2)
+        assert (await site.get("/store:1", etag)).status == 304
+        assert site.calls == 3
+        site.cache.switch("stores", "full")
+        await site.get("/store:1")
+        calls = site.calls
+        assert (await site.get("/store:1", etag)).status == 304
+        assert site.calls == calls
+
+    asyncio.run(story())
+
+
+def test_a_reload_ends_early_answers() -> None:
+    """They were made under other policies."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site)
+        site.cache.reload(policies=[Policy(name="all", match="*", ttl="1m")])
+        await site.get("/store:1", etag)
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_what_is_served_stale_is_not_remembered_and_says_so() -> None:
+    """Its status has a ``ttl`` below zero, and its lifetime is none."""
+
+    async def story() -> None:
+        site = Site()
+        await site.get("/store:1")
+        site.change("store:1", soft=True)
+        stale = await site.get("/store:1")
+        assert b'"version": 0' in stale.body
+        assert stale["cachesync-cache-control"] == "max-age=0"
+        assert stale["cache-status"].startswith("cachesync; hit; ttl=-")
+        calls = site.calls
+        await site.get("/store:1", stale["etag"])
+        assert site.calls == calls + 1
+
+    asyncio.run(story())
+
+
+def test_remembered_answers_are_bounded() -> None:
+    """The one that was remembered first goes; then the application is asked."""
+
+    async def story() -> None:
+        site = Site(remember=2)
+        etags = [await etag_of(site, f"/store:{number}") for number in range(3)]
+        calls = site.calls
+        assert [(await site.get(f"/store:{number}", etags[number])).status for number in range(3)] == [304] * 3
+        assert site.calls == calls + 3  # the first was forgotten, then the second for it, then the third
+
+    asyncio.run(story())
+
+
+# --- whose answer -------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_users_answer_confirms_nothing_to_another() -> None:
+    """Also where a browser sends the ETag of who was logged in before: the application decides for itself."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site, user="ann")
+        assert (await site.get("/store:1", etag, user="ann")).status == 304
+        assert site.calls == 1
+        for user in ("bob", ""):
+            await site.get("/store:1", etag, user=user)
+        assert site.calls == 3
+        assert (await site.get("/store:1", etag, user="ann")).status == 304
+        assert site.calls == 3
+
+    asyncio.run(story())
+
+
+def test_without_an_authoriser_private_data_is_confirmed_by_the_application() -> None:
+    """It may refuse. What is for everybody needs none."""
+
+    async def story() -> None:
+        site = Site(identify=None)
+        for target, calls in (("/store:1", 2), ("/public:1", 3)):
+            etag = await etag_of(site, target)
+            assert (await site.get(target, etag)).status == 304
+            assert site.calls == calls
+
+    asyncio.run(story())
+
+
+def test_an_authoriser_may_be_a_coroutine_function() -> None:
+    """It is awaited before anything is answered."""
+
+    async def whoever(scope: Scope) -> str | None:
+        await asyncio.sleep(0)
+        return whoever_says(scope)
+
+    async def story() -> None:
+        site = Site(identify=whoever)
+        etag = await etag_of(site)
+        assert (await site.get("/store:1", etag)).status == 304
+        assert site.calls == 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("how", ["authorization", "set-cookie"])
+def test_public_data_asked_for_with_credentials_or_with_a_cookie_set_is_one_users(how: str) -> None:
+    """The answer says ``private``, and it is remembered for nobody else; one that sets a cookie for nobody at all."""
+
+    async def story() -> None:
+        site = Site()
+        site.more = {"set-cookie": "a=b"} if how == "set-cookie" else {}
+        headers = {"Authorization": "Basic x"} if how == "authorization" else {}
+        first = await site.get("/public:1", headers=headers)
+        assert first["cache-control"].startswith("private, max-age=")
+        await site.get("/public:1", first["etag"], user="bob", headers=headers)
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_an_early_answer_is_for_requests_that_vary_does_not_tell_apart() -> None:
+    """Another language may be another answer: the application says."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site, headers={"Accept-Language": "de"})
+        assert (await site.get("/store:1", etag, headers={"Accept-Language": "de"})).status == 304
+        assert site.calls == 1
+        await site.get("/store:1", etag, headers={"Accept-Language": "fr"})
+        assert site.calls == 2
+        site.more = {"vary": "*"}
+        etag = await etag_of(site, "/store:2")
+        await site.get("/store:2", etag)
+        assert site.calls == 4
+
+    asyncio.run(story())
+
+
+def test_groups_of_private_data_are_each_users_own() -> None:
+    """Two users' groups can not be compared; those of public data are everybody's."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def groups(target: str, user: str) -> set[str]:
+            return set((await site.get(target, user=user))["cache-groups"].split(", "))
+
+        assert len(await groups("/store:1", "ann") & await groups("/store:1", "bob")) == 1  # that of everything
+        assert await groups("/public:1", "ann") == await groups("/public:1", "bob")
+
+    asyncio.run(story())
+
+
+# --- writes -------------------------------------------------------------------------------------------------------------------------
+
+
+async def put(site: Site, target: str = "/store:1", **headers: str) -> Answered:
+    return await ask(site.app, target, method="PUT", headers={name.replace("_", "-"): text for name, text in headers.items()})
+
+
+def test_a_write_with_another_etag_is_refused_before_it_has_any_effect() -> None:
+    """412, and the data is what it was; with the current one it goes on (RFC 9110, 13.1.1)."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site)
+        refused = await put(site, If_Match='"other"')
+        assert (refused.status, json.loads(refused.body)["error"]["code"], site.versions) == (412, "precondition_failed", {})
+        assert (await put(site, If_Match=etag)).status == 200
+        assert site.versions == {"store:1": 1}
+        assert (await put(site, If_Match=etag)).status == 412
+        assert (await put(site, If_None_Match="*")).status == 412
+        assert site.versions == {"store:1": 1}
+
+    asyncio.run(story())
+
+
+def test_a_condition_of_writes_may_be_required() -> None:
+    """428 where there is none (RFC 6585, 3), and reading needs none."""
+
+    async def story() -> None:
+        site = Site(require_match=["PUT"])
+        refused = await put(site)
+        assert (refused.status, json.loads(refused.body)["error"]["code"], site.calls) == (428, "precondition_required", 0)
+        assert (await put(site, If_Match=await etag_of(site))).status == 200
+
+    asyncio.run(story())
+
+
+def test_an_answer_says_what_its_request_has_invalidated() -> None:
+    """By the groups that answers have, and with the stamp of the invalidation (RFC 9875, 3)."""
+
+    async def story() -> None:
+        site = Site()
+        groups = (await site.get("/store:1"))["cache-groups"].split(", ")
+        written = await ask(site.app, "/store:1", method="PUT", headers={"X-User": "ann"})
+        assert set(groups) & set(written["cache-group-invalidation"].split(", "))
+        assert written["cachesync-stamp"] == str(site.cache.stamp())
+        assert (await site.get("/store:2"))["cache-group-invalidation"] == ""
+
+    asyncio.run(story())
+
+
+# --- reading what one has written ---------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_has_seen_more_of_the_log_is_answered_from_there() -> None:
+    """``Cachesync-At-Least``: another process catches up before it answers, and its stamp is not less."""
+
+    async def story() -> None:
+        site, other, _ = pair()
+        await site.get("/store:1")
+        site.versions["store:1"] = 1
+        stamp = other.change("store:1")
+        assert b'"version": 0' in (await site.get("/store:1")).body
+        again = await site.get("/store:1", headers={"Cachesync-At-Least": str(stamp)})
+        assert b'"version": 1' in again.body
+        assert again["cachesync-stamp"] == str(stamp)
+
+    asyncio.run(story())
+
+
+def test_a_stamp_that_nobody_has_given_asks_for_no_more_than_the_end_of_the_log() -> None:
+    """A client that makes one up can not keep the origin busy."""
+
+    async def story() -> None:
+        site, _, _ = pair()
+        await site.get("/store:1")
+        for stamp in ("feed:99", f"{site.cache.stamp().epoch}:99", "feed:1~"):
+            site.versions["store:1"] = 7  # and nobody says so
+            assert b'"version": 0' in (await site.get("/store:1", headers={"Cachesync-At-Least": stamp})).body
+
+    asyncio.run(story())
+
+
+def test_what_is_no_stamp_is_refused() -> None:
+    """400 with a clear error."""
+
+    async def story() -> None:
+        site = Site()
+        refused = await site.get("/store:1", headers={"Cachesync-At-Least": "now"})
+        assert (refused.status, json.loads(refused.body)["error"]["code"], site.calls) == (400, "no_stamp", 0)
+
+    asyncio.run(story())
+
+
+# --- what passes as it is -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_made_of_managed_data_passes_as_it_is() -> None:
+    """Nothing is added where a policy without an ``http`` table had a part in it, or nothing was read."""
+
+    async def story() -> None:
+        site = Site()
+        for target in ("/", "/inner:1", "/store:1/inner:1"):
+            found = await site.get(target)
+            assert {name for name, _ in found.fields} == {b"content-type", b"content-length"}
+
+    asyncio.run(story())
+
+
+def test_a_handlers_own_validators_are_compared() -> None:
+    """Its ETag stays, and a matching condition makes a 304 of any 200, cached data or not."""
+
+    async def story() -> None:
+        site = Site()
+        site.more = {"etag": '"mine"'}
+        for target in ("/", "/store:1"):
+            assert (await site.get(target))["etag"] == '"mine"'
+            confirmed = await site.get(target, 'W/"mine"')
+            assert (confirmed.status, confirmed["etag"], confirmed.body) == (304, '"mine"', b"")
+
+    asyncio.run(story())
+
+
+def test_a_head_is_answered_as_a_get_without_its_body() -> None:
+    """With the same ETag, and 304 for the same condition."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site)
+        assert (await site.get("/store:1", method="HEAD"))["etag"] == etag
+        assert (await site.get("/store:1", etag, method="HEAD")).status == 304
+
+    asyncio.run(story())
+
+
+def streaming(site: Site, parts: list[bytes], length: int | None, log: list[str]) -> App:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await site.read("store:1")
+        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number, part in enumerate(parts):
+            log.append(f"made {number}")
+            await send({"type": "http.response.body", "body": part, "more_body": number < len(parts) - 1})
+
+    return CacheMiddleware(app, site.cache, identify=whoever_says, largest=100)
+
+
+@pytest.mark.parametrize("length", [None, 101, 200_000_000_000])
+def test_a_stream_is_never_held_back(length: int | None) -> None:
+    """Each part is sent before the next is made, and the start before all, where the length is not told or large. No ETag, then."""
+
+    async def story() -> None:
+        log: list[str] = []
+
+        def sent(message: Message) -> None:
+            log.append(f"sent {message.get('body', b'start').decode()}")
+
+        site = Site()
+        answered = await ask(streaming(site, [b"a", b"b", b"c"], length, log), on_message=sent)
+        assert log == ["sent start", "made 0", "sent a", "made 1", "sent b", "made 2", "sent c"]
+        assert answered["etag"] == "" and answered["cache-control"] == "private, no-cache"
+
+    asyncio.run(story())
+
+
+def test_a_short_body_in_parts_is_put_together() -> None:
+    """It is named by all of it."""
+
+    async def story() -> None:
+        site = Site()
+        answered = await ask(streaming(site, [b"a", b"b", b""], 2, []), "/x")
+        whole = await ask(streaming(site, [b"ab"], 2, []), "/x")
+        assert (answered.body, answered["etag"]) == (b"ab", whole["etag"])
+        assert [message["type"] for message in answered.events] == ["http.response.start", "http.response.body"]
+
+    asyncio.run(story())
+
+
+def test_a_body_that_is_longer_than_it_said_is_held_back_no_longer() -> None:
+    """The server complains of it; nothing is named by a part."""
+
+    async def story() -> None:
+        site = Site()
+        answered = await ask(streaming(site, [b"abc", b"d", b"e"], 2, []))
+        assert (answered.body, answered["etag"]) == (b"abcde", "")
+
+    asyncio.run(story())
+
+
+def test_a_failure_of_the_application_arrives_as_it_left() -> None:
+    """Before and after the start of an answer."""
+
+    async def story(begun: bool) -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if begun:
+                await site.read("store:1")
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+            raise LookupError("mine")
+
+        with pytest.raises(LookupError, match="mine"):
+            await ask(CacheMiddleware(app, site.cache))
+
+    asyncio.run(story(begun=False))
+    asyncio.run(story(begun=True))
+
+
+def test_what_is_not_http_passes() -> None:
+    """Lifespans and WebSockets are none of it."""
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["type"])
+
+    async def nothing(*_: Any) -> Any: ...
+
+    async def story() -> None:
+        for kind in ("lifespan", "websocket"):
+            await CacheMiddleware(app, Site().cache)({"type": kind}, nothing, nothing)
+
+    asyncio.run(story())
+    assert seen == ["lifespan", "websocket"]
