@@ -20,7 +20,10 @@ from cachesync.cli import main
 from cachesync.core.keys import check_key
 from support.silent import silence
 
-COMMANDS = ("check", "explain", "schema", "key", "tail", "invalidate", "sweep", "switch", "demo")
+COMMANDS = (
+    *("check", "explain", "schema", "export", "key", "tail", "stats", "top", "invalidate", "sweep", "switch", "warm", "doctor", "serve"),
+    "demo",
+)
 GOOD = """\
 namespace = "dashboard"
 
