@@ -32,7 +32,7 @@ from cachesync.coordination.latencies import GROWTH, Latencies, quantiles_of
 from cachesync.coordination.metrics import DURATIONS
 from cachesync.core.token_bucket import MOST_BUCKETS, TokenBuckets
 from cachesync.testing import FakeClock
-from support.asgi import EventClient
+from support.event_client import EventClient
 
 POLICIES = [
     Policy(name="stores", match="stores:*", ttl="5m", tags=["vip"], http=HttpPolicy(visibility="public")),
