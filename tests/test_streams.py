@@ -46,7 +46,7 @@ def user(scope: Any) -> str | None:
 @contextmanager
 def door(**options: Any) -> Iterator[tuple[Cache, EventStreams]]:
     """A cache and its streams."""
-    given = {name: options.pop(name) for name in ("redis", "namespace") if name in options}
+    given = {name: options.pop(name) for name in ("redis", "namespace", "listen") if name in options}
     with Cache(policies=POLICIES, **given) as cache:
         yield cache, EventStreams(cache, identify=user, **options)
 
@@ -129,6 +129,26 @@ def test_every_process_tells_every_record_once_in_the_order_of_the_log(server: S
                         assert told.id == str(stamp)
                         assert cache.hub.groups.name(PUBLIC, f"k:stores:{number}") in told.data["tags"]
             assert [told.number for told in one.hub.last(10)] == [6, 5, 4, 3, 2, 1]
+
+    in_loop(story)
+
+
+def test_an_own_invalidation_is_told_after_those_before_it(server: Server, namespace: str) -> None:
+    """One that got its number before the record of another process was heard is told when it is read from the log, behind that one."""
+
+    async def story() -> None:
+        with (
+            door(redis=server.url, namespace=namespace, listen=False) as (one, _),
+            Cache(policies=POLICIES, redis=server.url, namespace=namespace) as two,
+        ):
+            await one.astamp()
+            hub = one.hub
+            first = await two.ainvalidate("stores:1")
+            second = await one.ainvalidate("stores:2")
+            assert second.number == first.number + 1
+            assert [told.number for told in hub.last(5)] in ([], [2, 1])
+            one.get("stores:1", at_least=second)  # which catches up
+            assert [told.number for told in hub.last(5)] == [2, 1]
 
     in_loop(story)
 
