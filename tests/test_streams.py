@@ -330,6 +330,40 @@ def test_streams_are_told_at_once_that_the_log_is_silent(fresh_server: Server) -
     in_loop(story)
 
 
+FORKED = """
+import asyncio, os, signal, sys
+from cachesync import Cache, HttpPolicy, Policy
+from cachesync.event_streams import EventStreams
+from support.asgi import EventClient
+
+async def listening():
+    async with EventClient(EventStreams(cache)) as client:
+        while not (await client.next()).data["live"]:
+            pass
+        print("heard", flush=True)
+
+policies = [Policy(name="stores", match="stores:*", ttl="5m", http=HttpPolicy(visibility="public"))]
+cache = Cache(policies=policies, redis=sys.argv[1], namespace=sys.argv[2])
+cache.stamp()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    cache.close()
+else:
+    signal.alarm(20)
+    asyncio.run(listening())
+    os._exit(0)
+"""
+
+
+def test_a_forked_process_that_only_has_streams_hears_the_log(server: Server, namespace: str) -> None:
+    """It knows a position from before the fork, so it asks for nothing: its reader begins all the same."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, server.url, namespace]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.stdout == "heard\n", done.stderr
+
+
 @pytest.mark.parametrize("why", ["life", "reload", "leaving"])
 def test_a_stream_says_goodbye(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When it has lived long enough, when the policies change, when the process ends: who comes back is looked at anew."""
@@ -589,3 +623,11 @@ def test_where_nobody_listens_for_the_signal_it_ends_the_process_as_before(handl
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is print
+
+
+def test_an_interrupt_that_python_raises_is_not_the_end(handlers: None) -> None:
+    """Where nobody else listens for Ctrl-C it is a KeyboardInterrupt, after which a notebook goes on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    mine = Farewell(lambda: None)
+    expect(mine)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
