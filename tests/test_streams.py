@@ -46,7 +46,7 @@ def user(scope: Any) -> str | None:
 @contextmanager
 def door(**options: Any) -> Iterator[tuple[Cache, EventStreams]]:
     """A cache and its streams."""
-    given = {name: options.pop(name) for name in ("redis", "namespace") if name in options}
+    given = {name: options.pop(name) for name in ("redis", "namespace", "listen") if name in options}
     with Cache(policies=POLICIES, **given) as cache:
         yield cache, EventStreams(cache, identify=user, **options)
 
@@ -129,6 +129,26 @@ def test_every_process_tells_every_record_once_in_the_order_of_the_log(server: S
                         assert told.id == str(stamp)
                         assert cache.hub.groups.name(PUBLIC, f"k:stores:{number}") in told.data["tags"]
             assert [told.number for told in one.hub.last(10)] == [6, 5, 4, 3, 2, 1]
+
+    in_loop(story)
+
+
+def test_an_own_invalidation_is_told_after_those_before_it(server: Server, namespace: str) -> None:
+    """One that got its number before the record of another process was heard is told when it is read from the log, behind that one."""
+
+    async def story() -> None:
+        with (
+            door(redis=server.url, namespace=namespace, listen=False) as (one, _),
+            Cache(policies=POLICIES, redis=server.url, namespace=namespace) as two,
+        ):
+            await one.astamp()
+            hub = one.hub
+            first = await two.ainvalidate("stores:1")
+            second = await one.ainvalidate("stores:2")
+            assert second.number == first.number + 1
+            assert [told.number for told in hub.last(5)] in ([], [2, 1])
+            one.get("stores:1", at_least=second)  # which catches up
+            assert [told.number for told in hub.last(5)] == [2, 1]
 
     in_loop(story)
 
@@ -308,6 +328,40 @@ def test_streams_are_told_at_once_that_the_log_is_silent(fresh_server: Server) -
                 assert (await client.until("hb")).data["live"]
 
     in_loop(story)
+
+
+FORKED = """
+import asyncio, os, signal, sys
+from cachesync import Cache, HttpPolicy, Policy
+from cachesync.event_streams import EventStreams
+from support.asgi import EventClient
+
+async def listening():
+    async with EventClient(EventStreams(cache)) as client:
+        while not (await client.next()).data["live"]:
+            pass
+        print("heard", flush=True)
+
+policies = [Policy(name="stores", match="stores:*", ttl="5m", http=HttpPolicy(visibility="public"))]
+cache = Cache(policies=policies, redis=sys.argv[1], namespace=sys.argv[2])
+cache.stamp()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    cache.close()
+else:
+    signal.alarm(20)
+    asyncio.run(listening())
+    os._exit(0)
+"""
+
+
+def test_a_forked_process_that_only_has_streams_hears_the_log(server: Server, namespace: str) -> None:
+    """It knows a position from before the fork, so it asks for nothing: its reader begins all the same."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKED, server.url, namespace]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.stdout == "heard\n", done.stderr
 
 
 @pytest.mark.parametrize("why", ["life", "reload", "leaving"])
@@ -569,3 +623,11 @@ def test_where_nobody_listens_for_the_signal_it_ends_the_process_as_before(handl
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) is print
+
+
+def test_an_interrupt_that_python_raises_is_not_the_end(handlers: None) -> None:
+    """Where nobody else listens for Ctrl-C it is a KeyboardInterrupt, after which a notebook goes on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    mine = Farewell(lambda: None)
+    expect(mine)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

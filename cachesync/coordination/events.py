@@ -145,7 +145,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "layer": '`"shared"`, or `"local"` for process memory',
     "listener": "text: what has raised",
     "lost": "number of invalidations",
-    "outcome": "text: done, queued, or the code of an error",
+    "outcome": "text: done, queued, or what was raised",
     "patterns": "list of texts: keys, prefixes, globs",
     "policy": "text: the name of a policy",
     "problems": "list of texts: every mistake, and what was expected",

@@ -560,6 +560,7 @@ class Operations:
 
     def standing(self) -> Generator[Step, Any, Stamp]:
         """The position that this process has applied, after joining the log if it has not yet."""
+        self.awake()
         engine = self.engine
         deadline = engine.now() + engine.budget
         if engine.ledger.position is None and (yield from self._sharing(deadline)):
