@@ -16,7 +16,8 @@ from benchmarks.table import about_the_machine, budgets, lines
 
 NAMES: Final = (
     *("local_hit", "redis_hit", "batch", "memory", "hit_ratio"),
-    *("coordinated_hit", "propagation", "issuing", "invalidation", "delivery", "recovery", "stampede", "silence", "flat", "scale"),
+    *("coordinated_hit", "propagation", "issuing", "invalidation", "delivery", "recovery", "stampede", "silence"),
+    *("http", "streams", "flat", "scale"),
 )
 LONG: Final = ("memory", "hit_ratio")
 """They have no short form: they count, and would count something else. ``--quick`` leaves them out unless ``--only`` names them."""

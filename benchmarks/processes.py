@@ -17,6 +17,14 @@ class Process:
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait(seconds)
+
     def order(self, what: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(what + "\n")

@@ -76,7 +76,7 @@ def _processor() -> str:
 
 def budgets(results: Results) -> list[Budget]:
     """Every budget whose figures were measured. A missing peer takes its budgets with it."""
-    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results), *_coordination(results)]
+    return [*_local(results), *_redis(results), *_memory(results), *_hit_ratio(results), *_coordination(results), *_http(results)]
 
 
 def _best(results: Results, benchmark: str, row: str, name: str) -> float | None:
@@ -165,8 +165,27 @@ def _coordination(results: Results) -> Iterator[Budget]:
                 is_upper=True,
                 unit=" ms",
             )
+    for row, figures in rows("streams").items():
+        figure, what = figures[OURS], f"{results['streams']['streams']:,} event streams, {row}"
+        yield Budget(f"{what}: p99 until all are reached", figure["p99"], 250, is_upper=True, unit=" ms")
+        yield Budget(f"{what}: memory for each", figure["kilobytes"], 40, is_upper=True, unit=" kB")
+        yield Budget(f"{what}: from SIGTERM to the end", figure["seconds"], 2, is_upper=True, unit=" s")
     if flat := results.get("flat", {}).get("resident"):
         yield Budget("size of a process, the second half of very many operations", max(flat) / flat[len(flat) // 2], 1.05, is_upper=True)
+
+
+def _http(results: Results) -> Iterator[Budget]:
+    rows: Mapping[str, Any] = results.get("http", {}).get("rows", {})
+    confirmed = rows.get("304 for 72 kB", {})
+    if OURS in confirmed and "hashing the body" in confirmed:
+        reached = confirmed[OURS]["best"] / confirmed["hashing the body"]["best"]
+        yield Budget("304 by stamp: the rate of hashing a body of 72 kB", reached, 10, is_upper=False)
+    plain = rows.get("200 that is not managed", {})
+    if OURS in plain and "the application alone" in plain:
+        added = (1 / plain[OURS]["best"] - 1 / plain["the application alone"]["best"]) * 1e6
+        yield Budget("middleware on a 200 that is not managed", added, 60, is_upper=True, unit=" us")
+    if stream := results.get("http", {}).get("stream"):
+        yield Budget(f"memory for a stream of {stream['sent']:,.0f} MB", stream["grown"], 10, is_upper=True, unit=" MB")
 
 
 # --- the table ------------------------------------------------------------------------------------------------------------------------
@@ -174,9 +193,13 @@ def _coordination(results: Results) -> Iterator[Budget]:
 
 def lines(results: Results) -> Iterator[str]:
     """The table, line by line."""
-    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit"), ("batch", "Batch of 100")):
+    for benchmark, title in (("local_hit", "Local hit"), ("redis_hit", "Redis hit"), ("batch", "Batch of 100"), ("http", "HTTP")):
         if benchmark in results:
             yield from _rows(title, results[benchmark])
+    if "http" in results:
+        stream = results["http"]["stream"]
+        yield f"A stream of {stream['sent']:,.0f} MB: the first part after {stream['first']:.0f} us, {stream['grown']:.1f} MB more memory"
+        yield ""
     if "local_hit" in results:
         yield from _slow_down(results["local_hit"]["rows"])
     if "memory" in results:
@@ -318,6 +341,15 @@ def _silence_lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"    {limits}; one that takes longer than {result['longest']:g} s counts as that"
 
 
+def _streams_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{result['streams']:,} event streams in one process: an invalidation has reached all, ms; what each costs; the end after SIGTERM"
+    yield f"    {'':<24}{'p50':>10}{'p99':>10}{'max':>10}{'kB':>10}{'end, s':>10}"
+    for row, figures in result["rows"].items():
+        figure = figures[OURS]
+        told = "".join(f"{figure[kind]:>10.1f}" for kind in ("p50", "p99", "max", "kilobytes"))
+        yield f"    {row:<24}{told}{figure['seconds']:>10.2f}"
+
+
 def _flat_lines(result: Mapping[str, Any]) -> Iterator[str]:
     if result:
         sizes = " ".join(f"{size / 1e6:.1f}" for size in result["resident"])
@@ -350,6 +382,7 @@ _COORDINATION: Final[Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]]]
     "recovery": _recovery_lines,
     "stampede": _stampede_lines,
     "silence": _silence_lines,
+    "streams": _streams_lines,
     "flat": _flat_lines,
     "scale": _scale_lines,
 }

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
 from cachesync.coordination.engine import Engine
+from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
 from cachesync.coordination.gathering import gathering
 from cachesync.coordination.health import Health
@@ -35,6 +36,7 @@ from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
 from cachesync.coordination.site import Site
 from cachesync.coordination.stats import FunctionStats, LogStats, RefreshStats, SharedStats, Stats, WarmingStats, log_stats, stats_of
+from cachesync.coordination.streams import Hub
 from cachesync.coordination.warmable import Calls
 from cachesync.coordination.wrapper import Blueprint, plan
 from cachesync.core.encryption_keys import EncryptionKeys
@@ -507,6 +509,14 @@ class Cache:
         if inside is not None:
             inside.add(found)
 
+    def entries(self, prefix: str) -> Entries:
+        """What other frameworks' caches are made of, such as `cachesync.django`: entries under the keys ``prefix:*`` that the program
+        stores itself, each with a lifetime of its own, and changes in one piece.
+
+        Raises ``PolicyError`` unless these keys have one policy, with ``ttl = "dynamic"``.
+        """
+        return Entries(self._operations, self._registry, prefix)
+
     # --- invalidating -------------------------------------------------------------------------------------------------------------
 
     def invalidate(self, *patterns: str, tags: Iterable[str] = (), soft: bool = False) -> Stamp:
@@ -733,6 +743,14 @@ class Cache:
         removed = self._events.remove_watcher(watcher)
         self._operations.notice_watchers()
         return removed
+
+    @property
+    def hub(self) -> Hub:
+        """What tells event streams of this process what is out of date: for doors."""
+        with self._engine.lock:
+            if self._engine.hub is None:
+                self._engine.hub = Hub(self._engine)
+            return self._engine.hub
 
     # --- ending -------------------------------------------------------------------------------------------------------------------
 

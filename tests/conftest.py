@@ -6,6 +6,7 @@
 ``fresh_server``   a Valkey 9 for this test alone: kill it, freeze it, restart it
 ``namespace``      a text no other test uses; keys that contain it are removed from the shared servers afterwards
 ``proxy``          a proxy in front of ``server`` that cuts, holds and delays
+``browser``        a Chromium; its pages are closed after the test
 =================  ========================================================================================
 
 With ``CI=true`` a run in which a test was skipped, or failed as expected, ends in failure.
@@ -13,6 +14,7 @@ With ``CI=true`` a run in which a test was skipped, or failed as expected, ends 
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -24,6 +26,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from support.browser import Browser
 from support.proxy import Proxy
 from support.servers import EXTRA_SERVER, Server, Servers, flavours
 
@@ -46,6 +49,14 @@ _kept_logs: list[Path] = []
 
 def pytest_report_header() -> str:
     return f"servers: {', '.join(flavours())}{f' ({EXTRA_SERVER})' if EXTRA_SERVER else ''}"
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector leaves alone what was collected: thousands of tests, which live as long as the session. Without this each
+    test that has it look, and each that forks, pays for all of them.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +103,20 @@ def proxy(server: Server) -> Iterator[Proxy]:
     """A proxy in front of ``server``, for this test alone."""
     with Proxy("127.0.0.1", server.port) as own:
         yield own
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A Chromium that all tests share."""
+    with Browser() as shared:
+        yield shared
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The Chromium, for pages of this test: they are closed afterwards, and what their visitors had is forgotten."""
+    yield chromium
+    chromium.forget()
 
 
 @pytest.hookimpl(optionalhook=True)

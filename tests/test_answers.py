@@ -220,8 +220,14 @@ def test_an_invalidation_between_reading_and_answering_is_not_lost() -> None:
     """The answer is what was read before it, and is confirmed by nobody after it."""
 
     async def story() -> None:
-        site = Site()
-        site.between = lambda: site.change("store:1")
+        site, other, _ = pair()
+
+        def change() -> None:
+            site.versions["store:1"] = 1
+            other.change("store:1")
+            read_log(site.cache)
+
+        site.between = change
         etag = await etag_of(site)
         site.between = lambda: None
         again = await site.get("/store:1", etag)

@@ -381,3 +381,18 @@ def test_heartbeats_come_evenly_and_are_answered_once() -> None:
     assert [beats.take(now) for now in (0.1, 0.125, 0.3, 0.4, 1.0, 1.0)] == [0, 1, 0, 1, 2, 0]
     assert beats.last == 0.875 and beats.next == 1.125
     assert Heartbeats(0.0).next == NEVER
+
+
+def test_every_row_of_http_is_measured_beside_the_usual_way() -> None:
+    """A 304 is one, and a stream grows nothing."""
+    from benchmarks import http
+
+    result = http.run(quick=True)
+    assert result["missing"] == []
+    assert {row: set(figures) for row, figures in result["rows"].items()} == {
+        "200 of 72 kB": {http.BARE, http.HASHED, "cachesync"},
+        "304 for 72 kB": {http.HASHED, "cachesync, by content", "cachesync"},
+        "200 that is not managed": {http.BARE, "cachesync"},
+    }
+    assert result["stream"]["sent"] > 65
+    assert len(budgets({"http": result})) == 3

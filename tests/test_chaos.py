@@ -14,6 +14,7 @@ import pytest
 from cachetools import LRUCache
 
 from cachesync import Cache, CachetoolsMemory, Event, MemoryShared, Policy, RedisShared, Settings
+from cachesync.coordination import log_reader
 from cachesync.core.records import TAG, Record, Targets
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import NOWHERE, Stamp
@@ -38,12 +39,14 @@ from cachesync.core.steps import (
     Woken,
 )
 from cachesync.errors import LayerError
+from cachesync.layers import breaker
 from cachesync.protocols import Shared
 from cachesync.testing import ChaosLayer, FakeClock, Listening, SharedLayerContract
 from cachesync.testing.chaos import TO_STEPS, Fault
 from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, read_log, until
 from support.servers import Server
 
+SOON = 0.1
 POLICIES = [Policy(name="items", match="item:*", ttl="1h", tags=["items"])]
 
 
@@ -439,6 +442,14 @@ def caller_of(
     return Caller(Cache(settings, policies=POLICIES, shared=shared, on_event=None if events is None else events.append), colour, loop)
 
 
+@pytest.fixture
+def soon_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has failed is tried again after a tenth of a second. For how long it is left alone, `test_breaker` says."""
+    monkeypatch.setattr(breaker, "FIRST_REST", SOON)
+    monkeypatch.setattr(log_reader, "LONGEST_PAUSE", SOON)
+
+
+@pytest.mark.usefixtures("soon_tried")
 @pytest.mark.parametrize("kind", [Fetch, Lease, Store, Announce, Seize, Hear])
 @pytest.mark.parametrize("fault", ["throw", "fail", "lose", "hang"])
 def test_a_step_that_goes_wrong_costs_nobody_an_answer(fault: Fault, kind: type, colour: Colour, loop: LoopThread) -> None:

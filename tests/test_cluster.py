@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -825,13 +826,19 @@ def test_a_failover_of_the_logs_master_costs_nobody_its_place(cluster: Cluster, 
 def test_the_commands_find_their_way(
     lasting: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``invalidate``, ``sweep`` and ``tail``."""
+    """``invalidate``, ``sweep``, ``stats``, ``doctor`` and ``tail``."""
     file = tmp_path / "cachesync.toml"
     file.write_text(f'namespace = "{namespace}"\n[redis]\n[policy.all]\nmatch = "*"\nttl = "1h"\n')
     monkeypatch.setenv("CACHESYNC_REDIS_URL", lasting.url)
     monkeypatch.setenv("CACHESYNC_FILE", str(file))
-    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["tail", "--no-follow"]):
+    with Cache(policies=[Policy(name="all", match="*", ttl="1h")], namespace=namespace, redis=lasting.url, listen=False) as cache:
+        for number in range(30):
+            cache.set(f"j:{number}", number)
+    counts: list[int] = []
+    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["stats", "--json"], ["doctor"], ["tail", "--no-follow"]):
         code = main(command)
         told = capsys.readouterr()
-        assert (code, told.err) == (0, ""), command
+        assert (code, told.err) == (0, ""), (command, told.out)
+        counts += [json.loads(told.out)["entries"]] if command[0] == "stats" else []
     assert "k:*" in told.out
+    assert counts == [30]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from cachesync import Cache, Event, Policy, PolicyError, RedisShared, Settings
+from cachesync.command_line.printing import address_of
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.errors import LayerError
 from cachesync.layers.redis_line import parser
-from cachesync.printing import address_of
 from cachesync.protocols import Shared
 from cachesync.testing import SharedLayerContract
 from support.nodes import COLOURS, LONG, Callers, Colour, LoopThread, until

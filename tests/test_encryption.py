@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from cachesync import MISSING, Cache, MemoryShared, Policy, PolicyError, RestingError, Settings
 from cachesync.cli import main
+from cachesync.command_line.invalidate import Manner, Named, invalidate
+from cachesync.command_line.sweep import sweep
 from cachesync.coordination.events import Event
 from cachesync.coordination.policy_file import parse_settings
 from cachesync.core.encryption_keys import KEY_BYTES, LARGEST_NUMBER, EncryptionKeys, new_key
@@ -29,7 +31,6 @@ from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings, RedisSettings
 from cachesync.layers.codecs import codec_for
 from cachesync.layers.encryption import NONCE_BYTES, TAG_BYTES, Keyring, opened
-from cachesync.operate import Manner, Named, invalidate, sweep
 from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, read_log
 from support.servers import Server
 

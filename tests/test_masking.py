@@ -25,6 +25,7 @@ from cachesync import (
     Settings,
 )
 from cachesync.cli import main
+from cachesync.command_line.tail import JsonLines, Lines
 from cachesync.coordination.events import CATALOGUE, Event, EventName, Events
 from cachesync.coordination.masking import Masking
 from cachesync.core.masking import MASK, of_pattern
@@ -36,7 +37,6 @@ from cachesync.core.steps import Failed, Fetch
 from cachesync.errors import LayerError
 from cachesync.layers.redis_line import failed
 from cachesync.layers.redis_wire import WireError
-from cachesync.tail import JsonLines, Lines
 from cachesync.testing import FakeClock
 from support.nodes import COLOURS, LONG, Caller, Colour, LoopThread, engine_of, operations_of, read_log, until
 from support.servers import Server

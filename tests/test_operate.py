@@ -23,11 +23,11 @@ import pytest
 import cachesync
 from cachesync import Cache, Policy, Settings, Stamp
 from cachesync.cli import main
+from cachesync.command_line.invalidate import TEXTS_OF_A_CALL
+from cachesync.command_line.tail import KINDS, MODES, JsonLines, Lines, Page, Stream, Tail
 from cachesync.core.names import Names
 from cachesync.core.records import Kind, Mode, Record, RecordError, Targets
 from cachesync.core.settings import CoordinationSettings
-from cachesync.operate import TEXTS_OF_A_CALL
-from cachesync.tail import KINDS, MODES, JsonLines, Lines, Page, Stream, Tail
 from support.nodes import LONG, read_log, until
 from support.proxy import Proxy
 from support.servers import Server

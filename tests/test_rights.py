@@ -14,6 +14,7 @@ import redis
 
 from cachesync import Cache, Event, Policy, RedisShared, Settings
 from cachesync.cli import main
+from cachesync.command_line.survey import survey
 from cachesync.core import steps
 from cachesync.core.auditing import Question
 from cachesync.core.names import Names
@@ -52,6 +53,7 @@ from support.rights import CLUSTER, NEW, OLD, listed
 from support.servers import Server
 
 PATIENCE: Final = 5.0
+SHORT: Final = 0.05
 
 
 def commands_of(server: Server) -> list[str]:
@@ -138,28 +140,39 @@ def steps_of(names: Names, admin: Any) -> Iterator[SharedStep]:
 
 
 def everything(url: str, namespace: str, admin: Any) -> list[str]:
-    """Do all that there is to do with a shared layer. Returns what went wrong."""
+    """Do all that there is to do with a shared layer. Returns what went wrong.
+
+    One announcement waits for a replica to confirm it: each such wait lasts until the server looks at its clock, up to 100 ms.
+    """
     admin.script_flush()
-    bounds = Bounds(log_records=100, log_keep=0.0, bans=100, longest_life=0.0, durable=1)
+    bounds = Bounds(log_records=100, log_keep=0.0, bans=100, longest_life=0.0)
     shared = RedisShared(url, namespace=namespace, bounds=bounds)
     troubles: list[str] = []
     for step in steps_of(shared.names, admin):
+        bounds.durable = int(isinstance(step, Announce) and step.again)
         reply = shared.sync.perform(step._replace(deadline=LONG * 1e9) if "deadline" in step._fields else step)
         if isinstance(reply, Failed):
             troubles.append(str(reply.error))
         elif getattr(reply, "unsaid", 0):
             troubles.append("publish: not published")
     with closing(shared.ear()) as ear:
-        troubles += heard(ear)
+        troubles += heard(ear, SHORT if troubles else PATIENCE)
     shared.close()
+    admin.set(shared.names.entry("a"), "x", px=60_000)
+    try:
+        survey(Settings(namespace=namespace, redis=RedisSettings(url)), lambda _: None)
+    except LayerError as error:
+        troubles.append(str(error))
     return troubles
 
 
-def heard(ear: Any) -> list[str]:
-    """Hear the log, and a lease, and then that lease no more."""
+def heard(ear: Any, patience: float) -> list[str]:
+    """Hear the log, and a lease, and then that lease no more. ``patience`` is for the end of the lease, in seconds: where something has
+    failed before, it may never come.
+    """
     woken = False
     for beat in (True, False, False, True, True):
-        reply = ear.perform(Hear(0.05 if woken or beat else PATIENCE, beat, PATIENCE))
+        reply = ear.perform(Hear(SHORT if woken or beat else patience, beat, PATIENCE))
         if isinstance(reply, Failed):
             return [str(reply.error)]
         assert isinstance(reply, Heard)
@@ -259,12 +272,12 @@ def test_such_a_user_can_do_all_that_the_commands_do(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """``tail``, ``invalidate`` and ``sweep``."""
+    """``tail``, ``invalidate``, ``sweep``, ``stats`` and ``doctor``."""
     file = tmp_path / "cachesync.toml"
     file.write_text(f'namespace = "{namespace}"\n[redis]\n[policy.all]\nmatch = "*"\nttl = "1h"\n')
     monkeypatch.setenv("CACHESYNC_REDIS_URL", allow(namespace, commands_of(every_server)))
     monkeypatch.setenv("CACHESYNC_FILE", str(file))
-    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["tail", "--no-follow"]):
+    for command in (["invalidate", "k:*", "--tag", "t"], ["sweep"], ["stats"], ["doctor"], ["tail", "--no-follow"]):
         code = main(command)
         told = capsys.readouterr()
         assert (code, told.err) == (0, ""), command

@@ -24,6 +24,7 @@ import pytest
 
 from cachesync import Cache, KeyArgumentError, KeyTemplateError, LayerError, MemoryShared, Policy, PolicyError, Settings, Warmed
 from cachesync.cli import main
+from cachesync.command_line.warm import Progress
 from cachesync.coordination import warmer
 from cachesync.coordination.events import Event
 from cachesync.core.settings import CoordinationSettings, WarmingSettings
@@ -31,7 +32,6 @@ from cachesync.core.steps import Failed, Fetch, Lease, Replies, Reply, SharedSte
 from cachesync.core.switches import place_of
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
-from cachesync.warm import Progress
 from support.desk import Desk
 from support.nodes import COLOURS, LONG, Caller, Colour, HoldingShared, LoopThread, Origin, engine_of, operations_of, until, use
 from support.scripts import Script

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from cachesync.coordination.events import Events
 from cachesync.coordination.flights import Flight, Flights, waiting_lock
@@ -73,6 +73,9 @@ from cachesync.layers.forks import leave_behind, lock_across_forks
 from cachesync.layers.redis_wire import WireError
 from cachesync.layers.sizing import OVERHEAD, measure
 from cachesync.protocols import Clock, LocalLayer, Shared
+
+if TYPE_CHECKING:
+    from cachesync.coordination.streams import Hub
 
 BEHIND: Final = Refused(behind=True)
 TIMERS_LATE: Final = 0.005
@@ -179,6 +182,8 @@ class Engine:
         self.sending: dict[str, Ask] = {}  # by token of a lease, whose answers are on their way to the shared layer
         self.ending: deque[tuple[float, str]] = deque()  # tokens of those that were given up: when each is over, seconds, monotonic clock
         self.groups = Groups(settings.secret or settings.namespace)
+        self.hub: Hub | None = None
+        """Where streams are told what is out of date; made when the first door asks for it."""
         self.keyring = keyring_for(settings, stores=shared is not None and settings.enabled)
         self.budget = spendable(settings.coordination.budget)
         self.lease = round(settings.coordination.lease * 1000)
@@ -861,18 +866,28 @@ class Engine:
                 self.ledger.pend(ticket, self.now())
             else:
                 self.ledger.pends += 1
-                self.ledger.settle(ticket, last, self.now())  # without a shared layer it is this process that gives the numbers
+                self._number(ticket, last)  # without a shared layer it is this process that gives the numbers
             self.detach(targets)
         scope = scope_of(self)
         if scope is not None:
             scope.forget(targets)
         return ticket
 
+    def _number(self, ticket: Ticket, last: Stamp) -> None:
+        """The records of a ticket have their numbers. Those that do not follow the position are told when they are read from the log.
+
+        The lock is held.
+        """
+        before = self.ledger.position
+        self.ledger.settle(ticket, last, self.now())
+        if self.hub is not None and self.ledger.position is not before:
+            self.hub.tell_own(ticket.targets, last)
+
     def settle(self, step: Settle) -> Stamp:
         ticket, reply = step
         if isinstance(reply, Announced):
             with self.lock:
-                self.ledger.settle(ticket, reply.last, self.now())
+                self._number(ticket, reply.last)
             stamp = reply.last
             if reply.replicas == 0:
                 self.events.send("not_durable", stamp=str(stamp), **written(ticket.targets))
@@ -893,6 +908,8 @@ class Engine:
             waits = self.ledger.tickets.is_queued(ticket)
             if not waits and ticket in self.ledger.tickets:
                 self.ledger.queue(ticket)
+                if self.hub is not None:
+                    self.hub.tell_pending(ticket.targets)
             is_lost = not waits and self.is_closed
         if not waits:
             self.events.send("invalidation_queued", **written(ticket.targets))
@@ -1034,6 +1051,8 @@ class Engine:
         self.failures, self.parts, self.closing = {}, set(), False
         self.leases, self.limits, self.blocks, self.forsaken, self.sending = {}, {}, {}, [], {}
         self.ending.clear()
+        if self.hub is not None:
+            self.hub.after_fork()
         self.origin = os.urandom(6).hex()
         if self.shared is not None:
             self.shared.after_fork()

@@ -73,6 +73,10 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
     "policies_reloaded": (logging.INFO, "the policies were reloaded while the process runs. added, removed, settings"),
     "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
+    "administered": (
+        logging.INFO,
+        "somebody has changed something by the admin app, or tried. who, action, outcome, patterns, tags, switched, stamp",
+    ),
     "listener_failed": (logging.ERROR, "a listener or a watcher has raised; the others and the cache go on. listener, event, error"),
 }
 """Every event: its log level and what it says, with the names of its fields."""
@@ -109,6 +113,7 @@ EventName = Literal[
     "setting_without_effect",
     "policies_reloaded",
     "policies_refused",
+    "administered",
     "listener_failed",
 ]
 """The names of `CATALOGUE`, for type checkers: a name that is misspelt in a listener is found by them."""
@@ -123,6 +128,7 @@ SPANS: Final[Mapping[str, str]] = {
 """Every span: what goes on between its beginning and its end, with the names of its fields. ``stamp`` is known at the end."""
 
 FIELDS: Final[Mapping[str, str]] = {
+    "action": "text: invalidate, switch or sweep",
     "added": "list of texts: names of policies",
     "age": "seconds since the value was made",
     "by": "text: the environment, a call in this process, or for all processes",
@@ -139,6 +145,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "layer": '`"shared"`, or `"local"` for process memory',
     "listener": "text: what has raised",
     "lost": "number of invalidations",
+    "outcome": "text: done, queued, or the code of an error",
     "patterns": "list of texts: keys, prefixes, globs",
     "policy": "text: the name of a policy",
     "problems": "list of texts: every mistake, and what was expected",
@@ -154,6 +161,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "tags": "list of texts",
     "thread": "text: what the thread is called",
     "traceback": "text",
+    "who": "text: the identity of whoever has asked, as the admin app's authoriser tells it",
 }
 """Every field of events and spans: what it is, and in which unit."""
 
@@ -175,10 +183,11 @@ class Event:
         return CATALOGUE[self.name][0]
 
     def __str__(self) -> str:
-        return f"{self.name}: " + ", ".join(f"{name}={_in_short(value)}" for name, value in self.fields.items())
+        return f"{self.name}: " + ", ".join(f"{name}={in_short(value)}" for name, value in self.fields.items())
 
 
-def _in_short(value: Any) -> Any:
+def in_short(value: Any) -> Any:
+    """The first items of a list that is long."""
     items = cast("Sequence[Any]", value) if value.__class__ is list else ()
     if len(items) <= SHOWN:
         return value
@@ -256,9 +265,9 @@ class Events:
 
     def send(self, name: EventName, /, subject: object = None, **fields: Any) -> None:
         """Send an event. ``subject`` is what it is about: the first event of a name and a subject is logged at its own level."""
-        self._send(Event(name, self._shown(fields)), subject, self._listeners)
+        self._send(Event(name, self.shown(fields)), subject, self._listeners)
 
-    def _shown(self, fields: dict[str, Any]) -> dict[str, Any]:
+    def shown(self, fields: dict[str, Any]) -> dict[str, Any]:
         return fields if self.masking is None else self.masking.fields(fields)
 
     def _send(self, event: Event, subject: object, listeners: Sequence[Listener]) -> None:
@@ -317,7 +326,7 @@ class Events:
 
     def watch(self, name: str, /, **fields: Any) -> Watch:
         """A span, to be begun by ``with``. Each watcher is called now, in the context of whoever caused the span."""
-        span = Span(name, self._shown(fields), conceals=self.masking is not None)
+        span = Span(name, self.shown(fields), conceals=self.masking is not None)
         managers: list[tuple[Watcher, AbstractContextManager[object]]] = []
         for watcher in self.watchers:
             try:

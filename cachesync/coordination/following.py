@@ -58,6 +58,8 @@ class Follower:
             records = engine.ledger.apply(step.log, engine.now())
             if records:
                 engine.detach([record.targets for record in records])
+                if engine.hub is not None:
+                    engine.hub.tell(records)
         if records:
             engine.waiters.wake()  # a lease may be gone with what it was for
         return Done(records is not None)
@@ -83,6 +85,8 @@ class Follower:
                 if how.ends_copies:
                     trouble = engine.clear_local()
                 engine.losses += how.lost
+                if engine.hub is not None:
+                    engine.hub.restart(joined.head)
             if ledger.position == joined.head:
                 ledger.contact = max(ledger.contact, joined.asked)
         engine.waiters.wake()

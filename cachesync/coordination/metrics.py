@@ -262,6 +262,7 @@ DURATIONS: Final = (
 """Every histogram."""
 
 _BY_SPAN: Final = {duration.span: duration for duration in DURATIONS}
+_BY_SPAN["compute_many"] = _BY_SPAN["compute"]
 
 
 class Timer:

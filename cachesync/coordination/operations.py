@@ -391,13 +391,17 @@ class Operations:
                     answers[ask.key] = self._used(ask, answers[ask.key], reading)
         return answers
 
-    def looking(self, ask: Ask, least: Stamp | None = None) -> Generator[Step, Any, Called | Refused]:
-        """The local copy or the shared entry, without computing."""
-        found = yield from self._looking(ask, least)
+    def looking(self, ask: Ask, least: Stamp | None = None, *, apart: bool = False) -> Generator[Step, Any, Called | Refused]:
+        """The local copy or the shared entry, without computing. ``apart``: a request takes no note of it, nor remembers it."""
+        found = yield from self._looking(ask, least, apart=apart and _is_of_a_request())
         ask.site.counts.missed += isinstance(found, Refused)
         return found
 
-    def _looking(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Called | Refused]:
+    def found_later(self, ask: Ask, called: Called, *, apart: bool) -> Called:
+        """Something was found after all that `looking` had not: it is taken note of, as there."""
+        return called if apart and _is_of_a_request() else cast("Called", self._used(ask, called))
+
+    def _looking(self, ask: Ask, least: Stamp | None, *, apart: bool) -> Generator[Step, Any, Called | Refused]:
         engine = self.engine
         if least is not None:
             check_stamp(least)
@@ -405,19 +409,19 @@ class Operations:
         if self._bypasses(ask, least):
             return Refused()
         confirms = self._is_strict(ask) or least is not None
-        reading = self._reading(ask, anew=confirms)
+        reading = None if apart else self._reading(ask, anew=confirms)
         if reading is not None and reading.found is not None:
             return reading.found
+        found: Called | Refused | Failed | None = None
         if not self._is_strict(ask) and (least is None or engine.has_reached(least)):
-            answer = engine.at_hand(ask, only_fresh=confirms)
-            if answer is not None:
-                return cast("Called", self._used(ask, answer, reading))
-        if not (yield from self._sharing(ask.deadline, least)):
+            found = engine.at_hand(ask, only_fresh=confirms)
+        if found is None:
+            if not (yield from self._sharing(ask.deadline, least)):
+                return Refused()
+            found = yield from (obtain_confirmed(ask, least) if confirms else look(ask))
+        if isinstance(found, Failed):
             return Refused()
-        if not confirms:
-            return cast("Called | Refused", self._used(ask, (yield from look(ask)), reading))
-        found = yield from obtain_confirmed(ask, least)
-        return Refused() if isinstance(found, Failed) else cast("Called | Refused", self._used(ask, found, reading))
+        return found if apart else cast("Called | Refused", self._used(ask, found, reading))
 
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
@@ -454,12 +458,11 @@ class Operations:
         if given is not None:
             given = (own_copy(ask.policy, given[0]),)
             ask = ask._replace(deadline=engine.now() + ask.budget)  # a copy of much takes long
-        admitted = engine.breaker.admits() and (yield from self._flushing(ask.deadline))
         ask = ask._replace(least=self._least())
         token = engine.token()
         try:
             flow = put(ask, token=token, shared=engine.shared is not None, given=given)
-            result, stamp = yield from self._sparing(flow, admitted=admitted)
+            result, stamp = yield from self.admitted(ask.deadline, flow)
         finally:
             engine.forsake(token)
         self._note_unstored(ask, result, stamp, is_given=given is not None)
@@ -686,6 +689,12 @@ class Operations:
         finally:
             flow.close()
 
+    def admitted(self, deadline: float, flow: Generator[Step, Any, T]) -> Generator[Step, Any, T]:
+        """A flow that changes something, after announcing what is queued where nobody else does that."""
+        self.awake()
+        admitted = self.engine.breaker.admits() and (yield from self._flushing(deadline))
+        return (yield from self._sparing(flow, admitted=admitted))
+
     def _flushing(self, deadline: float) -> Generator[Step, Any, bool]:
         """Announce what is queued, the oldest first, where no reader of the log does that: one caller at a time. Give back what leases
         nobody has a use for any more.
@@ -744,6 +753,12 @@ class Operations:
 def _repeated(asks: Sequence[Ask], readings: Sequence[Reading | None]) -> dict[str, Any]:
     """What a request has read already, by key."""
     return {ask.key: one.found for ask, one in zip(asks, readings, strict=True) if one is not None and one.found is not None}
+
+
+def _is_of_a_request() -> bool:
+    """Whether what runs here belongs to a request itself, and to no computation inside of it."""
+    found = gathering.get()
+    return found is not None and found.request is found
 
 
 def _giving_back(release: Release) -> Flow:

@@ -14,9 +14,9 @@ from cachesync.core.keys import Template, overlap
 from cachesync.core.masking import hidden_fields
 from cachesync.core.policies import Policies
 from cachesync.core.policy import Policy
-from cachesync.errors import KeyArgumentError, KeyTemplateError
+from cachesync.errors import KeyArgumentError, KeyTemplateError, PolicyError
 from cachesync.layers.codecs import AnyCodec
-from cachesync.protocols import LocalLayer
+from cachesync.protocols import Codec, LocalLayer
 
 
 def fit(
@@ -111,14 +111,13 @@ class Registry:
         policy = policies.match(key)
         if policy is None:
             raise KeyArgumentError(f"no policy matches the key {self.masking.key(key)!r}; add one whose pattern does, or mend the key")
-        if policy.is_dynamic:
-            raise KeyArgumentError(
-                f'{self.masking.key(key)!r} has the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
-            )
         with self._lock:
             if policies is not self.policies:  # they were reloaded in this very moment
                 return self._site_of_policy(key)
             site = self._by_policy.get(policy.name)
+            if site is None and policy.is_dynamic:
+                problem = f'the policy {policy.name!r} with ttl = "dynamic": only a function can say how long it lives'
+                raise KeyArgumentError(f"{self.masking.key(key)!r} has {problem}")
             if site is None:
                 site = self._by_policy[policy.name] = Site(
                     name=f"keys of policy {policy.name}",
@@ -129,6 +128,36 @@ class Registry:
                 )
                 self._living.add(site)
         return site
+
+    def claim(self, prefix: str, codec: Codec, lifetime: Callable[[Any], float]) -> Site:
+        """The site of all keys under a prefix, which no function computes: each value says itself how long it lives.
+
+        The same again for who asks again. Raises `PolicyError` unless one policy with ``ttl = "dynamic"`` has all of these keys.
+        """
+        pattern = f"{prefix}:*"
+        with self._lock:
+            policy = next((policy for policy in self.policies if policy.match == pattern), None)
+            if policy is None or not policy.is_dynamic:
+                advice = f'[policy.{prefix}] with match = "{pattern}", ttl = "dynamic", min_ttl and max_ttl'
+                found = "there is no policy" if policy is None else f"policy.{policy.name} has a ttl of its own"
+                raise PolicyError(f"{pattern}: {found}, and each of these keys is given a lifetime of its own; write {advice}")
+            within = [other for other in self.policies if other is not policy and other.pattern.literals > policy.pattern.literals]
+            if any(other.pattern.overlaps(policy.pattern) for other in within):
+                raise PolicyError(
+                    f"{pattern}: another policy takes some of these keys away from policy.{policy.name}; give it another match"
+                )
+            site = self._by_policy.get(policy.name)
+            if site is None:
+                site = self._by_policy[policy.name] = Site(
+                    name=f"keys of policy {policy.name}",
+                    policy=policy,
+                    shelf=self._local.shelf(),
+                    make_codec=lambda: codec,
+                    call=_no_function,
+                    lifetime=lifetime,
+                )
+                self._living.add(site)
+            return site
 
     # --- reloads ------------------------------------------------------------------------------------------------------------------
 
@@ -177,8 +206,9 @@ class Plan:
                 return str(error) if site.name in str(error) else f"{site.name}: {error}"
             return ""
         policy = self.policies.match(site.policy.match)
-        if policy is None or policy.is_dynamic:
-            what = "has none" if policy is None else 'has one with ttl = "dynamic", which only a function can have'
+        if policy is None or policy.is_dynamic != (site.lifetime is not None):
+            is_dynamic = 'has one with ttl = "dynamic", which only a function can have'
+            what = "has none" if policy is None else is_dynamic if policy.is_dynamic else 'has one without ttl = "dynamic"'
             return f"{site.name}: they are in use as text, and not each of {site.policy.match!r} keeps a policy: this file {what}"
         if not any(site.policy.pattern.overlaps(pattern) for pattern in self._moved):  # all of its keys have this policy as before
             self.sites[site] = policy, frozenset()

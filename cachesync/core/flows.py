@@ -386,7 +386,7 @@ def fill(ask: Ask, *, token: str, shared: bool, dead: bytes | None, early: bool 
             yield Release(ask.key, token, deadline + called.seconds)
         return called
     called = called._replace(until=begun.made + called.fresh)
-    stored = None if leased is None else (yield from _store(ask, token, called, begun, deadline + called.seconds, own=0))
+    stored = None if leased is None else (yield from store_leased(ask, token, called, begun, deadline + called.seconds, own=0))
     if stored is not False:
         yield Keep(ask, called, begun)
     return called._replace(is_shared=stored is not None)
@@ -397,7 +397,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
 
     A lease whose holder began before an invalidation that is known here is taken over: what is computed under it would be refused.
     """
-    deadline, waits, over = ask.deadline, _waits(), None
+    deadline, turns, over = ask.deadline, waits(), None
     while True:
         stands: Stands = yield Position()
         position = BY_LIFETIME if ask.by_ttl else stands.stamp or NOWHERE
@@ -420,7 +420,7 @@ def _lease(ask: Ask, token: str, dead: bytes | None, *, early: bool) -> Generato
                     return Failed(RestingError(f"{ask.shown}: {problem}"))
             if early:
                 return Failed(Unneeded())
-            waited: Waited = yield Await(ask.key, token, next(waits))
+            waited: Waited = yield Await(ask.key, token, next(turns))
             deadline = waited.now + ask.budget
             if waited.alone:
                 return None, deadline
@@ -518,7 +518,7 @@ def replace(
     if leased and own and not ask.by_ttl:  # what others announced before it has to be known before the value is held here
         yield from catch_up(stamp, deadline)
     if leased and own and called.fresh is not None:
-        keeps = (yield from _store(ask, token, called, begun, deadline, own=own, encoded=encoded)) is not False
+        keeps = (yield from store_leased(ask, token, called, begun, deadline, own=own, encoded=encoded)) is not False
     elif leased:
         yield Release(ask.key, token, deadline)
     if keeps and called.fresh is not None:
@@ -527,7 +527,7 @@ def replace(
     return called if keeps else called._replace(fresh=None), stamp
 
 
-def _store(
+def store_leased(
     ask: Ask, token: str, called: Called, begun: Begun, deadline: float, *, own: int, encoded: Encoded | Failed | None = None
 ) -> Generator[Step, Any, bool | None]:
     """Fill under the lease. False when the lease was lost: then the value belongs to its caller only, and is not held here either.
@@ -734,7 +734,8 @@ def _why(policy: Policy, error: BaseException) -> str:
     return type(error).__name__ if policy.encrypt else told(error, policy)[:WHY_LENGTH]
 
 
-def _waits() -> Iterator[float]:
+def waits() -> Iterator[float]:
+    """How long to wait for a lease before looking again, each time: seconds."""
     wait = FIRST_WAIT
     while True:
         yield wait

@@ -97,7 +97,7 @@ def concerns_of(policies: Policies, targets: Iterable[Targets]) -> tuple[Concern
     found: dict[Concern, None] = {}
     touched: set[str] | None = set()
     for one in targets:
-        names = _touched(policies, one)
+        names = touched_by(policies, one)
         touched = None if touched is None or names is None else touched | names
         if one.kind == EVERYTHING:
             return (Concern(EVERY_ANSWER, None),)
@@ -136,7 +136,7 @@ def _named(policies: Policies, targets: Targets) -> Iterator[Concern]:
             yield from _of_each("y:", _overlapping(policies, text + "*" if targets.kind == PREFIX else text))
 
 
-def _touched(policies: Policies, targets: Targets) -> set[str] | None:
+def touched_by(policies: Policies, targets: Targets) -> set[str] | None:
     """The policies whose keys are concerned. Of a tag nobody knows, nor of everything: ``None``."""
     if targets.kind in (TAG, EVERYTHING):
         return None

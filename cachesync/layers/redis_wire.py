@@ -123,7 +123,7 @@ def commands_of(step: SharedStep, names: Names, bounds: Bounds) -> list[Command]
             marker: Command = (b"ZRANGEBYSCORE", names.bans, b"+inf", b"+inf")
             return [found, (b"HMGET", names.meta, b"e", b"f", b"fk", b"ft", b"fs"), marker]
         case Scan(cursor, count):
-            return [(b"SCAN", cursor, b"MATCH", _literally(names.entry_prefix) + b"*}", b"COUNT", count)]
+            return [(b"SCAN", cursor, b"MATCH", literally(names.entry_prefix) + b"*}", b"COUNT", count)]
         case Heads(entries):
             return [(b"TIME",), head, *((b"GETRANGE", name, 0, HEAD_BYTES - 1) for name in entries)]
         case Discard(entries):
@@ -162,7 +162,7 @@ def _announce(step: Announce, names: Names, bounds: Bounds) -> list[Command]:
     return [*((b"UNLINK", *_pair(names, key)) for key in step.unlink), appended, *waited]
 
 
-def _literally(text: bytes) -> bytes:
+def literally(text: bytes) -> bytes:
     """A text in a pattern of Redis (its own globs), in which it stands for itself."""
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
 

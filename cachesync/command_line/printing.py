@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, TextIO
 
 from cachesync.core.redis_url import address_of_url
@@ -30,6 +30,11 @@ def quoted(text: str, most: int = 200) -> str:
     return json.dumps(shown, ensure_ascii=not shown.isprintable())
 
 
+def plain(text: str) -> str:
+    """A text from elsewhere as a terminal may show it."""
+    return text if text.isprintable() else quoted(text)
+
+
 def address_of(settings: Settings) -> str | None:
     """Where Redis is, without user, password and options."""
     return None if settings.redis is None else address_of_url(settings.redis.url)
@@ -40,20 +45,57 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
+def bytes_text(number: int) -> str:
+    """About how many bytes: ``"512 B"``, ``"48.1 MiB"``."""
+    size, unit = float(number), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:
+            break
+        size, unit = size / 1024, larger
+    return f"{number} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+class StatusLine:
+    """On a terminal, one line that the next one replaces: how far something is. Elsewhere nothing is shown."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.is_shown = stream.isatty()
+        self._stream = stream
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Put this text in the place of the last one."""
+        if self.is_shown:
+            self._stream.write(f"\r{text.ljust(self._width)}")
+            self._stream.flush()
+            self._width = len(text)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._width:
+            self.show("")
+            self.show("")
+
+
 def print_json(value: object) -> None:
     """A value as JSON, over several lines."""
     json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
-def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """Columns as wide as they have to be; one that is empty in every row is left out."""
+def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, numbers: Collection[str] = ()) -> None:
+    """Columns as wide as they have to be; one that is empty in every row is left out. ``numbers`` are columns that end in line."""
+    for number, line in enumerate(table(head, rows, numbers=numbers)):
+        sys.stdout.write((paint(line, "dim") if number == 0 else line) + "\n")
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, numbers: Collection[str] = ()) -> list[str]:
+    """The lines of `print_table`, without colours."""
     lines = [head, *rows]
     kept = [column for column in range(len(head)) if any(line[column] for line in lines[1:])]
     widths = {column: max(len(line[column]) for line in lines) for column in kept}
-    for number, line in enumerate(lines):
-        text = "  " + "  ".join(line[column].ljust(widths[column]) for column in kept).rstrip()
-        sys.stdout.write((paint(text, "dim") if number == 0 else text) + "\n")
+    placed = {column: str.rjust if head[column] in numbers else str.ljust for column in kept}
+    return ["  " + "  ".join(placed[column](line[column], widths[column]) for column in kept).rstrip() for line in lines]
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]]) -> None:

@@ -6,8 +6,10 @@ what was read already is passed over when it is heard. It only looks: where ther
 
 from __future__ import annotations
 
+import argparse
 import json
 import select
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -15,6 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, Protocol, TextIO
 
+from cachesync.command_line.exits import NO, OK
+from cachesync.command_line.parsing import Commands, add_file, add_json, command, number
+from cachesync.command_line.policy_files import with_redis
+from cachesync.command_line.printing import address_of, counted, paint, quoted
 from cachesync.coordination.masking import Masking
 from cachesync.core.names import Names
 from cachesync.core.policies import Policies
@@ -26,11 +32,7 @@ from cachesync.errors import LayerError
 from cachesync.layers.redis_cluster import redis_layer
 from cachesync.layers.redis_line import TROUBLE, Line, failed, refused
 from cachesync.layers.redis_wire import Command, WireError, pack_all
-from cachesync.printing import address_of, counted, paint, quoted
 from cachesync.protocols import Ear
-
-OK: Final = 0
-NO: Final = 1
 
 PAGE: Final = 1_000
 """Records read in one trip."""
@@ -340,6 +342,45 @@ class Tail:
 
 
 # --- the command ----------------------------------------------------------------------------------------------------------------
+
+
+def add(commands: Commands) -> None:
+    """Add ``tail``."""
+    parser = command(
+        commands,
+        "tail",
+        "show the log of invalidations, live",
+        "Shows the last invalidations, then each one that comes, from whichever process: when, its number, hard or soft or a value "
+        "that was set, what was named, and the id of the process. Changes nothing. Needs Redis.",
+        "cachesync tail",
+        "cachesync tail --last 100 --no-follow",
+        "cachesync tail --from 9f86d081884c7d65:121",
+        "cachesync tail --json | jq -c 'select(.kind == \"tag\")'",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--last", metavar="N", type=number("records", 0), default=10, help="show so many that are there already (10)")
+    where.add_argument("--from", metavar="STAMP", dest="start", type=_stamp, help="show everything from this stamp on, epoch:number")
+    parser.add_argument("--no-follow", action="store_true", help="end after what is there already")
+    add_file(parser)
+    add_json(parser, "print JSON, one object on each line")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    def run(settings: Settings) -> int:
+        follow = not arguments.no_follow
+        return tail(
+            settings, last=arguments.last, start=arguments.start, follow=follow, as_json=arguments.json, out=sys.stdout, errors=sys.stderr
+        )
+
+    return with_redis("tail", arguments, run)
+
+
+def _stamp(text: str) -> Stamp:
+    try:
+        return Stamp.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def tail(settings: Settings, *, last: int, start: Stamp | None, follow: bool, as_json: bool, out: TextIO, errors: TextIO) -> int:

@@ -1,0 +1,438 @@
+"""The app itself: which endpoint answers what."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import cached_property, partial
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from cachesync.admin.audit import Audit
+from cachesync.admin.bodies import (
+    Check,
+    HealthState,
+    InvalidateBody,
+    Invalidated,
+    KeyState,
+    Problem,
+    Record,
+    Records,
+    SweepBody,
+    SweptUp,
+    SwitchBody,
+    Switched,
+)
+from cachesync.admin.guard import HEADERS, Guard, Handler, RefusedError, answer, closed
+from cachesync.admin.openapi import document
+from cachesync.cache import Cache
+from cachesync.coordination.health import Health, Status
+from cachesync.coordination.latencies import Latencies
+from cachesync.coordination.stats import LogStats
+from cachesync.coordination.streams import Told, schema_of
+from cachesync.core.groups import NO_POLICY, touched_by
+from cachesync.core.keys import written
+from cachesync.core.policy import HttpPolicy, Policy
+from cachesync.core.records import SOFT, VALUE, Targets, targets_of
+from cachesync.core.records import written as as_written
+from cachesync.core.switches import read_switch
+from cachesync.errors import KeyArgumentError, LayerError, SwitchError
+from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams, Identify
+
+MOST_SHOWN: Final = 1_000
+"""Records of the log in one answer."""
+CHECK_TAKES: Final = 2.0
+"""Seconds that a check of the application's may take."""
+
+Checked = Callable[[], Any]
+"""Something of the application's that may fail: a plain function, called in a thread, or a coroutine function."""
+
+
+class Admin:
+    """An ASGI application to look at a cache and to change what it holds; to be mounted anywhere, or served alone.
+
+    ``authorise`` is given the scope of a connection (ASGI: headers, client, what other middleware has put there) and returns the identity
+    of whoever may enter, as a text, or ``None``; it may be a coroutine function. Left out, everything is closed but ``/client.js`` and
+    ``/events``. The dashboard at ``/`` is a page without data, which asks for a token where it is refused: it is sent as
+    ``Authorization: Bearer``, beside the cookies that a browser sends by itself.
+
+    ``identify`` tells who a caller of ``/events`` is, in the same way (left out: what ``authorise`` says); ``entitled``, ``streams``
+    (how many may be open), ``heartbeat`` and ``life`` are as in `EventStreams`. ``rate`` is how many changes a second one identity may ask
+    for, on average, and ``burst`` how many at once; reads may be ten times as many. ``origins`` are those of pages that may send changes
+    besides the app's own (``https://ops.example``). ``checks`` are asked by ``/health``, by name; what raises, or takes two seconds, is
+    ill.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        authorise: Identify | None = None,
+        *,
+        identify: Identify | None = None,
+        entitled: Entitled | None = None,
+        streams: int = MOST_STREAMS,
+        heartbeat: float | str = "15s",
+        life: float | str = "1h",
+        rate: float = 5.0,
+        burst: int = 50,
+        origins: Collection[str] = (),
+        checks: Mapping[str, Checked] | None = None,
+    ) -> None:
+        self._cache = cache
+        self._guard = Guard(authorise, frozenset(origins), rate=rate, burst=burst)
+        self._hub = cache.hub
+        self._audit = Audit(self._hub.engine.events)
+        self._checks = dict(checks or {})
+        self._latencies = Latencies(time.monotonic)
+        self._streams_limit = streams
+        cache.on_span(self._latencies.watch)
+        self.streams = EventStreams(
+            cache,
+            identify=identify or authorise,
+            entitled=entitled,
+            most=streams,
+            heartbeat=heartbeat,
+            life=life,
+            origins=origins,
+        )
+        """What answers ``/events``."""
+        self._app = Starlette(routes=self._routes(), exception_handlers=_HANDLERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        await self._app(scope, receive, send)
+
+    @cached_property
+    def openapi(self) -> Mapping[str, Any]:
+        """The OpenAPI 3.1 document of the app, as JSON knows it."""
+        return document()
+
+    def _routes(self) -> list[BaseRoute]:
+        reads: list[tuple[str, Handler]] = [
+            ("/stats", self._stats),
+            ("/health", self._health),
+            ("/policies.json", self._policies),
+            ("/metrics", self._metrics),
+            ("/entry", self._entry),
+            ("/log", self._log),
+            ("/switch", self._switches),
+            ("/openapi.json", self._openapi),
+        ]
+        changes: list[tuple[str, Handler]] = [
+            ("/invalidate", self._invalidate),
+            ("/switch", self._switch),
+            ("/sweep", self._sweep),
+        ]
+        paths = dict.fromkeys(path for path, _ in (*reads, *changes))
+        routes: list[BaseRoute] = [
+            Route(path, _by_method(self._guard, dict(reads).get(path), dict(changes).get(path)), methods=_methods(path, reads, changes))
+            for path in paths
+        ]
+        open_to_all: list[BaseRoute] = [
+            Route("/", self._dashboard),
+            Route("/client.js", self._client),
+            Route("/events", self.streams),
+            WebSocketRoute("/events", self.streams),
+        ]
+        return [*routes, *open_to_all]
+
+    # --- looking ----------------------------------------------------------------------------------------------------------------------
+
+    async def _stats(self, _request: Request, _who: str) -> Response:
+        latency = {
+            span: {label: quantiles._asdict() for label, quantiles in found.items()} for span, found in self._latencies.read().items()
+        }
+        process = {"pid": os.getpid(), "now": time.time(), "namespace": self._cache.settings.namespace}
+        streams = {"open": self._hub.count, "limit": self._streams_limit}
+        return _success({**self._cache.stats().as_dict(), "latency": latency, "streams": streams, "process": process})
+
+    async def _health(self, _request: Request, _who: str) -> Response:
+        (health, log), checks = await asyncio.gather(self._ask(), self._check_all())
+        ill = [
+            Problem(name="check_failed", text=f"{name}: {check.error}", seconds=check.seconds)
+            for name, check in checks.items()
+            if not check.ok
+        ]
+        reasons = [Problem(name=reason.name, text=reason.text, seconds=reason.seconds) for reason in health.reasons]
+        status: Status = "degraded" if ill and health.status == "ok" else health.status
+        state = HealthState(
+            status=status,
+            reasons=[*reasons, *ill],
+            breaker=health.breaker,
+            round_trip=health.round_trip,
+            lag=log.lag,
+            is_heard=log.is_heard,
+            position=None if log.position is None else str(log.position),
+            checks=checks,
+        )
+        return _success(state, 503 if status == "down" else 200)
+
+    async def _ask(self) -> tuple[Health, LogStats]:
+        health = await self._cache.acheck()
+        return health, self._cache.stats().log
+
+    async def _check_all(self) -> dict[str, Check]:
+        done = await asyncio.gather(*map(_check, self._checks.values()))
+        return dict(zip(self._checks, done, strict=True))
+
+    async def _policies(self, _request: Request, _who: str) -> Response:
+        settings = self._cache.settings
+        policies = {policy.name: _section(policy) for policy in settings.policies}
+        data = {
+            "namespace": settings.namespace,
+            "schema": schema_of(settings.policies),
+            "ttl": dict(settings.ttl),
+            "policies": policies,
+        }
+        return _success(data)
+
+    async def _entry(self, request: Request, _who: str) -> Response:
+        key = request.query_params.get("key", "")
+        if not key:
+            raise RefusedError(400, "no_key", "name a key: /entry?key=stores:JKT")
+        entry = await self._cache.apeek(key)
+        policy = self._cache.settings.policies.match(written(key))
+        shown = self._shown_patterns([written(key)])[0]
+        state = KeyState(key=shown, policy=None if policy is None else policy.name, found=entry is not None)
+        if entry is not None:
+            state = state.model_copy(
+                update={
+                    "stamp": str(entry.stamp),
+                    "age": entry.age,
+                    "is_stale": entry.is_stale,
+                    "etag": entry.etag or None,
+                    "layer": entry.layer,
+                }
+            )
+        return _success(state)
+
+    async def _log(self, request: Request, _who: str) -> Response:
+        last = request.query_params.get("last", "100")
+        if not (last.isdecimal() and last.isascii() and len(last) < 10 and 1 <= int(last) <= MOST_SHOWN):
+            raise RefusedError(400, "bad_number", f"last is a whole number from 1 to {MOST_SHOWN:,}")
+        records = [self._record(told) for told in self._hub.last(int(last))]
+        return _success(Records(position=str(self._hub.stamp), records=records))
+
+    def _record(self, told: Told) -> Record:
+        names = self._shown((told.targets,))
+        mode = {SOFT: "soft", VALUE: "value"}.get(told.targets.mode, "hard")
+        return Record(number=None if told.is_pending else told.number, mode=cast(Any, mode), at=told.at, **names)
+
+    async def _switches(self, _request: Request, _who: str) -> Response:
+        return _success(self._switched())
+
+    async def _metrics(self, _request: Request, _who: str) -> Response:
+        try:
+            from cachesync.prometheus import Collector
+        except ImportError as error:
+            raise RefusedError(501, "no_prometheus", 'this server has no prometheus_client: pip install "cachesync[prometheus]"') from error
+        self._collector = getattr(self, "_collector", None) or Collector(self._cache)
+        return Response(self._collector.text(), headers=HEADERS, media_type="text/plain; version=0.0.4")
+
+    async def _openapi(self, _request: Request, _who: str) -> Response:
+        return answer(self.openapi)
+
+    async def _dashboard(self, _request: Request) -> Response:
+        """The page alone, which knows nothing: a browser that opens it can send no token yet. What it asks for then is authorised."""
+        if self._guard.is_closed:
+            return closed().response()
+        page = _shipped("dashboard.html")
+        assert page is not None
+        return Response(page, headers={**HEADERS, "content-security-policy": _policy_of(page)}, media_type="text/html; charset=utf-8")
+
+    async def _client(self, _request: Request) -> Response:
+        text = _shipped("client.js")
+        if text is None:
+            return RefusedError(404, "not_found", "this version has no browser client").response()
+        etag = f'"{hashlib.blake2b(text, digest_size=12).hexdigest()}"'
+        headers = {**HEADERS, "cache-control": "no-cache", "etag": etag, "cross-origin-resource-policy": "cross-origin"}
+        if etag in _request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(text, headers=headers, media_type="text/javascript; charset=utf-8")
+
+    # --- changing ---------------------------------------------------------------------------------------------------------------------
+
+    async def _invalidate(self, request: Request, who: str) -> Response:
+        body = await self._guard.read(request, InvalidateBody)
+        if not body.patterns and not body.tags:
+            raise RefusedError(400, "empty_list", 'nothing is named: send "patterns" or "tags" with at least one text; everything is "*"')
+        try:
+            targets = targets_of(map(written, body.patterns), map(written, body.tags))
+        except ValueError as error:
+            raise RefusedError(400, "bad_pattern", "a pattern is not one; write a key, a prefix such as stores:*, or a glob") from error
+        stamp, swept = None, None
+        if not body.dry_run:
+            async with self._audited(who, "invalidate", as_written(targets)) as audited:
+                stamp = await self._cache.ainvalidate(*body.patterns, tags=body.tags, soft=body.soft)
+                audited |= {"outcome": "queued" if stamp.pending else "done", "stamp": str(stamp)}
+                swept = await self._cache.asweep() if body.sweep else None
+        data = Invalidated(
+            **self._shown(targets),
+            soft=body.soft,
+            dry_run=body.dry_run,
+            stamp=None if stamp is None else str(stamp),
+            pending=stamp is not None and stamp.pending,
+            policies=self._touched(targets),
+            total_invalidated=None if swept is None else swept.deleted,
+        )
+        return _success(data, headers={} if stamp is None else {"cachesync-stamp": str(stamp)})
+
+    def _touched(self, targets: tuple[Targets, ...]) -> list[str]:
+        policies = self._cache.settings.policies
+        found = [touched_by(policies, one) for one in targets]
+        everyone = {policy.name for policy in policies}
+        return sorted({name for names in found for name in (everyone if names is None else names)} - {NO_POLICY})
+
+    async def _switch(self, request: Request, who: str) -> Response:
+        body = await self._guard.read(request, SwitchBody)
+        switches = self._cache.switches()
+        names = [policy.name for policy in self._cache.settings.policies]
+        read_switch(body.target, body.value, names, {*switches.here, *switches.everywhere})
+        if not body.dry_run:
+            async with self._audited(who, "switch", {"switched": [f"{body.target}={body.value}"]}):
+                await self._cache.aswitch(body.target, body.value)
+        return _success(self._switched(dry_run=body.dry_run))
+
+    def _switched(self, *, dry_run: bool = False) -> Switched:
+        now = self._cache.switches()
+        return Switched(
+            effective=dict(now.effective),
+            everywhere=dict(now.everywhere),
+            here=dict(now.here),
+            environment=dict(now.environment),
+            dry_run=dry_run,
+        )
+
+    async def _sweep(self, request: Request, who: str) -> Response:
+        await self._guard.read(request, SweepBody)
+        async with self._audited(who, "sweep", {}):
+            swept = await self._cache.asweep()
+        return _success(SweptUp(examined=swept.examined, deleted=swept.deleted, unjudged=swept.unjudged))
+
+    def _audited(self, who: str, action: str, about: Mapping[str, Any]) -> _Audited:
+        return _Audited(partial(self._audit.tell, who, action), about)
+
+    # --- masking ----------------------------------------------------------------------------------------------------------------------
+
+    def _shown(self, targets: Collection[Targets]) -> dict[str, list[str]]:
+        return cast("dict[str, list[str]]", self._hub.engine.events.shown(dict(as_written(tuple(targets)))))
+
+    def _shown_patterns(self, texts: list[str]) -> list[str]:
+        return cast("list[str]", self._hub.engine.events.shown({"patterns": texts})["patterns"])
+
+
+class _Audited:
+    """A change, and what is told of it when it is over, however that comes."""
+
+    def __init__(self, tell: Callable[..., None], about: Mapping[str, Any]) -> None:
+        self._tell = tell
+        self._fields: dict[str, Any] = {"outcome": "done", **about}
+
+    async def __aenter__(self) -> dict[str, Any]:
+        return self._fields
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._fields["outcome"] = f"{self._fields['outcome']}, then {kind.__name__}" if "stamp" in self._fields else kind.__name__
+        self._tell(**self._fields)
+
+
+def _success(data: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    content = data.model_dump(by_alias=True) if isinstance(data, BaseModel) else data
+    return answer({"success": True, "data": content}, status, headers)
+
+
+def _by_method(guard: Guard, read: Handler | None, change: Handler | None) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint that is read by GET and changed by POST."""
+
+    async def endpoint(request: Request) -> Response:
+        changes = request.method == "POST"
+        handler = change if changes else read
+        assert handler is not None  # the router lets no other methods through
+        try:
+            return await handler(request, await guard.admit(request, changes=changes))
+        except RefusedError as refused:
+            return refused.response()
+
+    return endpoint
+
+
+def _methods(path: str, reads: list[tuple[str, Handler]], changes: list[tuple[str, Handler]]) -> list[str]:
+    return [*(["GET"] if path in dict(reads) else []), *(["POST"] if path in dict(changes) else [])]
+
+
+async def _check(check: Checked) -> Check:
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(CHECK_TAKES):
+            if asyncio.iscoroutinefunction(check):
+                await check()
+            else:
+                await asyncio.to_thread(check)
+    except Exception as error:  # whatever the application's check raises means that it is ill
+        return Check(ok=False, seconds=time.monotonic() - began, error=type(error).__name__)
+    return Check(ok=True, seconds=time.monotonic() - began)
+
+
+def _section(section: Policy | HttpPolicy) -> dict[str, Any]:
+    """The settings of a policy, by their names in the file."""
+    values = {name: getattr(section, name) for name in section.rules if name not in ("name", "http")}
+    if isinstance(section, Policy):
+        values["http"] = None if section.http is None else _section(section.http)
+    return values
+
+
+def _shipped(name: str) -> bytes | None:
+    """A file for browsers that comes with the package."""
+    found = files("cachesync").joinpath("browser", name)
+    return found.read_bytes() if found.is_file() else None
+
+
+def _policy_of(page: bytes) -> str:
+    """The content security policy of a page: its own scripts and styles, no request to anywhere else (CSP 3, 6.7), and no markup made
+    of a text, whatever the text is (Trusted Types).
+    """
+
+    def hashes(tag: bytes) -> str:
+        found = re.findall(rb"<%s[^>]*>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
+        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found) or "'none'"
+
+    return (
+        f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; img-src data:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+
+
+def _told(status: int, code: str) -> Callable[[Request, Exception], Response]:
+    return lambda _request, error: RefusedError(status, code, str(error)).response()
+
+
+def _of_router(_request: Request, error: Exception) -> Response:
+    known = cast(HTTPException, error)
+    if known.status_code == 405:
+        text = f"not by this method; allowed: {(known.headers or {}).get('Allow', '')}"
+        return RefusedError(405, "method_not_allowed", text, known.headers).response()
+    return RefusedError(known.status_code, "not_found", "there is nothing here; see /openapi.json", known.headers).response()
+
+
+_HANDLERS: Final[Mapping[Any, Callable[[Request, Any], Response]]] = {
+    HTTPException: _of_router,
+    KeyArgumentError: _told(400, "bad_key"),
+    SwitchError: _told(400, "bad_switch"),
+    LayerError: _told(503, "layer_unavailable"),
+}
+
+__all__ = ["Admin"]

@@ -1,0 +1,1 @@
+"""The commands of ``cachesync``, each with its options in a module of its own; ``cachesync.cli`` puts them together."""

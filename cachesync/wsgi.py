@@ -1,0 +1,225 @@
+"""WSGI: validators, headers and early answers for Flask, Bottle, Pyramid and whatever else speaks it (PEP 3333).
+
+``app.wsgi_app = CacheMiddleware(app.wsgi_app, cache)``: no framework is imported.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextvars import copy_context
+from http import HTTPStatus
+from itertools import chain
+from typing import Any, Final
+from urllib.parse import quote
+
+from cachesync.cache import Cache
+from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.core.header_fields import HeaderFields
+from cachesync.core.http import Current, validators_of
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+App = Callable[[Environ, StartResponse], Iterable[bytes]]
+Identify = Callable[[Environ], str | None]
+
+UNCONDITIONAL: Final = (
+    "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE", "HTTP_RANGE",
+    "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT",
+)  # fmt: skip
+"""What a write says that a GET of the same does not."""
+
+
+class CacheMiddleware:
+    """As `cachesync.asgi.CacheMiddleware`, for WSGI, with the same settings. ``identify`` is given the environ.
+
+    Each request runs in a context of its own (`contextvars`), so that what it leaves open ends with it. A body is only waited for where its
+    length is told and at most ``largest`` bytes; streams, and what is passed by ``wsgi.file_wrapper``, pass as they come.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        cache: Cache,
+        *,
+        identify: Identify | None = None,
+        require_match: Collection[str] = (),
+        largest: int = LARGEST,
+        remember: int = REMEMBERED,
+    ) -> None:
+        self.app = app
+        self._identify = identify
+        self._answers = cache.answers(require_match=require_match, largest=largest, remember=remember)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """One request."""
+        identity = self._identify(environ) if self._identify is not None else None
+        method, request = environ["REQUEST_METHOD"], fields_of(environ)
+        exchange = self._answers.begin(method, target_of(environ), request, identity)
+        reply = exchange.early()
+        if reply is None and exchange.wants_confirmation:
+            self._answers.run(exchange.confirming())
+        if reply is None and (exchange.wants_current or exchange.must_match):
+            reply = exchange.settle(self._current(environ) if exchange.wants_current else Current())
+        if reply is not None:
+            return _say(start_response, reply, method)
+        return _Call(self.app, environ, exchange).answer(start_response)
+
+    def _current(self, environ: Environ) -> Current:
+        """The validators of what stands at the target of a write now: what a GET of it by the same client is answered."""
+        asked = {name: value for name, value in environ.items() if name not in UNCONDITIONAL}
+        asked.update({"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()})
+        exchange = self._answers.begin("GET", target_of(asked), fields_of(asked), None)
+        heard = _Heard()
+        answer = _Call(self.app, asked, exchange).answer(heard)
+        if hasattr(answer, "close"):
+            answer.close()
+        exists = 200 <= heard.status < 300
+        return validators_of(heard.fields)._replace(exists=exists) if exists else Current(exists=False)
+
+
+class _Call:
+    """One call of an application, and the iterable that it returns: what a server is given where the body passes as it comes."""
+
+    def __init__(self, app: App, environ: Environ, exchange: Exchange) -> None:
+        self._app = app
+        self._environ = environ
+        self._exchange = exchange
+        self._context = copy_context()
+        self._scope = exchange.scope()
+        self._is_over = False
+        self._said: tuple[str, HeaderFields] | None = None
+        self._start: StartResponse | None = None
+        """The server's, once it was called: what the application says after that is for the server."""
+        self._server: StartResponse | None = None
+        self._body: Iterable[bytes] = ()
+        self._rest: Iterator[bytes] = iter(())
+
+    def answer(self, start_response: StartResponse) -> Iterable[bytes]:
+        """Call the application, and tell the server how its answer begins."""
+        self._server = start_response
+        self._context.run(self._scope.__enter__)
+        try:
+            self._body = self._context.run(self._app, self._environ, self._hear)
+            if self._start is not None:  # it writes by itself
+                self._rest = iter(self._body)
+                return self
+            first = self._first()
+            assert self._said is not None, "an application says how its answer begins before it ends (PEP 3333)"
+            return self._told(*self._said, first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _told(self, status: str, fields: HeaderFields, first: list[bytes]) -> Iterable[bytes]:
+        code, body = int(status[:3]), None
+        if self._exchange.waits(code, fields):
+            body = b"".join((*first, *self))
+            length = int(fields.value(b"content-length") or 0)
+            reply = self._exchange.answer(code, fields, body if len(body) <= length else None)  # more than it said: the server complains
+        else:
+            reply = self._exchange.answer(code, fields)
+        assert self._server is not None
+        if reply.body is not None:
+            self.close()
+            return _say(self._server, reply, self._environ["REQUEST_METHOD"])
+        self._start = self._server
+        self._start(status, _pairs(reply.fields))
+        if body is not None:
+            self.close()
+            return [body]
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(self._body, wrapper):
+            self._end()
+            return self._body
+        self._rest = chain(first, self._rest)
+        return self
+
+    def _hear(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        """The application's ``start_response``. With ``exc_info`` it says something else than before, as long as nothing was sent."""
+        if self._start is not None:
+            return self._start(status, headers, exc_info)
+        if self._said is not None and exc_info is None:
+            raise AssertionError("start_response was called twice (PEP 3333)")
+        self._said = status, HeaderFields((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        return self._write
+
+    def _write(self, data: bytes) -> object:
+        """What an application writes by itself is sent at once, and its fields before it."""
+        if self._start is None:
+            assert self._said is not None and self._server is not None
+            status, fields = self._said
+            self._start = self._server
+            self._send = self._start(status, _pairs(self._exchange.answer(int(status[:3]), fields).fields))
+        return self._send(data)
+
+    def _first(self) -> list[bytes]:
+        """What comes until the application has said how its answer begins: one that is a generator says so when it is asked."""
+        self._rest = iter(self._body)
+        first: list[bytes] = []
+        while self._said is None:
+            part = self._context.run(next, self._rest, None)
+            if part is None:
+                break
+            first.append(part)
+        return first
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return self._context.run(next, self._rest)
+
+    def close(self) -> None:
+        """The answer is over, or nobody wants the rest of it."""
+        try:
+            if hasattr(self._body, "close"):
+                self._context.run(self._body.close)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._context.run(self._scope.__exit__)
+
+
+class _Heard:
+    """Hears how an answer begins, as a server does."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.fields = HeaderFields()
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        self.status = int(status[:3])
+        self.fields = HeaderFields((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+        return lambda _: None
+
+
+def _say(start_response: StartResponse, reply: Reply, method: str) -> Iterable[bytes]:
+    status = HTTPStatus(reply.status)
+    start_response(f"{int(status)} {status.phrase}", _pairs(reply.fields))
+    return [] if method == "HEAD" or not reply.body else [reply.body]
+
+
+def _pairs(fields: HeaderFields) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+
+
+def fields_of(environ: Mapping[str, Any]) -> HeaderFields:
+    """The header fields of a request, from what CGI made of them (RFC 3875, 4.1.18). Names with an underscore are lost there."""
+    pairs = [(name[5:], value) for name, value in environ.items() if name.startswith("HTTP_") and isinstance(value, str)]
+    pairs += [(name, environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
+    return HeaderFields((name.replace("_", "-").encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
+
+
+def target_of(environ: Mapping[str, Any]) -> bytes:
+    """The path and the query of a request. PEP 3333 has bytes in the guise of Latin-1, without their percent-encoding."""
+    path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
+    query = environ.get("QUERY_STRING", "").encode("latin-1", "replace")
+    quoted = quote(path).encode("ascii") or b"/"
+    return quoted + b"?" + query if query else quoted
+
+
+__all__ = ["CacheMiddleware"]

@@ -1,0 +1,132 @@
+"""Django's own tests of cache backends, on ours: ``python -m django_suite.run TESTS PART [REDIS_URL]``, with Django's ``tests`` folder.
+
+The parts: ``def``, the tests of backends; ``async``, the same with the methods for ``async def`` code; and ``middleware``, those of what
+Django builds on a cache. Without a server time is a `FakeClock`, which Django's sleeps advance. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import json
+import sys
+import time
+import unittest
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import django
+from asgiref.sync import async_to_sync
+from django.conf import settings
+
+from cachesync import Cache, Policy
+from cachesync.testing import FakeClock
+
+FOLDER, PART, URL = sys.argv[1], sys.argv[2], (sys.argv[3] if len(sys.argv) > 3 else None)
+NOT_APPLICABLE = dict.fromkeys(
+    ("test_cull", "test_zero_cull", "test_cull_delete_when_store_empty"),
+    "MAX_ENTRIES and CULL_FREQUENCY are refused: [local] of the policy file bounds what is held, by entries and bytes",
+)
+"""Django's own way to say so: these tests skip themselves where there is no alias ``cull``."""
+
+clock = None if URL else FakeClock()
+policy = Policy(name="django", match="django:*", ttl="dynamic", min_ttl="1ms", max_ttl="365d")
+shared = Cache(policies=[policy], redis=URL, namespace=f"django-suite-{PART}", clock=clock)
+BACKEND = {"BACKEND": "cachesync.django.CachesyncCache", "LOCATION": shared}
+
+
+class Colour:
+    """Django's ``cache`` with the methods for ``async def`` code behind the names of the others."""
+
+    def __init__(self, of: Callable[[], Any]) -> None:
+        self.__dict__["_of"] = of
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._of(), f"a{name}", None)
+        if method is None or not inspect.iscoroutinefunction(method):
+            return getattr(self._of(), name)
+        return async_to_sync(method)  # each call in an event loop of its own, as WSGI servers run asynchronous views
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._of(), name, value)
+
+    def __contains__(self, key: str) -> bool:
+        return bool(self.has_key(key))
+
+
+def cases() -> list[type[unittest.TestCase]]:
+    """Django's classes, under settings with our backend."""
+    tests: Any = importlib.import_module("cache.tests")
+    from django.test import TestCase, override_settings
+
+    options = {"OPTIONS": {"PICKLE": True}}
+    ours = tests.caches_setting_for_tests(base=BACKEND, exclude={"cull", "zero_cull"}, **options)
+    base = override_settings(CACHES=ours)(type("CachesyncTests", (tests.BaseCacheTests, TestCase), {}))
+
+    class AsyncTests(base):  # type: ignore[misc, valid-type]
+        def setUp(self) -> None:
+            handler = tests.caches
+            coloured = {"cache": Colour(lambda: handler["default"]), "caches": Aliases(handler)}
+            patches = [mock.patch.object(tests, name, value) for name, value in coloured.items()]
+            for patch in patches:
+                patch.start()
+                self.addCleanup(patch.stop)
+
+    class Aliases:
+        def __init__(self, handler: Any) -> None:
+            self._handler = handler
+
+        def __getitem__(self, alias: str) -> Any:
+            self._handler[alias]  # as Django's own, it raises where there is none
+            return Colour(lambda: self._handler[alias])
+
+    of_middleware = {"default": BACKEND | options, "other": BACKEND | options | {"TIMEOUT": 1, "KEY_PREFIX": "other"}}
+    names: tuple[str, ...] = (
+        "CacheUtils",
+        "PrefixedCacheUtils",
+        "CacheHEADTest",
+        "CacheI18nTest",
+        "PrefixedCacheI18nTest",
+        "TestWithTemplateResponse",
+    )
+    names = (*names, "CacheMiddlewareTest")
+    over = override_settings(CACHES=of_middleware)
+    of_django: list[Any] = [over(type(f"Our{name}", (getattr(tests, name),), {})) for name in names]
+    parts: dict[str, list[Any]] = {"def": [base], "async": [AsyncTests], "middleware": of_django}
+    return parts[PART]
+
+
+def main() -> None:
+    sys.path.insert(0, FOLDER)
+    settings.configure(
+        SECRET_KEY="of-tests",
+        INSTALLED_APPS=["cache"],
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        CACHES={"default": BACKEND | {"OPTIONS": {"PICKLE": True}}},
+        TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": [], "APP_DIRS": True}],
+        ROOT_URLCONF=[],
+        LANGUAGE_CODE="en",
+        USE_TZ=False,
+    )
+    django.setup()
+    from django.core.management import call_command
+    from django.test.utils import setup_test_environment
+
+    setup_test_environment()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases())
+    told = io.StringIO()
+    with mock.patch.object(time, "sleep", time.sleep if clock is None else clock.advance):
+        result = unittest.TextTestRunner(stream=told, verbosity=0).run(suite)
+    skipped = {test.id().rpartition(".")[2]: reason for test, reason in result.skipped}
+    wrong = [f"{test.id()}\n{text}" for test, text in (*result.failures, *result.errors)]
+    unlisted = {name: why for name, why in skipped.items() if name not in NOT_APPLICABLE}
+    reasons = {name: NOT_APPLICABLE[name] for name in skipped if name in NOT_APPLICABLE}
+    print(json.dumps({"ran": result.testsRun, "wrong": wrong, "unlisted": unlisted, "not_applicable": reasons}))
+    shared.close()
+
+
+if __name__ == "__main__":
+    main()
