@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -116,7 +116,7 @@ def _list(suite: Path) -> str:
 
 
 @contextmanager
-def origin(suite: Path) -> Iterator[int]:
+def origin(suite: Path) -> Generator[int]:
     """The suite's origin server, on a port of its own."""
     port = _free_port()
     with _started(
@@ -142,7 +142,7 @@ def _node(suite: Path, script: str, **settings: str) -> str:
 
 
 @contextmanager
-def cachesync(origin_port: int) -> Iterator[int]:
+def cachesync(origin_port: int) -> Generator[int]:
     """Ours: uvicorn with `proxy_app` in a process of its own."""
     port = _free_port()
     command = [sys.executable, "-m", "benchmarks.conformance_proxy", str(port), str(origin_port)]
@@ -151,7 +151,7 @@ def cachesync(origin_port: int) -> Iterator[int]:
 
 
 @contextmanager
-def varnish(origin_port: int) -> Iterator[int]:
+def varnish(origin_port: int) -> Generator[int]:
     """Varnish with its built-in rules."""
     root, port = fetch_servers(), _free_port()
     libraries = root / "usr/lib/x86_64-linux-gnu"
@@ -165,7 +165,7 @@ def varnish(origin_port: int) -> Iterator[int]:
 
 
 @contextmanager
-def nginx(origin_port: int) -> Iterator[int]:
+def nginx(origin_port: int) -> Generator[int]:
     """Let nginx cache, and ask whether what is stale is current."""
     root, port = fetch_servers(), _free_port()
     with tempfile.TemporaryDirectory() as work:
@@ -233,7 +233,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _started(command: list[str], port: int, *, cwd: Path, env: dict[str, str]) -> Iterator[None]:
+def _started(command: list[str], port: int, *, cwd: Path, env: dict[str, str]) -> Generator[None]:
     """A server, from when it takes connections."""
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ class Origin:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[int]:
+def serving(app: Any) -> Generator[int]:
     """The application under uvicorn, in a thread."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
