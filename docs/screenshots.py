@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -81,7 +81,7 @@ def application() -> Starlette:
 
 
 @contextmanager
-def served(port: int) -> Iterator[None]:
+def served(port: int) -> Generator[None]:
     """Two workers. Connections are not kept, so that requests reach both."""
     command = [sys.executable, "-m", "uvicorn", "--factory", "screenshots:application", "--app-dir", str(DOCS), "--workers", "2"]
     command += ["--port", str(port), "--log-level", "warning", "--timeout-keep-alive", "0"]

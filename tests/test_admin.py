@@ -39,7 +39,8 @@ POLICIES = [
     Policy(name="users", match="users:*", ttl="5m", mask=["phone"], version=2),
 ]
 CHANGES = [("/invalidate", {"patterns": ["stores:*"]}), ("/switch", {"target": "all", "value": "off"}), ("/sweep", {})]
-READS = ["/", "/stats", "/health", "/policies.json", "/metrics", "/entry?key=stores:JKT", "/log", "/switch", "/openapi.json"]
+PAGE = "/"
+READS = ["/stats", "/health", "/policies.json", "/metrics", "/entry?key=stores:JKT", "/log", "/switch", "/openapi.json"]
 
 
 def authorise(scope: Any) -> str | None:
@@ -104,7 +105,7 @@ def test_without_an_authoriser_everything_is_closed_but_the_client_and_the_event
     """Nothing is told, and nothing changes, because somebody has forgotten to say who may."""
     app = Admin(cache)
     caller = Caller(app, authorization="good bob")
-    for path in READS:
+    for path in (PAGE, *READS):
         caller.refused(caller.ask("GET", path), 403, "closed")
     for path, body in CHANGES:
         caller.refused(caller.ask("POST", path, json=body), 403, "closed")
@@ -120,7 +121,7 @@ def test_without_an_authoriser_everything_is_closed_but_the_client_and_the_event
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "bad"}, {"authorization": ""}, {"authorization": "good "}])
 def test_whom_the_authoriser_does_not_know_may_nothing(cache: Cache, headers: dict[str, str]) -> None:
-    """A bad token, none, and one that stands for an empty name."""
+    """A bad token, none, and one that stands for an empty name. The page that asks for a token tells them nothing."""
     caller = Caller(Admin(cache, authorise), **headers)
     for path in READS:
         caller.refused(caller.ask("GET", path), 403, "forbidden")
