@@ -17,7 +17,7 @@ from cachesync.errors import PolicyError
 from cachesync.layers.memory import MemoryShared
 from cachesync.response_cache import Request, ResponseCache
 from cachesync.testing import FakeClock
-from tests.support.asgi import Answered, ask, scope_of
+from support.asgi import Answered, ask, scope_of
 
 P = ParamSpec("P")
 START = 1_784_000_000.0
