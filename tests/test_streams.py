@@ -168,6 +168,32 @@ def test_a_stream_is_told_of_an_invalidation_that_waits_for_redis() -> None:
     in_loop(story)
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_what_the_log_has_lost_is_told_from_the_bans(forgotten: bool, server: Server, namespace: str) -> None:
+    """A process that was cut off for long knows from them what was missed, unless they are gone as well: then all may be out of date."""
+
+    async def story() -> None:
+        with (
+            door(redis=server.url, namespace=namespace, listen=False) as (one, app),
+            door(redis=server.url, namespace=namespace) as (two, _),
+        ):
+            async with EventClient(app) as client:
+                hello = await client.next()
+                stamp = await two.ainvalidate("stores:1", "stores:a:*", tags=["vip"])
+                with server.client() as redis:
+                    redis.xtrim(f"{{{namespace}}}:log", maxlen=0, approximate=False)
+                    if forgotten:
+                        assert redis.delete(f"{{{namespace}}}:bans") == 1
+                one.get("stores:1", at_least=stamp)
+                told = await client.until("reset" if forgotten else "inv")
+                assert (told.id, told.data["prev"]) == (str(stamp), hello.id)
+                if not forgotten:
+                    plain = ("k:stores:1", "p:stores:a:", "t:vip")
+                    assert {one.hub.groups.name(PUBLIC, text) for text in plain} <= set(told.data["tags"])
+
+    in_loop(story)
+
+
 def test_another_epoch_ends_what_clients_have(fresh_server: Server) -> None:
     """The log is lost: nobody knows what was missed, and every client is told to ask for everything."""
 

@@ -24,6 +24,7 @@ from cachesync.core.groups import EVERY_ANSWER, MOST_CONCERNS, PUBLIC, Audience,
 from cachesync.core.policies import Policies
 from cachesync.core.records import Record, Targets
 from cachesync.core.stamps import NOWHERE, Stamp
+from cachesync.core.steps import Bans
 from cachesync.layers.forks import leave_behind, lock_across_forks
 
 MOST_RECORDS: Final = 5_000
@@ -58,6 +59,16 @@ class Told:
         if self._policies is not policies:
             self._concerns, self._policies = concerns_of(policies, (self.targets,)), policies
         return self._concerns
+
+
+def _missed(position: int, pages: Iterable[Bans]) -> list[tuple[int, Targets]] | None:
+    """What was invalidated above a position, in its order; ``None`` where a part of it is forgotten."""
+    found: list[tuple[int, Targets]] = []
+    for page in pages:
+        if max(page.soft, *page.hard) > position:
+            return None
+        found += ((number, targets) for targets, number in page.found if number > position)
+    return sorted(found, key=lambda one: one[0])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,8 +142,22 @@ class Hub:
                 self._add(Told(self.here.stamp.number, one, time.time(), is_pending=True), self.here.stamp)
             self._wake()
 
-    def restart(self, stamp: Stamp) -> None:
-        """The log could not be continued: nobody knows what was missed. The engine's lock is held."""
+    def rejoin(self, before: Stamp | None, head: Stamp, pages: Iterable[Bans]) -> None:
+        """This process has come to another position of the log by its bans. The engine's lock is held.
+
+        From ``before`` on nothing but the bans is known, and they say all that was missed unless they were dropped. ``None``: nobody knows.
+        """
+        missed = None if before is None else _missed(before.number, pages)
+        if missed is None:
+            self._restart(head)
+            return
+        with self._lock:
+            for number, targets in missed:
+                self._add(Told(number, targets, time.time()), Stamp(head.epoch, number))
+            self.here = Place(self.here.at, self.here.restarts, head)
+            self._wake()
+
+    def _restart(self, stamp: Stamp) -> None:
         with self._lock:
             self._told.clear()
             self._texts = 0
