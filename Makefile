@@ -74,7 +74,7 @@ redis7:  ## unpack Redis 7.0 for the tests, where the distribution has one, and 
 chromium:  ## unpack a Chromium for the tests, where the distribution packs one and none is installed, and print its path
 	@$(PYTHON) tests/support/debian.py chromium
 
-screenshots: $(TOOLS)  ## make the dashboard's pictures anew, with a real application under real traffic
+screenshots: $(TOOLS) $(PEERS)  ## make the dashboard's pictures anew, with a real application under real traffic
 	$(PY) docs/screenshots.py $(ARGS)
 
 api: $(TOOLS)  ## compare the public names with tests/api.txt; ARGS=--write renews it
