@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from cachesync.cache import Cache
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
 from cachesync.core.header_fields import HeaderFields
-from cachesync.core.http import Current, validators_of
+from cachesync.core.http import Current, current_of
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -28,6 +29,8 @@ _UNCONDITIONAL: Final = (
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
 )  # fmt: skip
 """What a write says that a GET of the same does not."""
+LOOK_TAKES: Final = 10.0
+"""Seconds that it may take to find out what stands there now, before a write."""
 
 
 class CacheMiddleware:
@@ -81,15 +84,26 @@ class CacheMiddleware:
         with exchange.scope():
             await self.app(scope, receive, _Answer(exchange, send, scope["method"]))
 
-    async def _current(self, scope: Scope, request: HeaderFields) -> Current:
-        """The validators of what stands at the target of a write now: what a GET of it by the same client is answered."""
+    async def _current(self, scope: Scope, request: HeaderFields) -> Current | None:
+        """The validators of what stands at the target of a write now: what a GET of it by the same client is answered. The application is
+        interrupted once it is known how its answer begins. ``None`` where that can not be found out, or takes longer than `LOOK_TAKES`.
+        """
         asked = {**scope, "method": "GET", "headers": list(request.without(_UNCONDITIONAL))}
-        exchange = self._answers.begin("GET", target_of(scope), HeaderFields(asked["headers"]), None)
-        heard = _Heard()
+        exchange = self._answers.begin("GET", target_of(scope), HeaderFields(asked["headers"]), None, is_look=True)
+        await self._answers.arun(exchange.confirming())
+        look, ended = _Look(), None
         with exchange.scope():
-            await self.app(asked, _no_body, _Answer(exchange, heard, "GET"))
-        exists = 200 <= heard.status < 300
-        return validators_of(heard.fields)._replace(exists=exists) if exists else Current(exists=False)
+            calling = asyncio.ensure_future(self.app(asked, look.receive, _Answer(exchange, look.send, "GET")))
+            hearing = asyncio.ensure_future(look.heard.wait())
+            try:
+                await asyncio.wait({calling, hearing}, timeout=LOOK_TAKES, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                hearing.cancel()
+                calling.cancel()
+                ended = (await asyncio.gather(calling, return_exceptions=True))[0]
+        if not look.status and isinstance(ended, Exception):
+            raise ended
+        return current_of(look.status, look.fields)
 
 
 class _Answer:
@@ -109,10 +123,13 @@ class _Answer:
         kind = message["type"]
         if kind == "http.response.start":
             await self._begin(message)
-        elif kind != "http.response.body" or (self._start is None and not self._is_replaced):
-            await self._send(message)
-        elif self._start is not None:
+        elif self._start is not None and kind == "http.response.body":
             await self._go_on(message)
+        elif not self._is_replaced:
+            if self._start is not None:  # a body that goes past us, such as a file that the server sends
+                start, self._start = self._start, None
+                await self._tell(start, self._exchange.answer(start["status"], self._fields))
+            await self._send(message)
 
     async def _begin(self, message: Message) -> None:
         self._fields = HeaderFields(message.get("headers", ()))
@@ -124,9 +141,10 @@ class _Answer:
     async def _go_on(self, message: Message) -> None:
         assert self._start is not None
         self._parts.append(message.get("body", b""))
-        is_longer = sum(map(len, self._parts)) > self._length  # than it said: the server complains of that
-        if message.get("more_body", False) and not is_longer:
+        length = sum(map(len, self._parts))
+        if message.get("more_body", False) and length < self._length:
             return
+        is_longer = length > self._length  # than it said: the server complains of that
         start, self._start = self._start, None
         body = b"".join(self._parts)
         self._parts = []
@@ -147,27 +165,34 @@ async def _say(send: Send, reply: Reply, method: str) -> None:
     await send({"type": "http.response.body", "body": b"" if method == "HEAD" else reply.body or b""})
 
 
-class _Heard:
-    """Hears how an answer begins."""
+class _Look:
+    """The client of a look: it sends no body, stays to the end, and hears how the answer begins."""
 
     def __init__(self) -> None:
         self.status = 0
         self.fields = HeaderFields()
+        self.heard = asyncio.Event()
+        self._has_sent = False
 
-    async def __call__(self, message: Message) -> None:
+    async def receive(self) -> Message:
+        if self._has_sent:
+            await asyncio.Future()  # until the look is over
+        self._has_sent = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.fields = message["status"], HeaderFields(message["headers"])
-
-
-async def _no_body() -> Message:
-    return {"type": "http.request", "body": b"", "more_body": False}
+            self.heard.set()
 
 
 def target_of(scope: Scope) -> bytes:
-    """The path and the query of a request, as they were sent."""
-    path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+    """The path and the query of a request, as they were sent; and the path that somebody has made of it since, if it is another."""
+    path, raw = scope["path"], scope.get("raw_path") or b""
+    if raw.decode("latin-1") != path and (not raw or unquote(raw) != path):
+        raw += b" " + quote(path).encode("ascii") if raw else quote(path).encode("ascii")
     query: bytes = scope.get("query_string", b"")
-    return path + b"?" + query if query else path
+    return raw + b"?" + query if query else raw
 
 
 __all__ = ["CacheMiddleware"]

@@ -7,6 +7,7 @@ anything is written. It is invalidated once, after the function has succeeded, a
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce, wraps
@@ -23,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _STAR: Final = "\ue000"
 """Stands for a star while a template is compiled: it is of a private use, and refused where a program uses it itself."""
-_LEAST_ERROR: Final = 400
+_FAILURES: Final = range(400, 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Invalidates:
     def __call__(self, function: F, /) -> F:
         """The function, which invalidates after its success. Raises `KeyTemplateError` for what does not fit its parameters."""
         name = name_of(function)
+        if isinstance(function, classmethod | staticmethod | type):
+            raise KeyTemplateError(f"{name}: put it right above the function: below @classmethod or @staticmethod, and above no class")
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise KeyTemplateError(f"{name}: what invalidates is a function that ends, so that it is known whether it has succeeded")
         signature = signature_of(function, name)
@@ -52,15 +55,18 @@ class Invalidates:
             given = bound.arguments
             return [_filled(one, given) for one in patterns], [_filled(one, given) for one in tags]
 
+        async def announced(result: Awaitable[Any], patterns: list[str], tags: list[str]) -> Any:
+            found = await result
+            if has_succeeded(found):
+                await self.cache.ainvalidate(*patterns, tags=tags, soft=self.soft)
+            return found
+
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
             async def announcing(*args: Any, **kwargs: Any) -> Any:
-                patterns, tags = named(args, kwargs)
-                result = await cast("Awaitable[Any]", function(*args, **kwargs))
-                if has_succeeded(result):
-                    await self.cache.ainvalidate(*patterns, tags=tags, soft=self.soft)
-                return result
+                named_before = named(args, kwargs)
+                return await announced(cast("Awaitable[Any]", function(*args, **kwargs)), *named_before)
 
             return cast("F", announcing)
 
@@ -68,6 +74,8 @@ class Invalidates:
         def telling(*args: Any, **kwargs: Any) -> Any:
             patterns, tags = named(args, kwargs)
             result = function(*args, **kwargs)
+            if inspect.isawaitable(result):  # of a coroutine function in the clothes of another
+                return announced(result, patterns, tags)
             if has_succeeded(result):
                 self.cache.invalidate(*patterns, tags=tags, soft=self.soft)
             return result
@@ -76,14 +84,19 @@ class Invalidates:
 
 
 def has_succeeded(result: object) -> bool:
-    """Whether what a function has returned is no failure: an answer of HTTP with a status from 400 on is one (RFC 9110, 15.5 and 15.6).
+    """Whether what a function has returned is no failure: an answer of HTTP with a status from 400 to 599 is one (RFC 9110, 15.5, 15.6).
 
-    An answer is known by its ``status_code``, or is a tuple of a body and a status, as in Flask.
+    An answer is known by its ``status_code``; inside of a request of Flask's it may be a tuple of a body and a status, too.
     """
     status: object = getattr(result, "status_code", None)
-    if isinstance(result, tuple) and len(answer := cast("tuple[object, ...]", result)) > 1:
+    if isinstance(result, tuple) and len(answer := cast("tuple[object, ...]", result)) > 1 and _is_in_flask():
         status = answer[1]
-    return not (isinstance(status, int) and status >= _LEAST_ERROR)
+    return not (isinstance(status, int) and status in _FAILURES)
+
+
+def _is_in_flask() -> bool:
+    flask = sys.modules.get("flask")
+    return flask is not None and bool(flask.has_request_context())
 
 
 def _pattern(text: str, parameters: dict[str, Any], name: str) -> Template:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from cachesync.cache import Cache
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
 from cachesync.core.header_fields import HeaderFields
-from cachesync.core.http import Current, validators_of
+from cachesync.core.http import Current, current_of
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -65,17 +65,17 @@ class CacheMiddleware:
             return _say(start_response, reply, method)
         return _Call(self.app, environ, exchange).answer(start_response)
 
-    def _current(self, environ: Environ) -> Current:
+    def _current(self, environ: Environ) -> Current | None:
         """The validators of what stands at the target of a write now: what a GET of it by the same client is answered."""
         asked = {name: value for name, value in environ.items() if name not in UNCONDITIONAL}
         asked.update({"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()})
-        exchange = self._answers.begin("GET", target_of(asked), fields_of(asked), None)
+        exchange = self._answers.begin("GET", target_of(asked), fields_of(asked), None, is_look=True)
+        self._answers.run(exchange.confirming())
         heard = _Heard()
         answer = _Call(self.app, asked, exchange).answer(heard)
         if hasattr(answer, "close"):
             answer.close()
-        exists = 200 <= heard.status < 300
-        return validators_of(heard.fields)._replace(exists=exists) if exists else Current(exists=False)
+        return current_of(heard.status, heard.fields)
 
 
 class _Call:

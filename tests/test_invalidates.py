@@ -84,7 +84,7 @@ class Answer:
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize(
     ("result", "is_told"),
-    [(None, True), (404, True), (Answer(204), True), (("", 201), True), (Answer(404), False), (("", 500, {}), False), (("a", "b"), True)],
+    [(None, True), (404, True), (Answer(204), True), (("", 201), True), (Answer(404), False), (("", 500), True), (Answer(1000), True), (("a", "b"), True)],
 )
 def test_a_failure_invalidates_nothing(colour: Colour, result: object, is_told: bool) -> None:
     """Nor does an answer whose status says so."""
@@ -129,6 +129,28 @@ def test_a_template_that_does_not_fit_is_refused_at_decoration(patterns: tuple[s
     """With what is wrong, and the function's name."""
     with pytest.raises(KeyTemplateError, match=says):
         Told().write("def", lambda: None, *patterns, tags=tags)
+
+
+def test_a_coroutine_function_behind_a_plain_one_is_awaited_first() -> None:
+    """It is announced when it has ended, and not when it is called."""
+    told, seen = Told(), list[int]()
+
+    async def change(code: str) -> str:
+        seen.append(len(told.invalidated))
+        return code
+
+    def behind(code: str) -> Any:
+        return change(code)
+
+    assert asyncio.run(told.cache.invalidates("stores:{code}")(behind)("JKT")) == "JKT"
+    assert (seen, len(told.invalidated)) == ([0], 1)
+
+
+@pytest.mark.parametrize("thing", [classmethod(lambda cls: None), staticmethod(lambda: None), Told])
+def test_what_is_no_function_is_refused(thing: Any) -> None:
+    """It would not be what it was."""
+    with pytest.raises(KeyTemplateError, match="right above the function"):
+        Told().cache.invalidates("stores")(thing)
 
 
 def test_what_does_not_end_is_refused() -> None:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
+import xxhash
+
 from cachesync.coordination.operations import Operations
 from cachesync.coordination.request_scope import Consumed, RequestScope
 from cachesync.core.cache_control import control_of
@@ -49,7 +51,7 @@ from cachesync.core.http import (
     vary_of,
 )
 from cachesync.core.ledger import Mark
-from cachesync.core.stamps import Stamp
+from cachesync.core.stamps import UNREACHED, Stamp
 from cachesync.core.steps import Step
 from cachesync.layers.forks import lock_across_forks
 
@@ -130,25 +132,30 @@ class Answers:
         self.largest = largest
         self.require_match = require_match
         self._most = remember
-        self._remembered: OrderedDict[tuple[bytes, str, str | None], Remembered] = OrderedDict()
+        self._remembered: OrderedDict[tuple[bytes, str, str], Remembered] = OrderedDict()
         self._lock = lock_across_forks()
 
-    def begin(self, method: str, target: bytes, request: HeaderFields, identity: str | None) -> Exchange:
-        """One request. ``target`` names the resource (path and query), ``identity`` says whose it is, ``None`` that nobody knows."""
-        return Exchange(self, method, target, request, identity)
+    def begin(self, method: str, target: bytes, request: HeaderFields, identity: str | None, *, is_look: bool = False) -> Exchange:
+        """One request. ``target`` names the resource (path and query), ``identity`` says whose it is, ``None`` that nobody knows.
+
+        ``is_look``: it is asked to find out what stands there now, before a write. Raises ``TypeError`` for an identity that is no text.
+        """
+        if identity is not None and not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the user's
+            raise TypeError(f"identify: whose request it is, is a text or None, not {type(identity).__name__}")
+        return Exchange(self, method, target, request, identity or None, is_look=is_look)
 
     def recall(self, target: bytes, request: HeaderFields, known: bytes, identity: str | None) -> Remembered | None:
         """An answer that the client has, by ``If-None-Match``, and that still stands."""
+        whose = _whose(request, identity)
         for tag in read_tags(known.decode("latin-1")).listed:
-            for whose in (None,) if identity is None else (identity, None):
-                found = self._remembered.get((target, tag.opaque, whose))
-                if found is not None and found.is_selected(request) and self._stands(found):
-                    return found
+            found = self._remembered.get((target, tag.opaque, whose))
+            if found is not None and found.is_selected(request) and self._stands(found):
+                return found
         return None
 
-    def remember(self, target: bytes, opaque: str, identity: str | None, answer: Remembered) -> None:
-        """Keep an answer in mind, ``identity`` being whose it is. The one that was remembered first goes where there are too many."""
-        name = (target, opaque, identity)
+    def remember(self, target: bytes, opaque: str, whose: str, answer: Remembered) -> None:
+        """Keep an answer in mind. The one that was remembered first goes where there are too many."""
+        name = (target, opaque, whose)
         with self._lock:
             self._remembered[name] = answer
             self._remembered.move_to_end(name)
@@ -183,7 +190,9 @@ class Answers:
 class Exchange:
     """One request and its answer. Used by one thread or task at a time."""
 
-    def __init__(self, answers: Answers, method: str, target: bytes, request: HeaderFields, identity: str | None) -> None:
+    def __init__(
+        self, answers: Answers, method: str, target: bytes, request: HeaderFields, identity: str | None, *, is_look: bool = False
+    ) -> None:
         self._answers = answers
         self._method = method
         self._target = target
@@ -191,8 +200,9 @@ class Exchange:
         self._identity = identity
         ledger = answers.engine.ledger
         self._mark, self._position = ledger.mark, ledger.position
+        self._is_look = is_look
+        self._wanted: Stamp | None = None
         self._least: Stamp | None = None
-        self._is_confirmed = True
         self._scope: RequestScope | None = None
 
     # --- before the application is called -------------------------------------------------------------------------------------------
@@ -203,10 +213,10 @@ class Exchange:
         least = request.value(AT_LEAST)
         if least is not None:
             try:
-                self._least = Stamp.parse(least.decode("latin-1"))
+                self._wanted = self._least = Stamp.parse(least.decode("latin-1"))
             except ValueError as error:
                 return refusal(400, "no_stamp", f"Cachesync-At-Least: {error}")
-            if not self._has_reached():
+            if self.wants_confirmation:
                 return None
         known = request.value(b"if-none-match")
         if known is None or self._method not in READS or b"if-match" in request or b"if-unmodified-since" in request:
@@ -214,30 +224,33 @@ class Exchange:
         found = self._answers.recall(self._target, request, known, self._identity)
         return None if found is None else Reply(Verdict.NOT_MODIFIED, found.fields(self._answers.engine.now()))
 
-    def _has_reached(self) -> bool:
-        return self._least is None or self._answers.engine.has_reached(self._least)
-
     @property
     def wants_confirmation(self) -> bool:
-        """Whether the client has seen more of the log than is applied here: `confirming` is to be run before the application is called."""
-        return not self._has_reached()
+        """Whether the client has seen more of the log than is applied here, or a write depends on what is said: `confirming` is to be run
+        before the application is called.
+        """
+        return self._is_look or (self._wanted is not None and not self._answers.engine.has_reached(self._wanted))
 
     def confirming(self) -> Generator[Step, Any, None]:
-        """Apply the log up to where it ends now. A stamp that is not reached then is of another log, or was made up: it asks for no more.
-        Where nobody can say where the log ends, what the request reads is computed.
+        """Apply the log up to where it ends now: nothing older is read, and nothing stale. A stamp that is not reached then is of another
+        log, or was made up: it asks for no more. Where nobody can say where the log ends, what the request reads is computed.
         """
         engine = self._answers.engine
-        if engine.shared is not None:
-            self._is_confirmed = yield from confirm(engine.now() + engine.budget)
+        is_confirmed = engine.shared is None or (yield from confirm(engine.now() + engine.budget))
         self._mark, self._position = engine.ledger.mark, engine.ledger.position
+        self._least = self._position if is_confirmed else UNREACHED
 
     @property
     def wants_current(self) -> bool:
         """Whether this is a write with a condition: `settle` is to be given what a GET is answered, before the application is called."""
         return self._method not in SAFE and is_guarded(self._request)
 
-    def settle(self, current: Current) -> Reply | None:
-        """What the conditions of a write come to, before it has any effect; ``None``: it may go on."""
+    def settle(self, current: Current | None) -> Reply | None:
+        """What the conditions of a write come to, before it has any effect; ``None``: it may go on. Where it could not be found out what
+        stands there now (``current`` is ``None``), it may not.
+        """
+        if current is None:
+            return refusal(Verdict.PRECONDITION_FAILED, "precondition_unknown", _UNKNOWN)
         must_match = self._method in self._answers.require_match
         verdict = judge(self._method, self._request, current, now=self._answers.now(), must_match=must_match)
         if verdict == Verdict.GO_ON:
@@ -251,7 +264,7 @@ class Exchange:
 
     def scope(self) -> RequestScope:
         """The block to call the application in."""
-        self._scope = RequestScope(self._answers.engine, least=None if self._is_confirmed else self._least)
+        self._scope = RequestScope(self._answers.engine, least=self._least)
         return self._scope
 
     # --- when it has answered -------------------------------------------------------------------------------------------------------
@@ -267,8 +280,12 @@ class Exchange:
     def answer(self, status: int, answer: HeaderFields, body: bytes | None = None) -> Reply:
         """What is sent: with the fields that describe it, or a 304 in its place. ``body`` is given where it was waited for."""
         consumed = self._consumed
-        if consumed.written:
-            answer = self._tell_writes(consumed, answer)
+        reply = self._described(consumed, status, answer, body)
+        if self._scope is not None:
+            self._scope.let_go()  # what is read from now on is in no answer that could still be described
+        return reply._replace(fields=self._tell_writes(consumed, reply.fields)) if consumed.written else reply
+
+    def _described(self, consumed: Consumed, status: int, answer: HeaderFields, body: bytes | None) -> Reply:
         if self._method not in READS or status != OK:
             return Reply(status, answer, None)
         policies = [policy for policy in consumed.policies.values() if policy.http is not None]
@@ -280,7 +297,7 @@ class Exchange:
                 tag = content_tag(body, target=self._target.decode("latin-1"), coding=coding, schema=terms.schema)
                 answer = answer.plus((b"etag", str(tag).encode("ascii")))
                 self._remember(tag.opaque, terms, consumed, answer)
-            answer = managed(terms, self._request, answer)
+            answer = managed(terms, self._request, answer, is_whole=body is not None or b"content-length" in answer)
         current = validators_of(answer, now=self._answers.now()) if is_conditional(self._request) else Current()
         verdict = judge(self._method, self._request, current, now=self._answers.now())
         if verdict == Verdict.NOT_MODIFIED:
@@ -296,7 +313,7 @@ class Exchange:
 
     def _terms(self, consumed: Consumed) -> Terms:
         engine, now = self._answers.engine, self._answers.engine.now()
-        return terms_of(
+        terms = terms_of(
             consumed.policies.values(),
             remains=consumed.until - now if math.isfinite(consumed.until) else 0.0,
             age=now - consumed.made if math.isfinite(consumed.made) else 0.0,
@@ -305,11 +322,12 @@ class Exchange:
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )
+        return terms if self._identity is None else replace(terms, is_public=False)
 
     def _stamp(self, consumed: Consumed) -> Stamp | None:
         """The position before anything was read: what is served as fresh holds there. What is served stale is as old as it is."""
         position, lineage = self._position, self._answers.engine.ledger.lineage
-        if position is None or not consumed.is_known:
+        if position is None or not consumed.is_judged:
             return None
         numbered = [(number, stamp) for stamp in (position, *consumed.oldest) if (number := lineage.number(stamp)) is not None]
         return min(numbered, key=lambda one: one[0])[1] if numbered else None
@@ -333,7 +351,7 @@ class Exchange:
         if not self._answers.is_usual(names):
             return
         base, terms = not_modified(answer.without((b"date",))), replace(terms, is_public=is_public)
-        whose, now = None if is_public else self._identity, self._answers.engine.now()
+        whose, now = _whose(self._request, self._identity), self._answers.engine.now()
         found = Remembered(base, terms, now, chosen, consumed.dependencies, names, position, self._mark, consumed.until)
         self._answers.remember(self._target, opaque, whose, found)
 
@@ -344,7 +362,7 @@ class Exchange:
         audience = Audience.of(policies, self._identity, lambda *_: True)
         groups = engine.groups.of_invalidation(concerns_of(policies, consumed.written), audience)
         added = [(INVALIDATED, listed(groups))] if groups else []
-        if consumed.stamp is not None:
+        if consumed.stamp is not None and not consumed.stamp.pending:
             added.append((STAMP, str(consumed.stamp).encode("ascii")))
         return answer.plus(*(pair for pair in added if pair[0] not in answer))
 
@@ -359,6 +377,17 @@ _CONDITIONS: Final[Mapping[int, tuple[str, str]]] = {
         "say what you have read, with If-Match and its ETag, so that nobody's change is lost",
     ),
 }
+
+
+_UNKNOWN: Final = "it can not be found out what stands there now, so nothing was written: read it again"
+
+
+def _whose(request: HeaderFields, identity: str | None) -> str:
+    """Whose answers a request is confirmed from: an identity's, or of whoever says the same of himself in ``Authorization`` and cookies."""
+    if identity is not None:
+        return f"i{identity}"
+    said = (request.value(b"authorization"), request.value(b"cookie"))
+    return f"a{xxhash.xxh3_128_hexdigest(repr(said).encode('ascii'))}" if said != (None, None) else ""
 
 
 def refusal(status: int, code: str, message: str) -> Reply:

@@ -204,6 +204,7 @@ class Operations:
     def _calling(self, ask: Ask, least: Stamp | None) -> Generator[Step, Any, Result]:
         """Call the function of a key that is not cached now. What it asks itself may not be older than it could be otherwise."""
         self.awake()
+        self._reading(ask, anew=True)
         if least is None and self._is_strict(ask):
             least = yield from self._heading()
         result = yield from calling(ask._replace(least=least))
@@ -432,6 +433,7 @@ class Operations:
     def peeking(self, ask: Ask) -> Generator[Step, Any, Entry[Any] | None]:
         """The same, with what is known about the value."""
         engine = self.engine
+        self._reading(ask, anew=True)  # whoever looks at what is there depends on whether it is
         if ask.bypasses:
             return None
         found: Called | Refused | None = None
@@ -603,7 +605,7 @@ class Operations:
         """The request that is under way here has changed something."""
         scope = scope_of(self.engine)
         if scope is not None and stamp is not None:
-            scope.consumed.stamp = stamp
+            scope.wrote(stamp)
 
     def switching(self, *changes: tuple[str, str]) -> Generator[Step, Any, None]:
         """Switch for all processes, this one included. Raises ``LayerError`` where they can not be told; then nothing is switched."""

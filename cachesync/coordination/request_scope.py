@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.results import is_used_up
 from cachesync.core.bans import BanIndex
-from cachesync.core.entry import Dependency, bounded
+from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
 from cachesync.core.policy import Policy
-from cachesync.core.records import KEY, Targets
+from cachesync.core.records import EVERYTHING, KEY, Targets
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
 from cachesync.layers.forks import lock_across_forks
@@ -38,24 +38,43 @@ class Consumed:
     """What one request was answered from, and what it has changed: for whoever describes its answer to the outside.
 
     ``policies`` are those of what was read, by name. ``until`` is when the first of it ends to be fresh, ``made`` when the computation of
-    the oldest began (seconds, monotonic clock). ``is_known`` says that an invalidation of any of it would be noticed. ``oldest`` is the
-    least stamp of what was served although it is not fresh.
+    the oldest began (seconds, monotonic clock). ``oldest`` are the stamps of what was served although it is not fresh.
     """
 
-    __slots__ = ("_found", "is_hit", "is_known", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
+    __slots__ = ("_asked", "_found", "_is_known", "is_hit", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
 
     def __init__(self) -> None:
         self.policies: dict[str, Policy] = {}
         self.until = math.inf
         self.made = math.inf
         self.is_hit = True
-        self.is_known = True
         self.is_stale = False
         self.oldest: list[Stamp] = []
+        self._is_known = True
+        self._asked: set[str] = set()  # keys that were asked for, and have brought no value yet
         self.written: list[Targets] = []
         """What the request has invalidated or set itself, and the position in the log after that."""
         self.stamp: Stamp | None = None
         self._found: dict[Dependency, None] = {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether an invalidation of any of it would be noticed. What was not there, or has failed, may come without one."""
+        return self._is_known and not self._asked
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether all that it is made of was judged by the log."""
+        return self._is_known
+
+    def doubt(self) -> None:
+        """It is made of something, too, of which nobody here would know that it has changed."""
+        self._is_known = False
+
+    def ask(self, key: str) -> None:
+        """A key is asked for. Until it has brought a value, there is something that was not there. The scope's lock is held."""
+        if len(self._asked) < MAX_DEPENDENCIES:
+            self._asked.add(key)
 
     @property
     def dependencies(self) -> tuple[Dependency, ...]:
@@ -65,18 +84,37 @@ class Consumed:
     def read(self, key: str, policy: Policy, called: Called) -> None:
         """A value was handed out. The scope's lock is held."""
         self.policies[policy.name] = policy
-        self._found.update(dict.fromkeys((Dependency(KEY, key), *called.dependencies)))
+        self._asked.discard(key)
+        self.name((Dependency(KEY, key), *called.dependencies))
         self.until, self.made = min(self.until, called.until), min(self.made, called.made)
         self.is_hit = self.is_hit and called.fresh is None
-        self.is_known = self.is_known and called.until < math.inf and called.stamp is not None and called.stamp != BY_LIFETIME
+        if called.until == math.inf or called.stamp is None or called.stamp == BY_LIFETIME:
+            self.doubt()
         if called.is_stale:
             self.is_stale = True
-            if called.stamp is not None:
+            if called.stamp is None or len(self.oldest) == MAX_DEPENDENCIES:
+                self.doubt()
+            else:
                 self.oldest.append(called.stamp)
 
     def name(self, dependencies: Iterable[Dependency]) -> None:
-        """The request says itself what its answer depends on. The scope's lock is held."""
-        self._found.update(dict.fromkeys(dependencies))
+        """The answer depends on these, too: beyond the number that is told apart, on anything. The scope's lock is held."""
+        if len(self._found) <= MAX_DEPENDENCIES:
+            self._found.update(dict.fromkeys(dependencies))
+
+    def write(self, targets: Iterable[Targets]) -> None:
+        """The request changes something itself. Of very much that is everything. The scope's lock is held."""
+        self.written += targets
+        if len(self.written) > MAX_DEPENDENCIES:
+            self.written = [Targets(EVERYTHING, ("*",))]
+
+    def wrote(self, stamp: Stamp) -> None:
+        """It has changed it. The position after several changes is that of the last; one that is not known counts above all. The scope's
+        lock is held.
+        """
+        before = self.stamp
+        if before is None or stamp.pending or (not before.pending and (stamp.epoch != before.epoch or stamp.number > before.number)):
+            self.stamp = stamp
 
 
 class Scope(Gathering):
@@ -134,12 +172,25 @@ class Scope(Gathering):
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
+    def doubt(self, engine: Engine) -> None:
+        """A cache is asked inside of the requests of others: they hear of its invalidations from nobody."""
+        scope: Scope | None = self
+        while scope is not None:
+            if scope.engine is not engine:
+                scope.consumed.doubt()
+            scope = scope.outer
+
     def of(self, engine: Engine) -> Scope | None:
         """The open scope for a cache: this one, or one around it."""
         scope: Scope | None = self
         while scope is not None and not (scope.engine is engine and scope.is_open):
             scope = scope.outer
         return scope
+
+    def asked(self, key: str) -> None:
+        """A key is about to be read."""
+        with self._lock:
+            self.consumed.ask(key)
 
     def find(self, key: str) -> Called | None:
         """What was read of a key."""
@@ -188,6 +239,11 @@ class Scope(Gathering):
             seen, number = ledger.lineage.number(newest), 0 if stamp is None else ledger.lineage.number(stamp)
             return seen is None or number is None or ledger.soft.lies_between(key, dependencies, number, seen)
 
+    def wrote(self, stamp: Stamp) -> None:
+        """What the request has changed itself has its position in the log."""
+        with self._lock:
+            self.consumed.wrote(stamp)
+
     # --- writing --------------------------------------------------------------------------------------------------------------------
 
     def forget(self, targets: Sequence[Targets]) -> None:
@@ -196,7 +252,7 @@ class Scope(Gathering):
             if not self.is_open:
                 return
             self.writes += 1
-            self.consumed.written += targets
+            self.consumed.write(targets)
             self._own, changed = self._own or BanIndex(), BanIndex()
             for one in targets:
                 self._own.add_all(one, self.writes)
@@ -224,6 +280,8 @@ class Reading:
         self._anew = anew
         self._since = scope.writes
         self.found = None if anew else scope.find(key)
+        if self.found is None:
+            scope.asked(key)
 
     def remember(self, result: R) -> R | Called:
         """The read has ended. Returns what the reader is given."""
@@ -244,6 +302,7 @@ def reading_of(engine: Engine, key: str, *, anew: bool) -> Reading | None:
     if not isinstance(inside, Scope):
         return None
     scope = inside.of(engine)
+    inside.doubt(engine)
     if scope is None:
         while inside is not None and not inside.is_open:
             inside = inside.outer
@@ -267,8 +326,14 @@ class RequestScope:
 
     @property
     def consumed(self) -> Consumed | None:
-        """What the request was answered from; ``None`` inside of another one, whose it is, and before it has begun."""
-        return None if self._scope is None else self._scope.consumed
+        """What the request was answered from, inside of another one that one; ``None`` before it has begun."""
+        scope = self._scope or (scope_of(self._engine) if self._is_used else None)
+        return None if scope is None else scope.consumed
+
+    def let_go(self) -> None:
+        """The answer was made: whatever goes on in the block reads as if there were none."""
+        if self._scope is not None:
+            self._scope.close()
 
     def __enter__(self) -> RequestScope:
         """Raises ``RuntimeError`` the second time."""
@@ -278,7 +343,7 @@ class RequestScope:
         inside = gathering.get()
         is_answer = inside is not None and inside.has_request
         is_computation = inside is not None and not isinstance(inside, Scope) and not is_answer
-        if is_answer or (not is_computation and scope_of(self._engine) is None):
+        if is_answer or (not is_computation and (self._least is not None or scope_of(self._engine) is None)):
             outer = inside if isinstance(inside, Scope) and inside.is_open else None
             self._scope = Scope(self._engine, outer, least=self._least, part_of=inside if is_answer else None)
             self._token = gathering.set(self._scope)

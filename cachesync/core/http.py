@@ -114,6 +114,17 @@ def validators_of(answer: HeaderFields, *, now: float = 0.0) -> Current:
     return Current(None if tag is None else read_tag(tag.decode("latin-1")), _date(answer, b"last-modified", now))
 
 
+_ABSENT: Final = frozenset((404, 410))
+"""Statuses that say that there is nothing (RFC 9110, 15.5.5 and 15.5.11)."""
+
+
+def current_of(status: int, answer: HeaderFields) -> Current | None:
+    """What stands at a target, by what a GET of it is answered; ``None`` where that does not say it: it is forbidden, or has failed."""
+    if status in _ABSENT:
+        return Current(exists=False)
+    return validators_of(answer) if status // 100 == 2 else None
+
+
 _DESCRIBES: Final = frozenset(
     (b"content-type", b"content-length", b"content-encoding", b"content-language", b"content-range", b"transfer-encoding", b"trailer")
 )
@@ -194,12 +205,15 @@ def is_shareable(request: HeaderFields, answer: HeaderFields) -> bool:
     return b"authorization" not in request and b"set-cookie" not in answer
 
 
-def managed(terms: Terms, request: HeaderFields, answer: HeaderFields) -> HeaderFields:
+def managed(terms: Terms, request: HeaderFields, answer: HeaderFields, *, is_whole: bool = True) -> HeaderFields:
     """The fields of an answer that was made of cached data: those it has, and those that its terms add.
 
     What a handler has said itself counts: a ``Cache-Control`` of its own stays, and then no lifetime is added to it. Without any the answer
     is for one user's browser, which asks each time (``private, no-cache``; RFC 9111, 5.2.2.4 and 5.2.2.7), unless the policies say more.
+    Of an answer that is not ``is_whole`` yet, because it comes part by part, nobody knows what else it will be made of: no more is said.
     """
+    if not is_whole:
+        terms = Terms(is_public=False, remains=0.0, vary=terms.vary, is_hit=terms.is_hit)
     found: list[Pair] = []
     if b"cache-control" not in answer:
         is_public = terms.is_public and is_shareable(request, answer)
@@ -207,7 +221,7 @@ def managed(terms: Terms, request: HeaderFields, answer: HeaderFields) -> Header
         found.append((b"cache-control", write_cache_control({**who, **_lifetime(terms.keeps, terms)})))
         if is_public and terms.keeps is not None:
             found.append((b"cdn-cache-control", write_cache_control(_lifetime(terms.keeps, terms))))  # RFC 9213, 3.1
-    if "no-store" not in control_of(answer):
+    if is_whole and "no-store" not in control_of(answer):
         least = terms.remains if terms.keeps is None else min(terms.remains, terms.keeps)
         found.append((LIFETIME, write_cache_control(_lifetime(least, terms))))
     if terms.groups:

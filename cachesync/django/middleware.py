@@ -26,7 +26,7 @@ from django.utils.module_loading import import_string
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.header_fields import HeaderFields
-from cachesync.core.http import Current, validators_of
+from cachesync.core.http import Current, current_of
 from cachesync.django.places import cache_at
 from cachesync.wsgi import UNCONDITIONAL, fields_of
 
@@ -109,7 +109,8 @@ class CacheMiddleware:
             yield exchange
         if reply is None and exchange.wants_current:
             asked = _asked(request)
-            inner = self._begin(asked, None)
+            inner = self._begin(asked, None, is_look=True)
+            yield inner
             reply = exchange.settle(_current(_described(inner, (yield _View(asked, inner.scope())), asked)))
         elif reply is None and exchange.must_match:
             reply = exchange.settle(Current())
@@ -117,9 +118,9 @@ class CacheMiddleware:
             return _said(reply, request)
         return _described(exchange, (yield _View(request, exchange.scope())), request)
 
-    def _begin(self, request: HttpRequest, identity: str | None) -> Exchange:
+    def _begin(self, request: HttpRequest, identity: str | None, *, is_look: bool = False) -> Exchange:
         target = request.get_full_path().encode("ascii", "replace")
-        return self._answers.begin(request.method or "GET", target, fields_of(request.META), identity)
+        return self._answers.begin(request.method or "GET", target, fields_of(request.META), identity, is_look=is_look)
 
 
 def _asked(request: HttpRequest) -> HttpRequest:
@@ -132,9 +133,9 @@ def _asked(request: HttpRequest) -> HttpRequest:
     return asked
 
 
-def _current(response: HttpResponseBase) -> Current:
+def _current(response: HttpResponseBase) -> Current | None:
     response.close()
-    return validators_of(_fields(response)) if 200 <= response.status_code < 300 else Current(exists=False)
+    return current_of(response.status_code, _fields(response))
 
 
 def _described(exchange: Exchange, response: HttpResponseBase, request: HttpRequest) -> HttpResponseBase:
