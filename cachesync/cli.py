@@ -1,9 +1,9 @@
 """The command line: ``cachesync check``, ``explain``, ``invalidate`` and the others, each a module of `cachesync.command_line`.
 
 Each command is a function from its arguments to an exit code. 0: all is well. 1: the answer is no: mistakes were found, no policy
-matches, an answer was stale, a key could not be warmed, Redis could not be reached. 2: the command was not understood, there is no Redis to
-speak to, or something has to be installed first. 74: the output could not be written. 130: interrupted. 141: who read the output stopped
-reading.
+matches, an answer was stale, a key could not be warmed, a file would change, something is wrong; or Redis, or the application, could not
+be reached. 2: the command was not understood, there is no Redis to speak to, or something has to be installed first. 74: the output could
+not be written. 130: interrupted. 141: who read the output stopped reading.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any, Final
 
 import pytest
 
+import cachesync
 from cachesync.cli import main
+from cachesync.command_line.doctor_here import VARIABLES, satisfies
 from support.rights import CLUSTER, OLD, listed
 from support.servers import Server
 
@@ -177,3 +180,62 @@ def test_keys_that_a_user_may_not_use_are_named(doctor: Doctor, user: Callable[.
     for pattern in (f"~{{{namespace}}}:*", f"~{namespace}:e:*", f"~{namespace}:l:*"):
         code, found = doctor(user(rights(), pattern))
         assert code == 1 and "key" in of(found, "wrong", "rights"), found
+
+
+# --- this machine -----------------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_of_the_policy_file_are_findings(doctor: Doctor, write: Callable[..., None]) -> None:
+    """Each is told, and nothing else can be looked at then; a file that is not there is told with a way out."""
+    write(policy='colour = "red"\nshape = "round"')
+    code, found = doctor()
+    assert code == 1 and [one["name"] for one in found] == ["policy file", "policy file"]
+    Path("cachesync.toml").unlink()
+    assert "CACHESYNC_FILE" in of(doctor()[1], "wrong", "policy file")
+
+
+def test_the_environment_is_looked_at(doctor: Doctor, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is misspelled, one that switches off, a key that is missing, a secret that others guess."""
+    monkeypatch.setenv("CACHESYNC_RDIS_URL", "redis://x")
+    monkeypatch.setenv("CACHESYNC_ENABLED", "false")
+    write(policy="encrypt = true\n[policy.stores.http]")
+    code, found = doctor()
+    told = of(found, "warning", "environment")
+    assert "write CACHESYNC_REDIS_URL" in told and "nothing is cached at all" in told and "CACHESYNC_SECRET" in told
+    assert code == 1 and "cachesync key" in of(found, "wrong", "environment")
+
+
+def test_every_variable_of_the_package_is_known() -> None:
+    """What the package reads means something to the doctor."""
+    files = Path(cachesync.__file__).parent.rglob("*.py")
+    assert {name for file in files for name in re.findall(r"\bCACHESYNC_[A-Z_]*[A-Z]\b", file.read_text())} == set(VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("version", "bounds", "fits"),
+    [
+        ("5.2", ">=5.2,<9", True),
+        ("5.1.9", ">=5.2,<9", False),
+        ("9.0.0b1", "<9,>=5.2", False),
+        ("8.99", "redis[hiredis]<9,>=5.2", True),
+        ("1!2", "", True),
+        ("2026.1.1", ">=20240101", False),
+        ("nonsense", ">=1", False),
+    ],
+)
+def test_versions_are_compared_by_their_numbers(version: str, bounds: str, fits: bool) -> None:
+    """As far as the bounds of this package need it."""
+    assert satisfies(version, bounds) is fits
+
+
+def test_an_application_is_asked_where_it_is_named(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that does not answer is wrong; for people each finding is a line, and its advice the next one."""
+    monkeypatch.setenv("CACHESYNC_ADMIN_URL", "http://127.0.0.1:1/")
+    code, found = doctor()
+    assert code == 1 and "does not answer" in of(found, "wrong", "application")
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "\nwrong    application  http://127.0.0.1:1/ does not answer" in out and "-> start it" in out
+    assert "\n1 thing is wrong, " in out

@@ -52,6 +52,9 @@ def run_typescript(text: str, folder: Path) -> Any:
     [
         ({}, {}, 300_000, 300_000),
         ({}, {"max_age": "1m"}, 60_000, 60_000),
+        ({}, {"max_age": "1h"}, 300_000, 300_000),
+        ({"ttl": "dynamic", "min_ttl": "10s", "max_ttl": "1h"}, {"max_age": "5s"}, 5_000, 5_000),
+        ({"ttl": "dynamic", "min_ttl": "10s", "max_ttl": "1h"}, {"max_age": "1d"}, 3_600_000, 3_600_000),
         ({}, {"max_age": 0}, 0, 0),
         ({}, {"max_age": 0, "stale_while_revalidate": "1m"}, 0, 60_000),
         ({}, {"max_age": "2m", "stale_while_revalidate": "30s"}, 120_000, 150_000),
@@ -62,14 +65,14 @@ def run_typescript(text: str, folder: Path) -> Any:
     ],
 )
 def test_lifetimes_follow_from_the_http_table(policy: dict[str, Any], http: dict[str, Any], stale_time: int, gc_time: int) -> None:
-    """``staleTime`` is ``max_age``, else the ``ttl`` (of a dynamic one the least); ``gcTime`` adds ``stale_while_revalidate``."""
+    """``staleTime`` is ``max_age`` within the ``ttl``, else the ``ttl`` (the least of a dynamic one); ``gcTime`` adds the stale window."""
     found = told(HttpPolicy(**http), **policy)
     assert (found["staleTime"], found["gcTime"]) == (stale_time, gc_time)
 
 
 def test_no_lifetime_is_longer_than_a_timer_of_a_browser() -> None:
     """A timer that is set to 2^31 milliseconds or more ends at once, and data would be thrown away as soon as it came."""
-    found = told(HttpPolicy(max_age="3650d", stale_while_revalidate="3650d"))
+    found = told(HttpPolicy(max_age="3650d", stale_while_revalidate="3650d"), ttl="3650d")
     assert found["staleTime"] == found["gcTime"] == LONGEST < 2**31 - 1
 
 

@@ -195,6 +195,15 @@ def test_an_application_that_says_no_is_told_with_advice(run: Run, application: 
         assert code == 2 and "no address of an admin app" in err
 
 
+def test_doctor_asks_an_application_how_it_is(run: Run, application: Application) -> None:
+    """With an address the health of that process is a finding, and its reasons with it."""
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "") and f"application  {application.url} is ok" in out
+    application.cache.switch_here("local", "off")
+    code, out, err = run("doctor")
+    assert (code, err) == (0, "") and "is degraded: a switch was thrown" in out
+
+
 def test_a_token_follows_nobody_elsewhere(run: Run, application: Application) -> None:
     """A redirection is told, not followed: the token is for the address that was named."""
     asked: list[str] = []

@@ -15,7 +15,8 @@ EXIT_CODES: Final = """\
 exit codes:
   0  all is well
   1  the answer is no: mistakes found, no policy matches, an answer was stale,
-     a key could not be warmed, Redis could not be reached
+     a key could not be warmed, a file would change, something is wrong;
+     or Redis, or the application, could not be reached
   2  the command was not understood, there is no Redis to speak to,
      or something has to be installed first
 """

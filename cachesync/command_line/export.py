@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
     parser = command(
         commands,
         "export",
-        "write the constants of a front end: query keys, staleTime, gcTime",
+        "write what a front end knows: query keys, staleTime, gcTime",
         "Writes what a front end needs to know of each policy that has an http table: name, match, query key, staleTime and gcTime "
         "(milliseconds, as TanStack Query v5 takes them), version and visibility. As TypeScript, unless --json is given or the name of "
         "the file ends in .json. With --check nothing is written: the exit code is 1 where the file is not what would be.",
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--typescript", action="store_true", help="a module that exports them, with types")
-    form.add_argument("--json", action="store_true", help="JSON, as GET /policies.json answers it")
+    form.add_argument("--json", action="store_true", help="JSON")
     parser.add_argument("--out", metavar="PATH", help="the file to write; left out: standard output")
     parser.add_argument("--check", action="store_true", help="only compare: 1 where the file would change, for CI")
     add_file(parser)

@@ -50,10 +50,11 @@ export type PolicyName = keyof typeof policies;
 class FrontEndPolicy:
     """What a front end knows of one policy. Durations are whole milliseconds, at most `LONGEST`.
 
-    ``stale_time`` is how long nothing is asked again: the ``max_age`` of the ``http`` table, or the ``ttl`` where there is none (of a
-    dynamic one the least). TanStack counts it from the arrival of an answer, so it is right for one that was computed then. ``gc_time``
-    is how long data that nothing shows is kept: ``stale_time`` and the ``stale_while_revalidate`` of the table. ``stale_if_error`` is
-    not in it: TanStack shows what it has as soon as it is wanted, whether the request behind it will fail or not (RFC 5861, 3 and 4).
+    ``stale_time`` is how long nothing is asked again: the ``max_age`` of the ``http`` table, at most the ``ttl``; where there is none the
+    ``ttl`` (of a dynamic one the least). TanStack counts it from the arrival of an answer, so it is right for one that was computed then.
+    ``gc_time`` is how long data that nothing shows is kept: ``stale_time`` and the ``stale_while_revalidate`` of the table.
+    ``stale_if_error`` is not in it: TanStack shows what it has as soon as it is wanted, whether the request behind it will fail or not
+    (RFC 5861, 3 and 4).
     """
 
     name: str
@@ -67,7 +68,7 @@ class FrontEndPolicy:
     @classmethod
     def of(cls, policy: Policy, http: HttpPolicy) -> FrontEndPolicy:
         """The policy with its ``http`` table."""
-        fresh = policy.lifetime() if http.max_age is None else http.max_age
+        fresh = policy.lifetime() if http.max_age is None else min(http.max_age, policy.lifetime(http.max_age))
         return cls(
             policy.name,
             policy.match,
