@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextvars import copy_context
 from http import HTTPStatus
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 from cachesync.cache import Cache
@@ -72,7 +72,7 @@ class CacheMiddleware:
         exchange = self._answers.begin("GET", target_of(asked), fields_of(asked), None, is_look=True)
         self._answers.run(exchange.confirming())
         heard = _Heard()
-        answer = _Call(self.app, asked, exchange).answer(heard)
+        answer: Any = _Call(self.app, asked, exchange).answer(heard)
         if hasattr(answer, "close"):
             answer.close()
         return current_of(heard.status, heard.fields)
@@ -92,7 +92,7 @@ class _Call:
         self._start: StartResponse | None = None
         """The server's, once it was called: what the application says after that is for the server."""
         self._server: StartResponse | None = None
-        self._body: Iterable[bytes] = ()
+        self._body: Any = ()
         self._rest: Iterator[bytes] = iter(())
 
     def answer(self, start_response: StartResponse) -> Iterable[bytes]:
@@ -131,7 +131,7 @@ class _Call:
         wrapper = self._environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(self._body, wrapper):
             self._end()
-            return self._body
+            return cast("Iterable[bytes]", self._body)
         self._rest = chain(first, self._rest)
         return self
 

@@ -8,6 +8,7 @@ With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have c
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ def who(request: HttpRequest) -> str | None:
 def logged_in(get_response: Any) -> Any:
     """The middleware in front of all views."""
     refusal = failure("refused", "send Authorization: Bearer let-me-in")
-    return lambda request: get_response(request) if who(request) else JsonResponse(refusal, status=401)
+
+    def answer(request: HttpRequest) -> Any:
+        return get_response(request) if who(request) else JsonResponse(refusal, status=401)
+
+    return answer
 
 
 settings.configure(
@@ -103,12 +108,21 @@ def read_stats(_: HttpRequest) -> JsonResponse:
     return found({"calls": total.calls, "computed": total.computed, "hit_rate": total.hit_rate, "syncs": django_cache.get("syncs", 0)})
 
 
+def shows(find: Callable[..., Any]) -> Callable[..., JsonResponse]:
+    """A view of what a cached function finds."""
+
+    def view(_: HttpRequest, **of: str) -> JsonResponse:
+        return found(find(**of))
+
+    return view
+
+
 urlpatterns = [
-    path("admin/stores", lambda _: found(find_stores())),
-    path("admin/stores/<code>", lambda _, code: found(find_store(code))),
-    path("admin/stores/<code>/user-stats", lambda _, code: found(find_user_stats(code))),
-    path("admin/stores/<code>/video-stats", lambda _, code: found(find_video_stats(code))),
-    path("admin/analytics/overview", lambda _: found(find_overview())),
+    path("admin/stores", shows(find_stores)),
+    path("admin/stores/<code>", shows(find_store)),
+    path("admin/stores/<code>/user-stats", shows(find_user_stats)),
+    path("admin/stores/<code>/video-stats", shows(find_video_stats)),
+    path("admin/analytics/overview", shows(find_overview)),
     path("admin/sync", sync),
     path("admin/cache/invalidate", invalidate),
     path("admin/cache/stats", read_stats),

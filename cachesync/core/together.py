@@ -105,7 +105,7 @@ def _advance(flow: Flow, reply: Any, i: int, asked: _Asked, results: dict[int, A
         except StopIteration as stop:
             results[i] = stop.value
             return
-        if step.__class__ in _GROUPED and not (step.__class__ is Call and step.given is not None):  # a value that is given calls nobody
+        if step.__class__ in _GROUPED and not (isinstance(step, Call) and step.given is not None):  # a value that is given calls nobody
             asked[i] = step
             return
         reply = yield step

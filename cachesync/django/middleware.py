@@ -64,7 +64,7 @@ class CacheMiddleware:
             require_match=chosen["REQUIRE_MATCH"], largest=chosen["LARGEST"], remember=chosen["REMEMBER"]
         )
         self._get_response: Any = get_response
-        self._is_async = iscoroutinefunction(get_response)
+        self._is_async = iscoroutinefunction(get_response)  # pyright: ignore[reportDeprecated] - that of Python 3.11 does not see marked callables
         if self._is_async:
             markcoroutinefunction(self)
 
@@ -129,7 +129,7 @@ def _asked(request: HttpRequest) -> HttpRequest:
     asked.__dict__.pop("headers", None)  # made from META, once
     asked.META = {name: value for name, value in request.META.items() if name not in UNCONDITIONAL}
     asked.META["REQUEST_METHOD"] = asked.method = "GET"
-    asked._body = b""  # pyright: ignore[reportAttributeAccessIssue] - as Django keeps what was read
+    asked._body = b""  # as Django keeps what was read
     return asked
 
 

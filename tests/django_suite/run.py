@@ -63,9 +63,9 @@ def cases() -> list[type[unittest.TestCase]]:
 
     options = {"OPTIONS": {"PICKLE": True}}
     ours = tests.caches_setting_for_tests(base=BACKEND, exclude={"cull", "zero_cull"}, **options)
-    base = override_settings(CACHES=ours)(type("CachesyncTests", (tests.BaseCacheTests, TestCase), {}))
+    base: Any = override_settings(CACHES=ours)(type("CachesyncTests", (tests.BaseCacheTests, TestCase), {}))
 
-    class AsyncTests(base):  # type: ignore[misc, valid-type]
+    class AsyncTests(base):  # type: ignore[misc]  # pyright: ignore[reportUnnecessaryTypeIgnoreComment] - it is made above
         def setUp(self) -> None:
             handler = tests.caches
             coloured = {"cache": Colour(lambda: handler["default"]), "caches": Aliases(handler)}
