@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test quick lint types docs bench mutants soak redis7 api check wheel clean FORCE
+.PHONY: help setup demo test quick lint types docs bench mutants soak redis7 chromium screenshots api check wheel clean FORCE
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,12 @@ soak: $(TOOLS)  ## two minutes of random faults, and a checker of the promises; 
 
 redis7:  ## unpack Redis 7.0 for the tests, where the distribution has one, and print its path for CACHESYNC_EXTRA_SERVER
 	@$(PYTHON) tests/support/debian.py
+
+chromium:  ## unpack a Chromium for the tests, where the distribution packs one and none is installed, and print its path
+	@$(PYTHON) tests/support/debian.py chromium
+
+screenshots: $(TOOLS) $(PEERS)  ## make the dashboard's pictures anew, with a real application under real traffic
+	$(PY) docs/screenshots.py $(ARGS)
 
 api: $(TOOLS)  ## compare the public names with tests/api.txt; ARGS=--write renews it
 	PYTHONPATH="$(CURDIR)" $(PY) tests/api_names.py $(or $(ARGS),--check)

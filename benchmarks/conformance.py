@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +49,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conformance", description=__doc__)
     parser.add_argument("--only", action="append", choices=tuple(CACHES), help="run this one; may be given several times")
     parser.add_argument("--failed", action="store_true", help="name the tests of either kind that are not passed")
+    parser.add_argument("--fetch", action="store_true", help="only fetch Varnish and nginx, for the tests that stand behind them")
     parser.add_argument("--id", help="run this test alone, against ours, and show its requests")
     options = parser.parse_args()
+    if options.fetch:
+        try:
+            print(fetch_servers())
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            print(f"no Varnish and nginx for the tests: {error}", file=sys.stderr)
+            return 1
+        return 0
     suite = fetch_suite()
     if options.id:
         with origin(suite) as port, cachesync(port) as proxy:
@@ -108,7 +116,7 @@ def _list(suite: Path) -> str:
 
 
 @contextmanager
-def origin(suite: Path) -> Iterator[int]:
+def origin(suite: Path) -> Generator[int]:
     """The suite's origin server, on a port of its own."""
     port = _free_port()
     with _started(
@@ -134,7 +142,7 @@ def _node(suite: Path, script: str, **settings: str) -> str:
 
 
 @contextmanager
-def cachesync(origin_port: int) -> Iterator[int]:
+def cachesync(origin_port: int) -> Generator[int]:
     """Ours: uvicorn with `proxy_app` in a process of its own."""
     port = _free_port()
     command = [sys.executable, "-m", "benchmarks.conformance_proxy", str(port), str(origin_port)]
@@ -143,7 +151,7 @@ def cachesync(origin_port: int) -> Iterator[int]:
 
 
 @contextmanager
-def varnish(origin_port: int) -> Iterator[int]:
+def varnish(origin_port: int) -> Generator[int]:
     """Varnish with its built-in rules."""
     root, port = fetch_servers(), _free_port()
     libraries = root / "usr/lib/x86_64-linux-gnu"
@@ -157,7 +165,7 @@ def varnish(origin_port: int) -> Iterator[int]:
 
 
 @contextmanager
-def nginx(origin_port: int) -> Iterator[int]:
+def nginx(origin_port: int) -> Generator[int]:
     """Let nginx cache, and ask whether what is stale is current."""
     root, port = fetch_servers(), _free_port()
     with tempfile.TemporaryDirectory() as work:
@@ -189,11 +197,22 @@ def fetch_servers() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
-        _run("apt-get", "-qq", "-o", "APT::Sandbox::User=", "download", *PACKAGES, at=Path(work))
+        # Lists and packages are kept in a folder of ours: those of the system need root.
+        (Path(work) / "lists" / "partial").mkdir(parents=True)
+        (Path(work) / "cache" / "archives" / "partial").mkdir(parents=True)
+        own = (f"Dir::State::lists={work}/lists", f"Dir::Cache={work}/cache", "APT::Sandbox::User=", "Acquire::Retries=3")
+        options = [word for option in own for word in ("-o", option)]
+        _run("apt-get", *options, "-qq", "update", at=Path(work))
+        _run("apt-get", *options, "-qq", "download", *PACKAGES, at=Path(work))
         for package in sorted(Path(work).glob("*.deb")):
             _run("dpkg-deb", "-x", str(package), str(folder), at=Path(work))
     (folder / "ready").touch()
     return folder
+
+
+def fetched() -> list[str]:
+    """The caches that can be run here as it is: ours, and the others where they have been fetched."""
+    return [name for name in CACHES if name == "cachesync" or (FOLDER / "servers" / "ready").exists()]
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------------
@@ -214,7 +233,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _started(command: list[str], port: int, *, cwd: Path, env: dict[str, str]) -> Iterator[None]:
+def _started(command: list[str], port: int, *, cwd: Path, env: dict[str, str]) -> Generator[None]:
     """A server, from when it takes connections."""
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile("w+"))

@@ -78,7 +78,10 @@ def main() -> None:
         http=HttpPolicy(respond_from_cache=True),
     )
     app = ResponseCache(Forward(origin), Cache(policies=[pages]), "pages", rules=Rules(heuristic=0.1))
-    uvicorn.run(app, port=port, http="h11", log_level="critical", server_header=False, date_header=False, lifespan="off")
+    # Clients keep idle connections for longer than the usual five seconds, and take it for an error when one is closed just then.
+    config = uvicorn.Config(app, port=port, http="h11", log_level="critical", lifespan="off", timeout_keep_alive=600)
+    config.server_header = config.date_header = False
+    uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from cachesync.cache import Cache
 from cachesync.coordination.farewell import Farewell, expect
-from cachesync.coordination.streams import RETRY, Stream
+from cachesync.coordination.streams import Stream
 from cachesync.core.event_stream import Message
 from cachesync.core.groups import Audience, by_identity
 from cachesync.core.stamps import Stamp
@@ -78,7 +78,9 @@ class EventStreams:
         else:
             raise RuntimeError(f"an event stream is opened by http or websocket, not {scope['type']!r}")
 
-    def why_not(self, scope: Scope) -> Refusal | None:
+    # What follows is for the two doors below.
+
+    def _why_not(self, scope: Scope) -> Refusal | None:
         """Why a connection is refused before anybody looks at who it is."""
         if is_cross_site(scope, self._origins):
             return Refusal(403, "cross_site", "a page of another site may not open this stream; name its origin in origins=[...]")
@@ -89,7 +91,7 @@ class EventStreams:
             return Refusal(503, "too_many_streams", f"{text}: go by lifetimes, and come again later", {"retry-after": str(again)})
         return None
 
-    async def open(self, scope: Scope, since: Stamp | None) -> Stream:
+    async def _open(self, scope: Scope, since: Stamp | None) -> Stream:
         """Open a stream for whoever stands behind a connection."""
         cache = self._cache
         identity = await identity_of(self._identify, scope)
@@ -99,7 +101,7 @@ class EventStreams:
         expect(self._farewell)
         return cache.hub.open(audience, since, heartbeat=self._heartbeat, life=self._life)
 
-    def close(self, stream: Stream) -> None:
+    def _close(self, stream: Stream) -> None:
         """End a stream."""
         self._cache.hub.close(stream)
 
@@ -174,7 +176,7 @@ class _Door:
 
     async def run(self) -> None:
         """From the first message to the last."""
-        refusal = self._refusal() or self._streams.why_not(self._scope)
+        refusal = self._refusal() or self._streams._why_not(self._scope)
         since = None
         try:
             since = since_of(self._scope)
@@ -183,7 +185,7 @@ class _Door:
         if refusal is not None:
             await self._refuse(refusal)
             return
-        stream = await self._streams.open(self._scope, since)
+        stream = await self._streams._open(self._scope, since)
         gone = asyncio.ensure_future(self._wait_for_end())
         gone.add_done_callback(lambda _: stream.end())
         try:
@@ -197,7 +199,7 @@ class _Door:
         except OSError:
             pass  # it has gone: that is how servers say so (ASGI, Disconnected Client)
         finally:
-            self._streams.close(stream)
+            self._streams._close(stream)
             gone.cancel()
             with suppress(asyncio.CancelledError):
                 await gone
@@ -277,4 +279,4 @@ class _WebSocket(_Door):
         await self._send({"type": "websocket.close", "code": OUTDATED_CLOSE})
 
 
-__all__ = ["RETRY", "Entitled", "EventStreams", "Identify"]
+__all__ = ["Entitled", "EventStreams", "Identify"]

@@ -111,8 +111,7 @@ class ResponseCache:
             if not await self._serve_stored(request):
                 await self._pass(request, "miss")
         elif request.kind in self._passed:
-            if not await self._serve_stored(request):
-                await self._pass(request, "miss", learns=True)
+            await self._pass(request, "miss", learns=True)
         else:
             await self._get(request)
 
@@ -152,7 +151,6 @@ class ResponseCache:
         """Answer with what was found: a stored answer, or what another request's computation has brought."""
         answer = found.value.answer
         if answer is None:
-            self.note_passed(request, is_passed=True)
             await self._pass(request, "miss", learns=True)
             return
         if not request.is_selected_by(answer):
@@ -236,18 +234,16 @@ class ResponseCache:
 
     async def _serve(self, request: Request, answer: StoredAnswer, age: float, status: bytes) -> None:
         """Send a stored answer: with its age (RFC 9111, 4), a 304 where the request has it already, a part where it wants one."""
-        fields = answer.fields.plus((b"age", b"%d" % int(answer.initial_age + age)), (b"cache-status", status))
+        pairs = [*answer.pairs, (b"age", b"%d" % int(answer.initial_age + age)), (b"cache-status", status)]
         body, code = answer.body, answer.status
         if 200 <= code < 300 and rule.is_known(answer, request.method, request.fields, now=self.now()):
-            fields, body, code = not_modified(fields), b"", 304
+            pairs, body, code = list(not_modified(HeaderFields(pairs))), b"", 304
         elif request.method == "GET" and (part := rule.part_of(answer, request.fields)) is not None:
             first, last = part
-            fields = fields.replaced(b"content-range", b"bytes %d-%d/%d" % (first, last, len(body)))
-            fields = fields.replaced(b"content-length", b"%d" % (last - first + 1))
+            about = ((b"content-range", b"bytes %d-%d/%d" % (first, last, len(body))), (b"content-length", b"%d" % (last - first + 1)))
+            pairs = list(HeaderFields(pairs).without((b"content-length",)).plus(*about))
             body, code = body[first : last + 1], 206
-        elif code not in (204, 304) and b"content-length" not in fields:
-            fields = fields.plus((b"content-length", b"%d" % len(body)))
-        await request.send({"type": "http.response.start", "status": code, "headers": list(fields)})
+        await request.send({"type": "http.response.start", "status": code, "headers": pairs})
         await request.send({"type": "http.response.body", "body": b"" if request.method == "HEAD" else body, "more_body": False})
 
     # --- passing --------------------------------------------------------------------------------------------------------------------
@@ -418,15 +414,16 @@ class Attempt:
             behind.detach()
             return await behind.compute()
         self.has_begun = True
-        found = gathering.get()
-        assert found is not None
-        found.has_request = True
+        outer = gathering.get()
+        assert outer is not None
         door, stands = self._door, self._door.keeper.standing()
+        found = door.keeper.gathering()
+        found.has_request = True
         if self._old is None:
             self._look_for_spare()
-        answer = await self._answer()
+        answer = await self._answer(found)
         if answer is None:
-            found.keep_nothing()
+            outer.keep_nothing()
             return FOR_ONE
         if self.is_validated and self._old is not None:
             found.add(Dependency(*one) for one in self._old.dependencies)
@@ -434,13 +431,19 @@ class Attempt:
         kept = door.keeping(self._request, answer)
         names = tuple(name for name, _ in answer.selected_by)
         if set(names) <= set(self.varies):
+            outer.absorb(found)
             return kept
         if self.varies:  # its Vary has grown: what is known of the address is wrong
-            found.keep_nothing()
+            outer.keep_nothing()
             await door.cache.ainvalidate(door.key(self._request.url))
             return kept
+        # The names are kept under the address, and depend on nothing that the answer is made of.
         address = door.variant(self._request, names)
-        await door.keeper.aobtain(door.key(address), door.ready(address, kept, stands, found))
+        token = gathering.set(door.keeper.gathering())
+        try:
+            await door.keeper.aobtain(door.key(address), door.ready(address, kept, stands, found))
+        finally:
+            gathering.reset(token)
         return replace(kept, answer=None, varies=names)
 
     def _look_for_spare(self) -> None:
@@ -452,11 +455,14 @@ class Attempt:
             self._old, self._old_age = answer, found.age
             self._fwd = "stale"
 
-    async def _answer(self) -> StoredAnswer | None:
+    async def _answer(self, found: Gathering) -> StoredAnswer | None:
+        """Run the application, which finds out what its answer depends on. ``None`` where that may not be stored."""
         loop = asyncio.get_running_loop()
         self._decided = loop.create_future()
         self._decided.add_done_callback(lambda decided: decided.cancelled() or decided.exception())
+        token = gathering.set(found)
         running = loop.create_task(self._run())
+        gathering.reset(token)
         self._door.running.add(running)
         running.add_done_callback(self._door.running.discard)
         try:
@@ -591,7 +597,8 @@ class Attempt:
             detail=why,
         )
         if why:
-            door.note_passed(request, is_passed=True)
+            if status not in rule.ERRORS:  # who asks when it is over shall wait for one answer, not ask at once with all others
+                door.note_passed(request, is_passed=True)
             self._decide(None)
         await self._deliver({**message, "status": shown, "headers": _with_status(told, about)})
 
@@ -632,6 +639,8 @@ class Attempt:
         if length is not None and length != b"%d" % len(body):  # RFC 9111, 3.3: it is incomplete
             return None
         door = self._door
+        if length is None and status != HTTPStatus.NO_CONTENT:
+            answer = answer.plus((b"content-length", b"%d" % len(body)))
         return rule.stored(self._request.fields, status, answer, body, door.rules, asked=self._asked, now=door.now())
 
 

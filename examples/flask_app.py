@@ -1,74 +1,122 @@
-"""A Flask application whose views are cached, with an administrator's route that puts the copies out of date.
+"""The store dashboard on Flask: answers are cached, browsers ask with ETags, and a change is heard by all workers.
 
     flask --app examples/flask_app.py run
+    curl -i -H "Authorization: Bearer let-me-in" localhost:5000/admin/stores/CGK
 
-With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share their results, and a change at one is heard by all.
+With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have computed.
 """
 
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from flask import Flask, Response, abort, jsonify, request
+from flask import Flask, abort, request
+from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
+from werkzeug.exceptions import HTTPException
 
-from cachesync import Cache, Stamp
+from cachesync import Cache
+from cachesync.wsgi import CacheMiddleware
 
-
-@dataclass(frozen=True)
-class Store:
-    code: str
-    city: str
-    region: str
-    visitors: int
-
-
-# Stands for your database, which several workers would share.
-DATABASE = {
-    "CGK": Store("CGK", "Jakarta", "java", 48),
-    "SUB": Store("SUB", "Surabaya", "java", 17),
-    "DPS": Store("DPS", "Denpasar", "bali", 24),
-}
-
-app = Flask(__name__)
 cache = Cache.from_file(Path(__file__).with_name("stores.toml"))
+database = Database()
+
+
+@cache.cached("lists:stores")
+def find_stores() -> list[Store]:
+    return database.stores()
 
 
 @cache.cached("stores:{code}")
 def find_store(code: str) -> Store | None:
-    return DATABASE.get(code)
+    return database.store(code)
 
 
-@cache.cached("regions:{region}:visitors")
-def count_visitors(region: str) -> int:
-    return sum(store.visitors for store in DATABASE.values() if store.region == region)
+@cache.cached("stores:{code}:users")
+def find_user_stats(code: str) -> UserStats | None:
+    return database.user_stats(code)
 
 
-@app.get("/stores/<code>")
-def read_store(code: str) -> Response:
-    """With ``?at_least=`` and the stamp of a change: nothing older, whichever worker answers."""
-    stamp = request.args.get("at_least", type=Stamp.parse)  # Flask passes over what can not be parsed
-    store = find_store.at_least(stamp, code) if stamp else find_store(code)
-    if store is None:
-        abort(404, f"there is no store {code}")
-    return jsonify(store)
+@cache.cached("stores:{code}:videos")
+def find_video_stats(code: str) -> VideoStats | None:
+    return database.video_stats(code)
 
 
-@app.get("/regions/<region>/visitors")
-def read_visitors(region: str) -> Response:
-    return jsonify(count_visitors(region))
+@cache.cached("analytics:overview")
+def find_overview() -> Overview:
+    return database.overview()
 
 
-@app.put("/admin/stores/<code>")
-def change_store(code: str) -> Response:
+@cache.invalidates("stores:{code}", "stores:*:users", "stores:{code}:videos", tags=["stores"])
+def sync_store(code: str) -> bool:
     """First commit, then invalidate: whoever asks after this has returned is not given what was before."""
-    visitors = request.get_json().get("visitors")
-    if code not in DATABASE or not isinstance(visitors, int):
-        abort(400, 'send {"visitors": 50} for a store that exists')
-    DATABASE[code] = replace(DATABASE[code], visitors=visitors)
-    stamp = cache.invalidate(find_store.key(code), tags=["stores"])
-    return jsonify(stamp=str(stamp))
+    return database.sync(code)
 
 
-@app.get("/admin/cache")
-def read_cache() -> Response:
+def who(environ: dict[str, Any]) -> str | None:
+    """Whose request it is: a 304 is said to nobody else, and before any view runs."""
+    return USERS.get(environ.get("HTTP_AUTHORIZATION", ""))
+
+
+app = Flask(__name__)
+app.wsgi_app = CacheMiddleware(app.wsgi_app, cache, identify=who)  # type: ignore[method-assign]
+
+
+@app.before_request
+def logged_in() -> None:
+    if who(request.environ) is None:
+        abort(401, "send Authorization: Bearer let-me-in")
+
+
+@app.errorhandler(HTTPException)
+def say_why(error: HTTPException) -> tuple[dict[str, Any], int]:
+    return failure("refused", error.description or ""), error.code or 500
+
+
+def found(data: Any) -> dict[str, Any]:
+    if data is None:
+        abort(404, "there is no such store")
+    return ok(data)
+
+
+@app.get("/admin/stores")
+def read_stores() -> dict[str, Any]:
+    return found(find_stores())
+
+
+@app.get("/admin/stores/<code>")
+def read_store(code: str) -> dict[str, Any]:
+    return found(find_store(code))
+
+
+@app.get("/admin/stores/<code>/user-stats")
+def read_user_stats(code: str) -> dict[str, Any]:
+    return found(find_user_stats(code))
+
+
+@app.get("/admin/stores/<code>/video-stats")
+def read_video_stats(code: str) -> dict[str, Any]:
+    return found(find_video_stats(code))
+
+
+@app.get("/admin/analytics/overview")
+def read_overview() -> dict[str, Any]:
+    return found(find_overview())
+
+
+@app.post("/admin/sync")
+def sync() -> dict[str, Any]:
+    return found(sync_store(str(request.get_json().get("code"))) or None)
+
+
+@app.post("/admin/cache/invalidate")
+def invalidate() -> dict[str, Any]:
+    try:
+        patterns, tags = named(request.get_json())
+    except ValueError as error:
+        abort(400, str(error))
+    return ok({"stamp": str(cache.invalidate(*patterns, tags=tags))})
+
+
+@app.get("/admin/cache/stats")
+def read_stats() -> dict[str, Any]:
     total = cache.stats().total
-    return jsonify(calls=total.calls, computed=total.computed, hit_rate=total.hit_rate)
+    return ok({"calls": total.calls, "computed": total.computed, "hit_rate": total.hit_rate})

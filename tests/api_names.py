@@ -17,7 +17,7 @@ from pathlib import Path
 
 PINNED = Path(__file__).with_name("api.txt")
 # Modules that users import from. A module added here must have an `__all__`.
-MODULES = ("cachesync",)
+MODULES = ("cachesync", "cachesync.admin", "cachesync.event_streams")
 # Of the names with double underscores, those that a user's code calls without writing them.
 SPOKEN_DUNDERS = ("__aenter__", "__aexit__", "__call__", "__enter__", "__exit__", "__get__", "__getitem__", "__iter__", "__len__")
 

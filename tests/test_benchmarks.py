@@ -148,7 +148,7 @@ def test_a_run_writes_its_figures_and_what_ran_them(
 @pytest.fixture(scope="module")
 def coordination() -> dict[str, Any]:
     """Each benchmark of coordination at a tiny size: real processes and servers, few rounds."""
-    from benchmarks import coordinated_hit, delivery, invalidation, issuing, propagation, recovery, scale, silence, stampede
+    from benchmarks import coordinated_hit, delivery, invalidation, issuing, propagation, recovery, scale, silence, stampede, streams
 
     results: dict[str, Any] = {
         "coordinated_hit": coordinated_hit.run(quick=True),
@@ -158,6 +158,7 @@ def coordination() -> dict[str, Any]:
         "delivery": delivery.run(quick=True, subscribers=[1, 2], records=32),
         "recovery": recovery.run(cuts=["reset"], seconds=0.2),
         "stampede": stampede.run(quick=True),
+        "streams": streams.run(quick=True, streams=20),
         "silence": silence.run(quick=True, contestants=["cachesync, def", "cachesync, async def"]),
     }
     costs = scale.Costs.of(results)
@@ -180,6 +181,15 @@ def test_an_invalidation_is_timed_until_other_processes_refuse_their_copies(coor
         for figure in figures.values():
             assert figure["count"] == 5 * processes
             assert 0 < figure["p50"] <= figure["p99"] <= figure["max"]
+
+
+def test_an_invalidation_is_timed_until_every_stream_has_read_of_it(coordination: dict[str, Any]) -> None:
+    """With one audience and with many; that all have said goodbye, the run checks itself."""
+    rows = coordination["streams"]["rows"]
+    assert set(rows) == {"one audience", "each its own"}
+    for figures in rows.values():
+        figure = figures["cachesync"]
+        assert figure["count"] == 5 and 0 < figure["p50"] <= figure["p99"] <= figure["max"] and figure["seconds"] > 0
 
 
 def test_issuing_costs_as_many_commands_in_a_full_cache_as_in_an_empty_one(coordination: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pytest
 import cachesync
 from cachesync.cli import main
 from cachesync.core.keys import check_key
+from support.silent import silence
 
 COMMANDS = (
     *("check", "explain", "schema", "export", "key", "tail", "stats", "top", "invalidate", "sweep", "switch", "warm", "doctor", "serve"),
@@ -167,8 +168,9 @@ def test_a_number_of_requests_is_a_whole_number(run: Run, number: str) -> None:
 # --- check ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_check_shows_the_policies_of_a_good_file(run: Run, good: str) -> None:
+def test_check_shows_the_policies_of_a_good_file(run: Run, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file without mistakes is 0; its policies are listed, and settings that have no effect yet are said aloud."""
+    silence(monkeypatch, "vary")
     code, out, err = run("check", good)
     assert (code, err) == (0, "")
     assert "no mistakes, 2 policies" in out
@@ -187,8 +189,9 @@ def test_check_never_shows_a_password(run: Run, good: str) -> None:
     assert "redis://localhost:6379/0" in run("check", good)[1]
 
 
-def test_check_as_json_has_every_setting_of_every_policy(run: Run, good: str) -> None:
+def test_check_as_json_has_every_setting_of_every_policy(run: Run, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--json`` gives durations in seconds, sizes in bytes, and the same facts as the table."""
+    silence(monkeypatch, "vary")
     code, out, _ = run("check", good, "--json")
     found = json.loads(out)
     assert code == 0
@@ -313,8 +316,9 @@ def test_check_reads_the_environment_as_an_application_does(run: Run, good: str,
 # --- explain --------------------------------------------------------------------------------------------------------------------
 
 
-def test_explain_says_which_policy_wins_and_why(run: Run, good: str) -> None:
+def test_explain_says_which_policy_wins_and_why(run: Run, good: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All patterns that match are listed with their literal characters, the winner first, and the key's names in Redis."""
+    silence(monkeypatch, "vary")
     code, out, err = run("explain", "stores:JKT:stats")
     assert (code, err) == (0, "")
     assert out.startswith(f'"stores:JKT:stats" gets the policy stats of {Path(good).name}.')

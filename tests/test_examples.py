@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import secrets
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
 
-from cachesync import Cache, Stamp
+from support.nodes import LoopThread, until
 from support.servers import Server
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES: Final = Path(__file__).parents[1] / "examples"
+KINDS: Final = ("fastapi", "flask", "django")
+Told = tuple[int, Any, Any]
+"""Status, header fields, and the body that JSON was."""
+Ask = Callable[[str, str, Any, dict[str, str]], Told]
 
 
 @contextmanager
@@ -31,20 +34,85 @@ def loaded(name: str) -> Generator[Any]:
     assert spec is not None and spec.loader is not None
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where annotations are looked up
+    sys.path.insert(0, str(EXAMPLES))  # where store_data is
     try:
         spec.loader.exec_module(module)
         with module.cache:
             yield module
     finally:
+        sys.path.remove(str(EXAMPLES))
         del sys.modules[spec.name]
 
 
-@asynccontextmanager
-async def visiting(app: Any) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of an ASGI application that has been started, and is ended afterwards."""
-    transport = httpx.ASGITransport(app)
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        yield client
+class Dashboard:
+    """One of the three applications, as one worker: asked as its users ask it."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def get(self, path: str, **headers: str) -> Told:
+        return self._ask("GET", path, None, {"Authorization": "Bearer let-me-in", **headers})
+
+    def post(self, path: str, body: Any) -> Told:
+        return self._ask("POST", path, body, {"Authorization": "Bearer let-me-in"})
+
+    def anonymous(self, path: str) -> Told:
+        return self._ask("GET", path, None, {})
+
+    def data(self, path: str) -> Any:
+        status, _, body = self.get(path)
+        assert (status, body["success"]) == (200, True)
+        return body["data"]
+
+    @property
+    def computed(self) -> int:
+        number: int = self.data("/admin/cache/stats")["computed"]
+        return number
+
+
+@contextmanager
+def dashboard(kind: str) -> Generator[Dashboard]:
+    """The application of ``examples/<kind>_app.py``: that on Django is the process of its one command."""
+    if kind == "django":
+        with serving() as port, httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            yield Dashboard(lambda *asked: told_by(client.request(asked[0], asked[1], json=asked[2], headers=asked[3])))
+        return
+    with loaded(f"{kind}_app") as example:
+        if kind == "flask":
+            transport = httpx.WSGITransport(example.app)
+            with httpx.Client(base_url="http://worker", transport=transport) as client:
+                yield Dashboard(lambda *asked: told_by(client.request(asked[0], asked[1], json=asked[2], headers=asked[3])))
+            return
+        with LoopThread() as loop:
+            browser = httpx.AsyncClient(base_url="http://worker", transport=httpx.ASGITransport(example.app))
+            yield Dashboard(lambda *asked: told_by(loop.run(browser.request(asked[0], asked[1], json=asked[2], headers=asked[3]))))
+            loop.run(browser.aclose())
+            loop.run(example.cache.aclose())
+
+
+def told_by(answer: httpx.Response) -> Told:
+    return answer.status_code, answer.headers, answer.json() if answer.content else None
+
+
+@contextmanager
+def serving() -> Generator[int]:
+    """``python examples/django_app.py runserver``, on a port of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    command = [sys.executable, str(EXAMPLES / "django_app.py"), "runserver", "--noreload", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            until(lambda: answers_at(port) or server.poll() is not None, "that the server answers")
+            assert server.poll() is None, "the server has ended"
+            yield port
+        finally:
+            server.terminate()
+
+
+def answers_at(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(params=["without Redis", "with Redis"])
@@ -70,17 +138,6 @@ def run_script(redis_url: str | None) -> list[str]:
     return run.stdout.splitlines()
 
 
-def wait_for(cache: Cache, stamp: str) -> None:
-    """Return when the cache has applied the log up to ``stamp``."""
-    wanted, deadline = Stamp.parse(stamp), time.monotonic() + 20
-    while True:
-        position = cache.stats().position
-        if position is not None and position.epoch == wanted.epoch and position.number >= wanted.number:
-            return
-        assert time.monotonic() < deadline, f"{position} has not become {wanted}"
-        time.sleep(0.005)
-
-
 def test_the_script_computes_each_value_once_until_it_is_invalidated(redis_url: str | None) -> None:
     """One computation for two equal calls, one for three spellings of a call, and one more after each invalidation."""
     lines = run_script(redis_url)
@@ -104,95 +161,83 @@ def test_with_redis_a_second_run_of_the_script_finds_what_the_first_has_left(fre
     assert second.count("   ... adding up java") == 1
 
 
-def test_the_fastapi_application_serves_fresh_answers_after_a_change(redis_url: str | None) -> None:
-    """An async view is computed once; the administrator's route puts the store and what was made from stores out of date."""
-
-    async def story(app: Any) -> None:
-        async with visiting(app) as client:
-            for _ in range(3):
-                assert (await client.get("/stores/CGK")).json() == {"code": "CGK", "city": "Jakarta", "region": "java", "visitors": 48}
-                assert (await client.get("/regions/java/visitors")).json() == 65
-            assert (await client.get("/admin/cache")).json() == {"calls": 6, "computed": 2, "hit_rate": pytest.approx(2 / 3)}
-
-            assert (await client.put("/admin/stores/CGK", json={"visitors": 50})).status_code == 200
-            assert (await client.get("/stores/CGK")).json()["visitors"] == 50
-            assert (await client.get("/regions/java/visitors")).json() == 67
-
-    with loaded("fastapi_app") as example:
-        asyncio.run(story(example.app))
-
-
-def test_the_fastapi_application_says_what_is_not_there(redis_url: str | None) -> None:
-    """A store that does not exist is 404, and its absence is cached too."""
-
-    async def story(app: Any) -> None:
-        async with visiting(app) as client:
-            assert [(await client.get("/stores/XXX")).status_code for _ in range(2)] == [404, 404]
-            assert (await client.get("/admin/cache")).json()["computed"] == 1
-            assert (await client.put("/admin/stores/XXX", json={"visitors": 1})).status_code == 404
-            assert (await client.put("/admin/stores/CGK", json={"visitors": "many"})).status_code == 422
-
-    with loaded("fastapi_app") as example:
-        asyncio.run(story(example.app))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dashboard_serves_fresh_answers_after_a_change(kind: str, redis_url: str | None) -> None:
+    """Each answer is computed once. A sync puts the store, and whatever is made from stores, out of date; so does a pattern."""
+    with dashboard(kind) as worker:
+        for _ in range(2):
+            assert [store["code"] for store in worker.data("/admin/stores")] == ["CGK", "SUB", "DPS"]
+            assert worker.data("/admin/stores/CGK") == {"code": "CGK", "city": "Jakarta", "region": "java", "users": 48, "videos": 12}
+            assert worker.data("/admin/stores/CGK/user-stats") == {"code": "CGK", "users": 48, "share": 0.539}
+            assert worker.data("/admin/stores/CGK/video-stats") == {"code": "CGK", "videos": 12, "per_user": 0.25}
+            assert worker.data("/admin/analytics/overview") == {"stores": 3, "users": 89, "videos": 26}
+        assert worker.computed == 5
+        assert worker.post("/admin/sync", {"code": "CGK"})[0] == 200
+        assert worker.data("/admin/stores/CGK")["users"] == 49
+        assert worker.data("/admin/stores/CGK/user-stats")["users"] == 49
+        assert worker.data("/admin/stores/CGK/video-stats")["videos"] == 13
+        assert worker.data("/admin/stores")[0]["users"] == 49
+        assert worker.data("/admin/analytics/overview") == {"stores": 3, "users": 90, "videos": 27}
+        assert worker.computed == 10
+        status, _, body = worker.post("/admin/cache/invalidate", {"patterns": ["stores:*"], "tags": []})
+        assert (status, ":" in body["data"]["stamp"]) == (200, True)
+        worker.data("/admin/stores/CGK")
+        assert worker.computed == 11
 
 
-def test_the_flask_application_serves_fresh_answers_after_a_change(redis_url: str | None) -> None:
-    """A view is computed once; the administrator's route puts the store and what was made from stores out of date."""
-    with loaded("flask_app") as example:
-        client = example.app.test_client()
-        for _ in range(3):
-            assert client.get("/stores/CGK").json == {"code": "CGK", "city": "Jakarta", "region": "java", "visitors": 48}
-            assert client.get("/regions/java/visitors").json == 65
-        assert client.get("/admin/cache").json == {"calls": 6, "computed": 2, "hit_rate": pytest.approx(2 / 3)}
-
-        assert client.put("/admin/stores/CGK", json={"visitors": 50}).status_code == 200
-        assert client.get("/stores/CGK").json["visitors"] == 50
-        assert client.get("/regions/java/visitors").json == 67
-
-
-def test_the_flask_application_says_what_is_not_there(redis_url: str | None) -> None:
-    """A store that does not exist is 404, and its absence is cached too."""
-    with loaded("flask_app") as example:
-        client = example.app.test_client()
-        assert [client.get("/stores/XXX").status_code for _ in range(2)] == [404, 404]
-        assert client.get("/admin/cache").json["computed"] == 1
-        assert client.put("/admin/stores/XXX", json={"visitors": 1}).status_code == 400
-        assert client.put("/admin/stores/CGK", json={"visitors": "many"}).status_code == 400
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dashboard_answers_a_browser_that_has_it_already(kind: str, redis_url: str | None) -> None:
+    """With 304 and without a computation, to whom it belongs and to nobody else."""
+    with dashboard(kind) as worker:
+        _, fields, _ = worker.get("/admin/stores/CGK")
+        assert (fields["cache-control"], fields["cache-status"]) == ("private, no-cache", "cachesync; fwd=miss")
+        status, _, body = worker.get("/admin/stores/CGK", **{"If-None-Match": fields["etag"]})
+        assert (status, body) == (304, None)
+        assert worker.anonymous("/admin/stores/CGK")[0] == 401
+        written = worker.post("/admin/sync", {"code": "CGK"})[1]
+        assert written["cache-group-invalidation"] and written["cachesync-stamp"]
+        assert worker.get("/admin/stores/CGK", **{"If-None-Match": fields["etag"]})[0] == 200
 
 
-def test_two_flask_workers_share_results_and_changes(fresh_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one worker has computed the other finds in Redis; a change at the one is fresh at the other for who asks with its stamp."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dashboard_says_what_is_wrong(kind: str) -> None:
+    """As JSON, and a store that does not exist is looked for once."""
+    with dashboard(kind) as worker:
+        for _ in range(2):
+            status, _, body = worker.get("/admin/stores/XXX")
+            assert (status, body["success"], body["error"]["message"]) == (404, False, "there is no such store")
+        assert worker.computed == 1
+        assert worker.post("/admin/sync", {"code": "XXX"})[0] == 404
+        wrongs: tuple[Any, ...] = ({}, {"patterns": []}, {"patterns": "*"}, {"tags": [""]}, {"tags": [1]}, [])
+        for wrong in wrongs:
+            status, _, body = worker.post("/admin/cache/invalidate", wrong)
+            assert (status, body["success"]) == (400, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_of_a_dashboard_share_results_and_changes(kind: str, fresh_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one has computed the other finds in Redis; and a change at the one is heard at the other, which then asks anew."""
     monkeypatch.setenv("CACHESYNC_REDIS_URL", fresh_server.url)
-    with loaded("flask_app") as one, loaded("flask_app") as two:
-        two.DATABASE = one.DATABASE
-        first, second = one.app.test_client(), two.app.test_client()
-        assert first.get("/stores/CGK").json == second.get("/stores/CGK").json
-        assert two.cache.stats().total.computed == 0
+    with dashboard(kind) as one, dashboard(kind) as two:
+        assert one.data("/admin/stores/CGK") == two.data("/admin/stores/CGK")
+        assert (one.computed, two.computed) == (1, 0)
+        _, fields, _ = two.get("/admin/stores/CGK")
+        stamp = one.post("/admin/cache/invalidate", {"tags": ["stores"], "patterns": ["stores:CGK"]})[2]["data"]["stamp"]
+        status, after, _ = two.get("/admin/stores/CGK", **{"If-None-Match": fields["etag"], "Cachesync-At-Least": stamp})
+        assert (status, after["cache-status"]) == (304, "cachesync; fwd=miss")  # of the same content, which was computed anew
+        assert (two.computed, after["cachesync-stamp"]) == (1, stamp)
 
-        stamp = first.put("/admin/stores/CGK", json={"visitors": 50}).json["stamp"]
-        assert second.get(f"/stores/CGK?at_least={stamp}").json["visitors"] == 50
-        assert second.get("/stores/CGK").json["visitors"] == 50
 
-
-def test_two_fastapi_workers_share_results_and_changes(fresh_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for coroutine functions and pydantic models."""
+def test_workers_on_django_count_exactly(fresh_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Django's own cache counts, in one process or in two."""
     monkeypatch.setenv("CACHESYNC_REDIS_URL", fresh_server.url)
-
-    async def story(one: Any, two: Any) -> None:
-        async with visiting(one.app) as first, visiting(two.app) as second:
-            assert (await first.get("/stores/CGK")).json() == (await second.get("/stores/CGK")).json()
-            assert two.cache.stats().total.computed == 0
-
-            stamp = (await first.put("/admin/stores/CGK", json={"visitors": 50})).json()["stamp"]
-            await asyncio.to_thread(wait_for, two.cache, stamp)
-            assert (await second.get("/stores/CGK")).json()["visitors"] == 50
-
-    with loaded("fastapi_app") as one, loaded("fastapi_app") as two:
-        two.DATABASE = one.DATABASE
-        asyncio.run(story(one, two))
+    with dashboard("django") as one, dashboard("django") as two:
+        for worker in (one, two, one):
+            worker.post("/admin/sync", {"code": "CGK"})
+        until(lambda: one.data("/admin/cache/stats")["syncs"] == two.data("/admin/cache/stats")["syncs"] == 3, "that both have counted")
 
 
-@pytest.mark.parametrize("name", ["fastapi_app", "flask_app", "script"])
+@pytest.mark.parametrize("name", ["fastapi_app", "flask_app", "django_app", "script", "store_data"])
 def test_an_example_is_short(name: str) -> None:
-    """An example is read in one go: at most 85 lines."""
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 85
+    """An example is read in one go: at most 130 lines."""
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 130

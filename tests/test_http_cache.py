@@ -546,7 +546,8 @@ def test_no_bytes_upset_the_rules(
     rule.is_known(found, "GET", asked, now=NOW)
     rule.is_contradicted_by(found, newer)
     assert all(url.startswith("http://h/") for url in rule.ended_urls("http://h/a", said))
-    rule.groups_of(said), rule.ended_groups("POST", said)
+    rule.groups_of(said)
+    rule.ended_groups("POST", said)
     part = rule.part_of(found, asked)
     assert part is None or 0 <= part[0] <= part[1] < 10
 

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from support import debian
+from support.browser import Browser, BrowserError
 from support.proxy import Proxy
 from support.servers import FLAVOURS, Server, ServerError, Servers, tries_once
 
@@ -38,14 +39,61 @@ def test_each_flavour_is_the_version_it_is_named_after(every_server: Server) -> 
     assert kind is None or every_server.version.startswith(kind.version)
 
 
-def test_where_there_is_no_redis_7_it_is_said_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("which", "name"), [("redis7", "Redis 7.0"), ("chromium", "Chromium")])
+def test_where_a_program_can_not_be_unpacked_it_is_said_why(tmp_path: Path, which: str, name: str) -> None:
     """And no path is printed that leads nowhere."""
     script = tmp_path / "tests" / "support" / "debian.py"
     script.parent.mkdir(parents=True)
     shutil.copy(debian.__file__, script)
-    run = subprocess.run([sys.executable, str(script)], env={"PATH": ""}, capture_output=True, text=True, check=False)
+    run = subprocess.run([sys.executable, str(script), which], env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (1, "")
-    assert run.stderr == "no Redis 7.0 for the tests: there is no apt-get\n"
+    assert run.stderr == f"no {name} for the tests: there is no apt-get\n"
+
+
+def test_tabs_of_one_visitor_share_what_they_keep(browser: Browser, tmp_path: Path) -> None:
+    """And nothing with another visitor."""
+    file = tmp_path / "page.html"
+    file.write_text("<!doctype html><link rel=icon href=data:,><input autofocus>")
+    one, stranger = browser.page(), browser.page()
+    other = one.tab()
+    for page in (one, other, stranger):
+        page.go(file.as_uri())
+    one.run("localStorage.setItem('name', 'one')")
+    assert other.run("localStorage.getItem('name')") == "one"
+    assert stranger.run("localStorage.getItem('name')") is None
+
+
+def test_what_goes_wrong_in_a_page_is_told(browser: Browser, tmp_path: Path) -> None:
+    """What its console says, and what a script raises, whether the page or the test has it run."""
+    file = tmp_path / "page.html"
+    file.write_text("<!doctype html><link rel=icon href=data:,><script>console.warn('beware', 2); nothing();</script>")
+    page = browser.page()
+    page.go(file.as_uri())
+    assert [problem.partition("\n")[0] for problem in page.problems] == ["beware 2", "ReferenceError: nothing is not defined"]
+    with pytest.raises(BrowserError, match="ReferenceError"):
+        page.run("nothing()")
+
+
+def test_keys_are_pressed_as_a_visitor_does(browser: Browser, tmp_path: Path) -> None:
+    """The focus moves on and back, characters are written, and a button is pressed."""
+    file = tmp_path / "page.html"
+    file.write_text(
+        "<!doctype html><link rel=icon href=data:,><input id=a autofocus><button onclick=\"this.textContent='done'\">do</button>"
+    )
+    page = browser.page()
+    page.go(file.as_uri())
+    page.press("h", "i", "Tab", "Enter")
+    assert page.run("[document.querySelector('#a').value, document.activeElement.textContent]") == ["hi", "done"]
+    page.press("Tab", shift=True)
+    assert page.run("document.activeElement.id") == "a"
+
+
+def test_a_browser_that_has_ended_says_so() -> None:
+    """Nobody waits for an answer that can not come."""
+    with Browser() as own:
+        own.send("Browser.close")
+        with pytest.raises(BrowserError, match="gone"):
+            own.wait(lambda: None, "an answer")
 
 
 def test_a_killed_server_comes_back_empty_on_its_port(fresh_server: Server) -> None:

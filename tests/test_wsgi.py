@@ -196,6 +196,7 @@ def test_a_write_with_a_condition_that_fails_has_no_effect(door: str) -> None:
     assert site.ask(method="PUT").status == 428
     assert site.ask(method="PUT", if_match='"another"').status == 412
     assert site.ask("/nothing", "PUT", if_match="*").status == 412
+    assert site.ask(method="PUT", if_none_match=etag).status == 412
     assert site.version == 1
     written = site.ask(method="PUT", if_match=etag)
     assert (written.status, site.version) == (200, 2)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import cached_property, partial
 from importlib.resources import files
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import BaseModel
 from starlette.applications import Starlette
@@ -51,6 +51,9 @@ from cachesync.core.records import written as as_written
 from cachesync.core.switches import read_switch
 from cachesync.errors import KeyArgumentError, LayerError, SwitchError
 from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams, Identify
+
+if TYPE_CHECKING:
+    from cachesync.prometheus import Collector
 
 MOST_SHOWN: Final = 1_000
 """Records of the log in one answer."""
@@ -98,6 +101,7 @@ class Admin:
         self._checks = dict(checks or {})
         self._latencies = Latencies(time.monotonic)
         self._streams_limit = streams
+        self._collector: Collector | None = None
         cache.on_span(self._latencies.watch)
         self.streams = EventStreams(
             cache,
@@ -239,7 +243,7 @@ class Admin:
             from cachesync.prometheus import Collector
         except ImportError as error:
             raise RefusedError(501, "no_prometheus", 'this server has no prometheus_client: pip install "cachesync[prometheus]"') from error
-        self._collector = getattr(self, "_collector", None) or Collector(self._cache)
+        self._collector = self._collector or Collector(self._cache)
         return Response(self._collector.text(), headers=HEADERS, media_type="text/plain; version=0.0.4")
 
     async def _openapi(self, _request: Request, _who: str) -> Response:
@@ -253,13 +257,13 @@ class Admin:
         assert page is not None
         return Response(page, headers={**HEADERS, "content-security-policy": _policy_of(page)}, media_type="text/html; charset=utf-8")
 
-    async def _client(self, _request: Request) -> Response:
+    async def _client(self, request: Request) -> Response:
         text = _shipped("client.js")
         if text is None:
             return RefusedError(404, "not_found", "this version has no browser client").response()
         etag = f'"{hashlib.blake2b(text, digest_size=12).hexdigest()}"'
         headers = {**HEADERS, "cache-control": "no-cache", "etag": etag, "cross-origin-resource-policy": "cross-origin"}
-        if etag in _request.headers.get("if-none-match", ""):
+        if etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(text, headers=headers, media_type="text/javascript; charset=utf-8")
 

@@ -6,9 +6,10 @@ Nothing is in it that policies mask, and no token: who somebody is, is what the 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-from cachesync.coordination.events import Events, attributes_of
+from cachesync.coordination.events import Events, attributes_of, in_short
 
 logger: Final = logging.getLogger("cachesync.audit")
 LONGEST_NAME: Final = 200
@@ -20,10 +21,23 @@ class Audit:
     def __init__(self, events: Events) -> None:
         self._events = events
 
-    def tell(self, who: str, action: str, outcome: str, **about: Any) -> None:
-        """``who`` has asked for ``action``, and this came of it. ``about`` are fields of events, which are masked as those are."""
+    def tell(
+        self,
+        who: str,
+        action: str,
+        outcome: str,
+        *,
+        patterns: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        switched: Sequence[str] = (),
+        stamp: str = "",
+    ) -> None:
+        """``who`` has asked for ``action``, and this came of it. What was named is masked here as in every event."""
         who = "".join(character if character.isprintable() else "?" for character in who[:LONGEST_NAME])
-        fields = {"who": who, "action": action, "outcome": outcome, **self._events.shown(about)}
-        text = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        named = {"patterns": list(patterns), "tags": list(tags), "switched": list(switched), "stamp": stamp}
+        fields = {"who": who, "action": action, "outcome": outcome, **self._events.shown(named)}
+        text = ", ".join(f"{name}={in_short(value)}" for name, value in fields.items() if value)
         logger.info("%s", text, extra={"event.name": "cachesync.administered", **attributes_of(fields)})
-        self._events.send("administered", who=who, action=action, outcome=outcome, **about)
+        self._events.send(
+            "administered", who=who, action=action, outcome=outcome, patterns=patterns, tags=tags, switched=switched, stamp=stamp
+        )

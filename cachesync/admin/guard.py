@@ -21,6 +21,8 @@ MOST_BYTES: Final = 1024 * 1024
 """Bytes of a request's body."""
 DRAINED: Final = 16 * MOST_BYTES
 """What comes above `MOST_BYTES` is read up to here, so that a client hears why it was refused instead of a broken connection."""
+LONGEST_NUMBER: Final = 15
+"""Digits of a Content-Length that is looked at."""
 MOST_SAID: Final = 5
 """Mistakes in a body that are told at once."""
 
@@ -117,7 +119,7 @@ class Guard:
 async def _body_of(request: Request) -> bytes:
     too_large = RefusedError(413, "too_large", f"a body has at most {MOST_BYTES:,} bytes; send several requests")
     declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > DRAINED:
+    if not declared.isdecimal() or len(declared) > LONGEST_NUMBER or int(declared) > DRAINED:
         raise too_large
     parts: list[bytes] = []
     size = 0

@@ -66,7 +66,7 @@ def document() -> dict[str, Any]:
     }
 
 
-_KEY: Final = {"type": "string", "minLength": 1, "maxLength": 65_536, "pattern": r"^[^*]+$"}
+_KEY: Final = {"type": "string", "minLength": 1}
 _LAST: Final = {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 100}
 
 

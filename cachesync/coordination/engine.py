@@ -219,7 +219,9 @@ class Engine:
         """The question for one call; ``call`` computes the answer where that is not the site's function."""
         key, raw, dependencies, policy = address
         budget = self.budget
-        deadline, mode = self.now() + budget, self._mode(key, policy)
+        deadline = self.now() + budget
+        is_usual = not self.switches.effective and self.settings.enabled and policy.ramp == 1.0
+        mode: Mode = "full" if is_usual else self._mode(key, policy)
         return make(Ask, (key, policy, dependencies, site, raw, call or site.call, values, deadline, budget, self.lease, None, mode))
 
     def _mode(self, key: str, policy: Policy) -> Mode:
@@ -235,8 +237,8 @@ class Engine:
 
     def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
         """The answer that a local copy gives. It may be stale, where the policy allows that."""
-        held = self.held(ask)
-        if held is None:
+        held = self._copy(ask)
+        if held is None or not self._renew(held, ask):
             return None
         is_stale = not self.is_fresh(held, ask)
         if is_stale and (only_fresh or self._is_too_old(ask, held.dependencies, held.stamp)):
@@ -252,7 +254,8 @@ class Engine:
         with self.lock:
             ledger = self.ledger
             number = None if since is None else ledger.lineage.number(since)
-            if number is None or ledger.refuses(key, dependencies, number):
+            # Below the floor of keys, a ban on this very key may have been dropped.
+            if number is None or number < ledger.bans.floors.keys or ledger.refuses(key, dependencies, number):
                 return False
             return ledger.softened(key, dependencies, number) is None
 
@@ -520,10 +523,11 @@ class Engine:
 
     def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
-        if self.is_off(ask.policy):  # which may have come to be known since the question was asked
+        is_usual = not self.switches.effective and self.settings.enabled
+        if not is_usual and self.is_off(ask.policy):  # which may have come to be known since the question was asked
             return Refused()
-        position = self.ledger.position
-        if not ask.by_ttl and (position is None or self.is_behind(head)):
+        position, by_ttl = self.ledger.position, ask.mode == "ttl"
+        if not by_ttl and (position is None or self.is_behind(head)):
             return BEHIND
         policy, declared, site = ask[1:4]  # unpacked: to ask a named tuple for each field costs more than all of this
         if policy is not site.policy:  # it was reloaded since
@@ -538,9 +542,10 @@ class Engine:
             return self._unreadable(ask, blob, error)
         _, epoch, number, own, made, lifetime, _, _, schema, _, _, dependencies = header
         age, fresh = (server_now - made) / 1000, lifetime / 1000
-        if age >= fresh + stale_window(policy) or age < -CLOCK_SLACK or schema != policy.version:
+        is_over = age >= fresh and age >= fresh + stale_window(policy)
+        if is_over or age < -CLOCK_SLACK or schema != policy.version:
             return Refused(dead=blob[:IDENTITY])
-        if ask.by_ttl or position is None:
+        if by_ttl or position is None:
             stamp = BY_LIFETIME
         else:
             stamp = position if number == position.number and epoch.hex() == position.epoch else header.stamp
@@ -562,13 +567,13 @@ class Engine:
         life = self._hold(ask, value, stamp, size, own=own, dependencies=dependencies, made=began, fresh=fresh, seen=seen)
         if life is None and policy is not site.policy:  # it was reloaded in this very moment
             return self.judge(ask, blob, head, server_now)
-        if life is None or life.is_over(now):
+        is_stale = life is not None and now >= life.fresh
+        if life is None or (is_stale and life.is_over(now)):
             return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
-        is_stale = now >= life.fresh
         if is_stale and self._is_too_old(ask, dependencies, stamp):
             return Refused(dead=blob[:IDENTITY], seconds=self.now() - opening)
         site.counts.shared_hits += 1
-        is_due = now >= self._due(ask, began, life.fresh)
+        is_due = site.policy.early_refresh is not None and now >= self._due(ask, began, life.fresh)
         return make(Called, (value, 0.0, None, stamp, began, life.fresh, dependencies, is_stale, life.stale, is_due, False))
 
     def _open(self, site: Site, header: Header, payload: bytes | memoryview) -> Any:
@@ -614,9 +619,10 @@ class Engine:
                 if ends_copies(ask.policy, policy):
                     return None
                 fresh = min(fresh, longest_freshness(policy, value))
-            mode = self._mode(ask.key, policy)
+            is_usual = not self.switches.effective and self.settings.enabled and policy.ramp == 1.0
+            mode: Mode = "full" if is_usual else self._mode(ask.key, policy)
             keeps = self.switches.local and mode not in BYPASSES and (policy.consistency != "strict" or self.shared is None)
-            if ask.by_ttl:
+            if ask.mode == "ttl":
                 keeps = keeps and mode == "ttl"
             else:
                 position, number = ledger.position, ledger.lineage.number(stamp)
@@ -627,14 +633,16 @@ class Engine:
                 checked, softened = position.number, ledger.softened(ask.key, dependencies, number)
                 trusted = self._trusted_until(policy)
             life = life_of(policy, made, fresh, softened)
-            if life.is_over(now) and now >= life.spare:
-                return None
             deadline, stale, spare = life
+            if now >= deadline and now >= spare and life.is_over(now):
+                return None
             if policy.local_ttl is not None and now + policy.local_ttl < deadline:
                 deadline, stale = now + policy.local_ttl, NEVER  # then Redis is asked, which has the rest of its life
             if keeps:
-                due = self._due(ask, made, life.fresh)  # that of the entry: `local_ttl` makes nothing older
-                until = min(deadline, trusted, self._looked_at(due))
+                due, until = ALWAYS, min(deadline, trusted)
+                if policy.early_refresh is not None:
+                    due = self._due(ask, made, life.fresh)  # that of the entry: `local_ttl` makes nothing older
+                    until = min(until, self._looked_at(due))
                 held = Held(value, until, ledger.mark, made, deadline, stamp, checked, dependencies, OVERHEAD + size, stale, spare, due)
                 try:
                     shelf.put(ask.raw, held)

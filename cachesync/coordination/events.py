@@ -75,7 +75,7 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
     "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
     "administered": (
         logging.INFO,
-        "somebody has changed something by the admin app, or tried. who, action, outcome, and what it was about",
+        "somebody has changed something by the admin app, or tried. who, action, outcome, patterns, tags, switched, stamp",
     ),
     "listener_failed": (logging.ERROR, "a listener or a watcher has raised; the others and the cache go on. listener, event, error"),
 }
@@ -145,7 +145,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "layer": '`"shared"`, or `"local"` for process memory',
     "listener": "text: what has raised",
     "lost": "number of invalidations",
-    "outcome": "text: done, queued, or the code of an error",
+    "outcome": "text: done, queued, or what was raised",
     "patterns": "list of texts: keys, prefixes, globs",
     "policy": "text: the name of a policy",
     "problems": "list of texts: every mistake, and what was expected",
@@ -183,10 +183,11 @@ class Event:
         return CATALOGUE[self.name][0]
 
     def __str__(self) -> str:
-        return f"{self.name}: " + ", ".join(f"{name}={_in_short(value)}" for name, value in self.fields.items())
+        return f"{self.name}: " + ", ".join(f"{name}={in_short(value)}" for name, value in self.fields.items())
 
 
-def _in_short(value: Any) -> Any:
+def in_short(value: Any) -> Any:
+    """The first items of a list that is long."""
     items = cast("Sequence[Any]", value) if value.__class__ is list else ()
     if len(items) <= SHOWN:
         return value

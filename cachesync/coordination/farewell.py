@@ -47,12 +47,13 @@ class _Handler:
 def expect(farewell: Farewell) -> None:
     """Let it be said when a signal comes, as long as somebody holds it. Where nobody listens for the signal, nobody is waited for either.
 
-    Only the main thread can listen. To be called often: a server may come later, and another one after it.
+    A ``KeyboardInterrupt`` is not the end: a notebook goes on after it. Only the main thread can listen. To be called often: a server may
+    come later, and another one after it.
     """
     _farewells.add(farewell)
     if threading.current_thread() is not threading.main_thread():
         return
     for number in SIGNALS:
         handler = signal.getsignal(number)
-        if callable(handler) and not isinstance(handler, _Handler):
+        if callable(handler) and not isinstance(handler, _Handler) and handler is not signal.default_int_handler:
             signal.signal(number, _Handler(handler))

@@ -75,6 +75,7 @@ class Follower:
         trouble: Exception | None = None
         with engine.lock:
             ledger = engine.ledger
+            before = ledger.position
             try:
                 how = ledger.rejoin(joined, step.bans, step.since, engine.origin, engine.now())
             except LookupError:
@@ -86,7 +87,7 @@ class Follower:
                     trouble = engine.clear_local()
                 engine.losses += how.lost
                 if engine.hub is not None:
-                    engine.hub.restart(joined.head)
+                    engine.hub.rejoin(before if how.kind == "gap" else None, joined.head, step.bans)
             if ledger.position == joined.head:
                 ledger.contact = max(ledger.contact, joined.asked)
         engine.waiters.wake()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable
-from functools import partial
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -47,9 +46,10 @@ class Latencies:
         self._current: _Counts = {}
         self._before: _Counts = {}
         self._turned = now()
-        self.watch: Final = Timer(partial(self._record))
+        self.watch: Final = Timer(self.record)
 
-    def _record(self, duration: Duration, span: Span, seconds: float) -> None:
+    def record(self, duration: Duration, span: Span, seconds: float) -> None:
+        """A span has taken so long."""
         label = str(span.fields[duration.labels[0]]) if duration.labels else ""
         with self._lock:
             self._turn()

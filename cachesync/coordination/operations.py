@@ -113,38 +113,39 @@ class Operations:
         engine = self.engine
         if engine.is_busy_here():
             return cast("Result", self.run(calling(ask)))
-        least = self._least()
-        if self._bypasses(ask, least):
+        outer = gathering.get()
+        least = None if outer is None else outer.asks(engine)
+        if ask.mode != "full" and self._bypasses(ask, least):
             return cast("Result", self._used(ask, self.run(self._calling(ask, least))))
-        reading = self._reading(ask)
+        reading = None if outer is None else self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
-        if least is not None or self._is_strict(ask):
+        if least is not None or (ask.policy.consistency == "strict" and self._is_strict(ask)):
             return cast("Result", self._used(ask, self._checked(ask, self.run(self.confirming(ask, least))), reading))
-        found: Result | None = engine.at_hand(ask)
+        found: Any = engine.at_hand(ask)
         if found is None:
             shares = self._shares()
             if shares and (engine.ledger.tickets or engine.forsaken):
                 shares = self.run(self._flushing(ask.deadline))
             fetched: Any = self._threads.ask_shared(make(Fetch, ((ask.key,), ask.deadline, False, None))) if shares else None
-            judged = self._judge(ask, fetched)
-            found = judged if isinstance(judged, Called) else self.run(obtain(ask, fetched, judged))
-        if self._wants_refresh(found):
-            self.refresher.start(ask)
-        return cast("Result", self._used(ask, self._checked(ask, found), reading))
+            judged: Any = self._judge(ask, fetched)
+            found = judged if judged.__class__ is Called else self.run(obtain(ask, fetched, judged))
+        if outer is None and found.__class__ is Called and not (found.is_stale or found.is_due or ask.policy.shadow):
+            return found  # the commonest: nothing is to be refreshed or compared, and nobody takes note of it
+        return self._handed_out(ask, found, reading, self.refresher.start)
 
     async def aobtain(self, ask: Ask, accepts: Callable[[Called], bool] | None = None) -> Result:
         """As `obtain`. Something stale that its caller does not accept is computed anew, by him or by whoever does that already."""
-        engine = self.engine
-        least = self._least()
-        if self._bypasses(ask, least):
+        engine, outer = self.engine, gathering.get()
+        least = None if outer is None else outer.asks(engine)
+        if ask.mode != "full" and self._bypasses(ask, least):
             return cast("Result", self._used(ask, await self.arun(self._calling(ask, least))))
-        reading = self._reading(ask)
+        reading = None if outer is None else self._reading(ask)
         if reading is not None and reading.found is not None:
             return reading.found
-        if least is not None or self._is_strict(ask):
+        if least is not None or (ask.policy.consistency == "strict" and self._is_strict(ask)):
             return cast("Result", self._used(ask, self._checked(ask, await self.arun(self.confirming(ask, least))), reading))
-        found: Result | None = engine.at_hand(ask)
+        found: Any = engine.at_hand(ask)
         if found is None:
             fetched: Any = None
             shares = self._shares()
@@ -157,13 +158,18 @@ class Operations:
                 except Exception as error:
                     fetched = raised(step, error)
                 fetched = self._loops.note(step, asked, fetched)
-            judged = self._judge(ask, fetched)
-            found = judged if isinstance(judged, Called) else await self.arun(obtain(ask, fetched, judged))
-        is_offered = accepts is not None and isinstance(found, Called) and found.is_stale and found.until > NEVER
-        if is_offered and accepts is not None and not accepts(cast("Called", found)):
-            found = cast("Result", await self.arun(compute(ask, self._shares(), None, late=True)))
+            judged: Any = self._judge(ask, fetched)
+            found = judged if judged.__class__ is Called else await self.arun(obtain(ask, fetched, judged))
+        if accepts is not None and found.__class__ is Called and found.is_stale and found.until > NEVER and not accepts(found):
+            found = await self.arun(compute(ask, self._shares(), None, late=True))
+        if outer is None and found.__class__ is Called and not (found.is_stale or found.is_due or ask.policy.shadow):
+            return cast("Result", found)
+        return self._handed_out(ask, found, reading, self.refresher.start_task)
+
+    def _handed_out(self, ask: Ask, found: Result, reading: Reading | None, refresh: Callable[[Ask], None]) -> Result:
+        """A single answer, after what comes of it: a refresh, a check, and what whoever asked takes note of it."""
         if self._wants_refresh(found):
-            self.refresher.start_task(ask)
+            refresh(ask)
         return cast("Result", self._used(ask, self._checked(ask, found), reading))
 
     def _judge(self, ask: Ask, fetched: Any) -> Called | Refused | None:
@@ -560,6 +566,7 @@ class Operations:
 
     def standing(self) -> Generator[Step, Any, Stamp]:
         """The position that this process has applied, after joining the log if it has not yet."""
+        self.awake()
         engine = self.engine
         deadline = engine.now() + engine.budget
         if engine.ledger.position is None and (yield from self._sharing(deadline)):

@@ -19,12 +19,12 @@ from typing import Final
 import xxhash
 
 from cachesync.coordination.engine import Engine
-from cachesync.coordination.events import Event
 from cachesync.core.event_stream import FORMAT, EventKind, Message
 from cachesync.core.groups import EVERY_ANSWER, MOST_CONCERNS, PUBLIC, Audience, Concern, Groups, concerns_of
 from cachesync.core.policies import Policies
 from cachesync.core.records import Record, Targets
 from cachesync.core.stamps import NOWHERE, Stamp
+from cachesync.core.steps import Bans
 from cachesync.layers.forks import leave_behind, lock_across_forks
 
 MOST_RECORDS: Final = 5_000
@@ -61,6 +61,16 @@ class Told:
         return self._concerns
 
 
+def _missed(position: int, pages: Iterable[Bans]) -> list[tuple[int, Targets]] | None:
+    """What was invalidated above a position, in its order; ``None`` where a part of it is forgotten."""
+    found: list[tuple[int, Targets]] = []
+    for page in pages:
+        if max(page.soft, *page.hard) > position:
+            return None
+        found += ((number, targets) for targets, number in page.found if number > position)
+    return sorted(found, key=lambda one: one[0])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """A place among what was told: how many came before it, how often the log had begun anew, and the position."""
@@ -87,9 +97,8 @@ class _Loop:
             stream.news.set()
 
     def tick(self) -> None:
-        now = time.monotonic()
         for stream in self.streams:
-            if now >= stream.due:
+            if stream.is_due():
                 stream.news.set()
         self.timer = self._loop.call_later(TICK, self.tick)
 
@@ -102,8 +111,6 @@ class Hub:
         self.groups: Groups = engine.groups
         self.here = Place(0, 0, engine.ledger.position or NOWHERE)
         """Behind everything that was told: another object whenever that has changed."""
-        self.beats = 0
-        """How often there was a reason for a sign of life of all streams."""
         self.is_leaving = False
         """Whether the process is about to end: streams say so, and no more are opened."""
         self._lock = lock_across_forks()
@@ -111,7 +118,6 @@ class Hub:
         self._texts = 0
         self._since = self.here.stamp.number  # everything above is remembered
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
-        engine.events.add(self._hear)
 
     # --- what happens -----------------------------------------------------------------------------------------------------------------
 
@@ -136,8 +142,22 @@ class Hub:
                 self._add(Told(self.here.stamp.number, one, time.time(), is_pending=True), self.here.stamp)
             self._wake()
 
-    def restart(self, stamp: Stamp) -> None:
-        """The log could not be continued: nobody knows what was missed. The engine's lock is held."""
+    def rejoin(self, before: Stamp | None, head: Stamp, pages: Iterable[Bans]) -> None:
+        """This process has come to another position of the log by its bans. The engine's lock is held.
+
+        From ``before`` on nothing but the bans is known, and they say all that was missed unless they were dropped. ``None``: nobody knows.
+        """
+        missed = None if before is None else _missed(before.number, pages)
+        if missed is None:
+            self._restart(head)
+            return
+        with self._lock:
+            for number, targets in missed:
+                self._add(Told(number, targets, time.time()), Stamp(head.epoch, number))
+            self.here = Place(self.here.at, self.here.restarts, head)
+            self._wake()
+
+    def _restart(self, stamp: Stamp) -> None:
         with self._lock:
             self._told.clear()
             self._texts = 0
@@ -155,12 +175,6 @@ class Hub:
         """In a forked child: the streams are the parent's."""
         leave_behind(tuple(self._loops.values()))
         self._loops, self.is_leaving = {}, False
-
-    def _hear(self, event: Event) -> None:
-        if event.name in ("log_silent", "log_heard"):
-            with self._lock:
-                self.beats += 1
-                self._wake()
 
     def _add(self, told: Told, stamp: Stamp) -> None:
         self._told.append(told)
@@ -257,15 +271,15 @@ class Stream:
 
     __slots__ = (
         "_audience",
-        "_beats",
+        "_due",
         "_ends_at",
         "_floor",
         "_heartbeat",
         "_hub",
+        "_live",
         "_place",
         "_policies",
         "_told",
-        "due",
         "is_over",
         "is_reset",
         "news",
@@ -279,11 +293,10 @@ class Stream:
         self._place = hub.here
         self._floor = 0  # what is numbered up to here was told elsewhere
         self._told = str(self._place.stamp)  # the id of the last message
-        self._beats = hub.beats
+        self._live = hub.is_live
         self._heartbeat = heartbeat
         self._ends_at = now + life * random.uniform(0.9, 1.0)
-        self.due = min(now + heartbeat, self._ends_at)
-        """When something has to be said: seconds, monotonic clock."""
+        self._due = min(now + heartbeat, self._ends_at)
         self.is_reset = False
         """Whether what came since it was left can not be told."""
         self.is_over = False
@@ -308,7 +321,7 @@ class Stream:
             "schema": schema_of(self._policies),
             "reset": self.is_reset,
             "jitter": round(hub.jitter, 3),
-            "live": hub.is_live,
+            "live": self._live,
         }
         return Message("hello", data, self._told)
 
@@ -316,6 +329,10 @@ class Stream:
         """The client has gone."""
         self.is_over = True
         self.news.set()
+
+    def is_due(self) -> bool:
+        """Whether something has to be said: a sign of life, a goodbye, or that the log is heard no more, or again."""
+        return time.monotonic() >= self._due or self._hub.is_live != self._live
 
     async def next(self) -> Message | None:
         """The next message, when there is one; ``None`` once the client has gone. After a ``bye`` there is none."""
@@ -340,9 +357,9 @@ class Stream:
             groups, mode = self._groups(new)
             if groups:
                 return self._message("inv", {"tags": groups, "mode": mode})
-        if now >= self.due or hub.beats != self._beats:
-            self._beats, self.due = hub.beats, min(now + self._heartbeat, self._ends_at)
-            return self._message("hb", {"jitter": round(hub.jitter, 3), "live": hub.is_live})
+        if self.is_due():
+            self._live, self._due = hub.is_live, min(now + self._heartbeat, self._ends_at)
+            return self._message("hb", {"jitter": round(hub.jitter, 3), "live": self._live})
         return None
 
     def _message(self, event: EventKind, data: dict[str, object]) -> Message:

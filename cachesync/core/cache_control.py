@@ -7,7 +7,7 @@ forbids it whatever its argument is.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from cachesync.core.header_fields import WHITESPACE, HeaderFields
@@ -48,6 +48,9 @@ class CacheControl:
 
     def __contains__(self, name: object) -> bool:
         return name in self._given
+
+    def __iter__(self) -> Iterator[tuple[str, bytes | None]]:
+        return iter(self._given.items())
 
     def __bool__(self) -> bool:
         return bool(self._given)
@@ -132,7 +135,7 @@ def control_of(fields: HeaderFields, targets: Collection[bytes] = ()) -> CacheCo
     for target in targets:
         found = read_targeted(fields.lines(target))
         if found is not None:
-            return CacheControl((*found._given.items(), ("private", None))) if "private" in usual else found
+            return CacheControl((*found, ("private", None))) if "private" in usual else found
     return usual
 
 

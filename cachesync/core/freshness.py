@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cachesync.core.entry import NEVER
 from cachesync.core.policy import PROBABILISTIC, Policy
+from cachesync.core.tuples import make
 
 
 class Life(NamedTuple):
@@ -32,7 +33,7 @@ def life_of(policy: Policy, made: float, fresh: float, softened: float | None) -
     end, window, spare = made + fresh, policy.stale_while_revalidate, policy.stale_if_error
     if softened is not None:
         end = min(end, softened)
-    return Life(end, end + window if window else NEVER, end + spare if spare else NEVER)
+    return make(Life, (end, end + window if window else NEVER, end + spare if spare else NEVER))
 
 
 def due_of(policy: Policy, made: float, fresh: float, *, seconds: float, luck: float) -> float:

@@ -16,7 +16,7 @@ from urllib.parse import urljoin, urlsplit
 from cachesync.core.cache_control import FOREVER, CacheControl, control_of, is_targeted, read_cache_control, read_texts
 from cachesync.core.etag import EntityTag, read_tag
 from cachesync.core.header_fields import WHITESPACE, HeaderFields, Pairs
-from cachesync.core.http import LIFETIME, SAFE, Verdict, judge, validators_of
+from cachesync.core.http import LIFETIME, SAFE, Verdict, is_conditional, judge, validators_of
 from cachesync.core.http_date import read_date
 
 UNDERSTOOD: Final = frozenset(
@@ -360,6 +360,8 @@ def is_known(answer: StoredAnswer, method: str, request: HeaderFields, *, now: f
 
     ``now`` is seconds since 1970.
     """
+    if not is_conditional(request):
+        return False
     current = validators_of(answer.fields, now=now)
     if current.modified is None:
         current = current._replace(modified=_date(answer.fields.value(b"date"), now))
@@ -462,7 +464,10 @@ def part_of(answer: StoredAnswer, request: HeaderFields) -> tuple[int, int] | No
 
     So it is where it names several ranges or none that can be satisfied, and where ``If-Range`` names another representation (13.1.5).
     """
-    found = _RANGE.fullmatch(request.value(b"range") or b"")
+    wanted = request.value(b"range")
+    if wanted is None:
+        return None
+    found = _RANGE.fullmatch(wanted)
     size = len(answer.body)
     if found is None or answer.status != 200 or not size:
         return None

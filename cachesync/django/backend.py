@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.conf import settings
+from django import conf
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
@@ -254,5 +254,5 @@ class CachesyncCache(BaseCache):
 
 def _secrets() -> list[bytes]:
     """What pickles are signed with: made from SECRET_KEY, whatever its length."""
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
+    keys = (conf.settings.SECRET_KEY, *conf.settings.SECRET_KEY_FALLBACKS)
     return [salted_hmac("cachesync.django", "pickle", secret=key, algorithm="sha256").digest() for key in keys]

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, NamedTuple, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.conf import settings
+from django import conf
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -53,11 +53,11 @@ class CacheMiddleware:
     async_capable = True
 
     def __init__(self, get_response: GetResponse) -> None:
-        given: dict[str, Any] = getattr(settings, "CACHESYNC", {})
+        given: dict[str, Any] = getattr(conf.settings, "CACHESYNC", {})
         if unknown := sorted(given.keys() - _SETTINGS.keys()):
             raise ImproperlyConfigured(f"CACHESYNC: {unknown[0]} has no meaning; known are {', '.join(_SETTINGS)}")
         chosen: dict[str, Any] = {**_SETTINGS, **given}
-        location = chosen["CACHE"] or settings.CACHES["default"].get("LOCATION", "")
+        location = chosen["CACHE"] or conf.settings.CACHES["default"].get("LOCATION", "")
         identify = chosen["IDENTIFY"]
         self._identify = import_string(identify) if isinstance(identify, str) else identify
         self._answers = cache_at(location).answers(

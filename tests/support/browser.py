@@ -286,7 +286,7 @@ def _spawned(command: list[str], log: Path) -> tuple[int, Any, Any]:
     orders_out, orders_in = _pipe()
     news_out, news_in = _pipe()
     output = os.open(log, os.O_WRONLY | os.O_CREAT)
-    places = ((orders_out, 3), (news_in, 4), (output, 1), (output, 2))
+    places = ((output, 1), (output, 2), (orders_out, 3), (news_in, 4))  # in this order: output may be 3 or 4 itself
     actions = [(os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in places]
     pid = os.posix_spawn(command[0], command, dict(os.environ), file_actions=actions, setsid=True)
     for number in (orders_out, news_in, output):

@@ -1,0 +1,119 @@
+"""The store dashboard on Django, in one file: cached functions, Django's own cache, and its middleware are one cache.
+
+    python examples/django_app.py runserver
+    curl -i -H "Authorization: Bearer let-me-in" localhost:8000/admin/stores/CGK
+
+With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have computed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.cache import cache as django_cache
+from django.core.management import execute_from_command_line
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, JsonResponse
+from django.urls import path
+from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
+
+from cachesync import Cache
+
+cache = Cache.from_file(Path(__file__).with_name("stores.toml"))
+database = Database()
+
+
+def who(request: HttpRequest) -> str | None:
+    """Whose request it is: a 304 is said to nobody else, and before any view runs."""
+    return USERS.get(request.headers.get("Authorization", ""))
+
+
+def logged_in(get_response: Any) -> Any:
+    """The middleware in front of all views."""
+    refusal = failure("refused", "send Authorization: Bearer let-me-in")
+    return lambda request: get_response(request) if who(request) else JsonResponse(refusal, status=401)
+
+
+settings.configure(
+    SECRET_KEY="not a secret: this is an example",
+    DEBUG=False,
+    ALLOWED_HOSTS=["localhost", "127.0.0.1"],
+    ROOT_URLCONF=__name__,
+    MIDDLEWARE=["cachesync.django.middleware.CacheMiddleware", f"{__name__}.logged_in"],
+    CACHES={"default": {"BACKEND": "cachesync.django.CachesyncCache", "LOCATION": cache}},
+    CACHESYNC={"IDENTIFY": who},
+)
+
+
+@cache.cached("lists:stores")
+def find_stores() -> list[Store]:
+    return database.stores()
+
+
+@cache.cached("stores:{code}")
+def find_store(code: str) -> Store | None:
+    return database.store(code)
+
+
+@cache.cached("stores:{code}:users")
+def find_user_stats(code: str) -> UserStats | None:
+    return database.user_stats(code)
+
+
+@cache.cached("stores:{code}:videos")
+def find_video_stats(code: str) -> VideoStats | None:
+    return database.video_stats(code)
+
+
+@cache.cached("analytics:overview")
+def find_overview() -> Overview:
+    return database.overview()
+
+
+@cache.invalidates("stores:{code}", "stores:*:users", "stores:{code}:videos", tags=["stores"])
+def sync_store(code: str) -> bool:
+    """First commit, then invalidate: whoever asks after this has returned is not given what was before."""
+    return database.sync(code)
+
+
+def found(data: Any) -> JsonResponse:
+    if data is None:
+        return JsonResponse(failure("refused", "there is no such store"), status=404)
+    return JsonResponse(ok(data), json_dumps_params={"default": vars})
+
+
+def sync(request: HttpRequest) -> JsonResponse:
+    django_cache.get_or_set("syncs", 0, timeout=None)
+    django_cache.incr("syncs")  # exact, whichever worker counts
+    return found(sync_store(str(json.loads(request.body).get("code"))) or None)
+
+
+def invalidate(request: HttpRequest) -> JsonResponse:
+    try:
+        patterns, tags = named(json.loads(request.body))
+    except ValueError as error:
+        return JsonResponse(failure("refused", str(error)), status=400)
+    return found({"stamp": str(cache.invalidate(*patterns, tags=tags))})
+
+
+def read_stats(_: HttpRequest) -> JsonResponse:
+    total = cache.stats().total
+    return found({"calls": total.calls, "computed": total.computed, "hit_rate": total.hit_rate, "syncs": django_cache.get("syncs", 0)})
+
+
+urlpatterns = [
+    path("admin/stores", lambda _: found(find_stores())),
+    path("admin/stores/<code>", lambda _, code: found(find_store(code))),
+    path("admin/stores/<code>/user-stats", lambda _, code: found(find_user_stats(code))),
+    path("admin/stores/<code>/video-stats", lambda _, code: found(find_video_stats(code))),
+    path("admin/analytics/overview", lambda _: found(find_overview())),
+    path("admin/sync", sync),
+    path("admin/cache/invalidate", invalidate),
+    path("admin/cache/stats", read_stats),
+]
+application = get_wsgi_application()
+
+if __name__ == "__main__":
+    execute_from_command_line(sys.argv)
