@@ -12,7 +12,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Generator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ def policy_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str)
 
 
 @contextmanager
-def serving(*argv: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*argv: str, **environment: str) -> Generator[tuple[subprocess.Popen[str], str]]:
     """``cachesync serve`` as a process of its own, and its address."""
     command = [sys.executable, "-m", "cachesync", "serve", "--port", "0", "--json", *argv]
     given = os.environ | {"PYTHONPATH": str(Path(cachesync.__file__).parents[1])} | environment

@@ -67,8 +67,8 @@ def _url(text: str) -> str:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A token is for the one address that was named."""
 
-    def redirect_request(self, *_: Any) -> None:
-        return None
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        """None is asked instead."""
 
 
 # Proxies of the environment are passed by too: what is asked here is near.

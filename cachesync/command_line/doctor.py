@@ -67,6 +67,7 @@ def _examine(file: str) -> Iterator[Finding]:
 
 def _application(arguments: argparse.Namespace) -> Iterator[Finding]:
     """How a process says it is, where it was named."""
+    address = None
     try:
         address = address_from(arguments)
         if address is None:

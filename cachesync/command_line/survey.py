@@ -117,7 +117,7 @@ def _add(place: Place, page: list[bytes], sizes: list[Any], found: Survey, kinds
     for name, size in zip(page, sizes, strict=True):
         if isinstance(size, ResponseError) and str(size).startswith(_GONE):
             continue
-        if place.allowed(size):  # 0 where it has gone meanwhile
+        if stored := int(place.allowed(size)):  # 0 where it has gone meanwhile
             row = kinds.row(name, found)
             row.entries += 1
-            row.bytes += size
+            row.bytes += stored

@@ -118,7 +118,7 @@ class Rates:
         if who in self._last:
             before, old = self._last[who]
             passed = max(now - before, 1e-3)
-            empty = dict.fromkeys((*COUNTS, "hits"), 0.0)
+            empty: dict[str, float] = dict.fromkeys((*COUNTS, "hits"), 0.0)
             self._rates[who] = (
                 now,
                 {
