@@ -25,7 +25,6 @@ from cachesync.coordination.farewell import Farewell, expect
 from cachesync.core.groups import PUBLIC
 from cachesync.event_streams import EventStreams
 from support.asgi import LONG, EventClient
-from support.nodes import until
 from support.servers import Server, free_port
 
 POLICIES = [
@@ -549,6 +548,11 @@ def test_a_websocket_tells_the_same_as_server_sent_events() -> None:
 # --- servers ----------------------------------------------------------------------------------------------------------------------------
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def served(folder: Path, *command: str, **environment: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
     """The application of `support.streaming` on a port."""
@@ -564,13 +568,10 @@ def served(folder: Path, *command: str, **environment: str) -> Generator[tuple[s
             cwd=folder,
         )
     try:
-
-        def answers() -> bool:
-            assert process.poll() is None, (folder / "log").read_text()
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        until(answers, "the server answers")
+        deadline = time.monotonic() + 3 * LONG  # it imports a lot, on a machine that may be busy
+        while not is_open(port):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.02)
         yield process, port
     finally:
         process.kill()
