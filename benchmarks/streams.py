@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.alone import command_of, options_of, show
@@ -127,7 +128,7 @@ class _Clients:
     async def open(self, count: int) -> None:
         loop = asyncio.get_running_loop()
         for number in range(count):
-            transport, _ = await loop.create_connection(lambda number=number: _Client(self, number), "127.0.0.1", self._port)  # type: ignore[misc]
+            transport, _ = await loop.create_connection(partial(_Client, self, number), "127.0.0.1", self._port)
             self._transports.append(transport)
         for _ in range(count):
             await asyncio.wait_for(self.opened.acquire(), PATIENCE)

@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -57,13 +58,8 @@ class EventStreams:
         origins: Collection[str] = (),
     ) -> None:
         self._cache = cache
-        self._identify = identify
-        self._entitled = entitled
-        self._most = most
-        self._heartbeat = read_duration(heartbeat)
-        self._life = read_duration(life)
-        self._origins = frozenset(origins)
-        self._farewell = Farewell(cache.hub.leave)
+        lives = read_duration(heartbeat), read_duration(life)
+        self._desk = _Desk(cache, identify, entitled, most, *lives, frozenset(origins), Farewell(cache.hub.leave))
 
     def leave(self) -> None:
         """Let all streams of this process say goodbye, and open no more: for servers that end without a signal."""
@@ -72,38 +68,50 @@ class EventStreams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection."""
         if scope["type"] == "websocket":
-            await _WebSocket(self, scope, receive, send).run()
+            await _WebSocket(self._desk, scope, receive, send).run()
         elif scope["type"] == "http":
-            await _ServerSent(self, scope, receive, send).run()
+            await _ServerSent(self._desk, scope, receive, send).run()
         else:
             raise RuntimeError(f"an event stream is opened by http or websocket, not {scope['type']!r}")
 
-    # What follows is for the two doors below.
 
-    def _why_not(self, scope: Scope) -> Refusal | None:
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """What both kinds of connection ask."""
+
+    cache: Cache
+    identify: Identify | None
+    entitled: Entitled | None
+    most: int
+    heartbeat: float
+    life: float
+    origins: frozenset[str]
+    farewell: Farewell
+
+    def why_not(self, scope: Scope) -> Refusal | None:
         """Why a connection is refused before anybody looks at who it is."""
-        if is_cross_site(scope, self._origins):
+        if is_cross_site(scope, self.origins):
             return Refusal(403, "cross_site", "a page of another site may not open this stream; name its origin in origins=[...]")
-        hub = self._cache.hub
-        if hub.is_leaving or hub.count >= self._most:
+        hub = self.cache.hub
+        if hub.is_leaving or hub.count >= self.most:
             again = AGAIN + random.randrange(AGAIN)
             text = "this server is about to end" if hub.is_leaving else "too many streams are open here"
             return Refusal(503, "too_many_streams", f"{text}: go by lifetimes, and come again later", {"retry-after": str(again)})
         return None
 
-    async def _open(self, scope: Scope, since: Stamp | None) -> Stream:
+    async def open(self, scope: Scope, since: Stamp | None) -> Stream:
         """Open a stream for whoever stands behind a connection."""
-        cache = self._cache
-        identity = await identity_of(self._identify, scope)
+        cache = self.cache
+        identity = await identity_of(self.identify, scope)
         await cache.astamp()  # begins to read the log, and joins it
         policies = cache.settings.policies
-        audience = Audience.of(policies, identity, self._entitled or by_identity(policies))
-        expect(self._farewell)
-        return cache.hub.open(audience, since, heartbeat=self._heartbeat, life=self._life)
+        audience = Audience.of(policies, identity, self.entitled or by_identity(policies))
+        expect(self.farewell)
+        return cache.hub.open(audience, since, heartbeat=self.heartbeat, life=self.life)
 
-    def _close(self, stream: Stream) -> None:
+    def close(self, stream: Stream) -> None:
         """End a stream."""
-        self._cache.hub.close(stream)
+        self.cache.hub.close(stream)
 
 
 class Refusal:
@@ -168,15 +176,15 @@ def since_of(scope: Scope) -> Stamp | None:
 class _Door:
     """What both kinds of connection have in common."""
 
-    def __init__(self, streams: EventStreams, scope: Scope, receive: Receive, send: Send) -> None:
-        self._streams = streams
+    def __init__(self, desk: _Desk, scope: Scope, receive: Receive, send: Send) -> None:
+        self._desk = desk
         self._scope = scope
         self._receive = receive
         self._send = send
 
     async def run(self) -> None:
         """From the first message to the last."""
-        refusal = self._refusal() or self._streams._why_not(self._scope)
+        refusal = self._refusal() or self._desk.why_not(self._scope)
         since = None
         try:
             since = since_of(self._scope)
@@ -185,7 +193,7 @@ class _Door:
         if refusal is not None:
             await self._refuse(refusal)
             return
-        stream = await self._streams._open(self._scope, since)
+        stream = await self._desk.open(self._scope, since)
         gone = asyncio.ensure_future(self._wait_for_end())
         gone.add_done_callback(lambda _: stream.end())
         try:
@@ -199,7 +207,7 @@ class _Door:
         except OSError:
             pass  # it has gone: that is how servers say so (ASGI, Disconnected Client)
         finally:
-            self._streams._close(stream)
+            self._desk.close(stream)
             gone.cancel()
             with suppress(asyncio.CancelledError):
                 await gone

@@ -15,6 +15,7 @@ import pytest
 
 from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
 from cachesync.asgi import App, CacheMiddleware, Message, Receive, Scope, Send
+from cachesync.coordination.request_scope import Consumed
 from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Reply, SharedStep
@@ -669,3 +670,357 @@ def test_what_is_not_http_passes() -> None:
 
     asyncio.run(story())
     assert seen == ["lifespan", "websocket"]
+
+
+# --- what nobody here would hear of -------------------------------------------------------------------------------------------------
+
+
+def reading(site: Site, read: Callable[[], Any]) -> App:
+    """An application whose answer is made of a managed value and of what ``read`` returns or raises."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        site.calls += 1
+        try:
+            more = await read()
+        except LookupError as error:
+            more = repr(error)
+        body = json.dumps([await site.read("store:1"), more]).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return CacheMiddleware(app, site.cache, identify=whoever_says)
+
+
+@pytest.mark.parametrize("how", ["get", "get_many", "peek", "raises", "another cache"])
+def test_what_may_change_without_an_invalidation_is_asked_of_the_application(how: str) -> None:
+    """A value that was not there, a function that has failed, a value of another cache: nobody says here when that becomes another."""
+
+    async def story() -> None:
+        site, other = Site(), Site()
+        values = [LookupError("away")]
+
+        async def compute() -> Any:
+            if values:
+                raise values.pop()
+            return "well"
+
+        async def read() -> Any:
+            if how == "get":
+                return await site.cache.aget("store:2", "nothing")
+            if how == "get_many":
+                return list(await site.cache.aget_many(["store:2"]))
+            if how == "peek":
+                entry = await site.cache.apeek("store:2")
+                return None if entry is None else entry.value
+            if how == "raises":
+                return await site.cache.aget_or_compute("store:2", compute)
+            return await other.read("store:2")
+
+        app = reading(site, read)
+        first = await ask(app, headers={"X-User": "ann"})
+        await ask(app, headers={"X-User": "ann", "If-None-Match": first["etag"]})
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_a_value_that_is_there_is_no_doubt() -> None:
+    """The same reads confirm early where they have found something."""
+
+    async def story() -> None:
+        site = Site()
+        await site.read("store:2")
+        app = reading(site, lambda: site.cache.aget("store:2"))
+        first = await ask(app, headers={"X-User": "ann"})
+        await ask(app, headers={"X-User": "ann", "If-None-Match": first["etag"]})
+        assert site.calls == 1
+
+    asyncio.run(story())
+
+
+def test_what_was_told_to_nobody_in_particular_confirms_nothing_to_somebody() -> None:
+    """Public data may be only a part of what an application tells those whom it knows; nor are two visitors with other cookies one."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site, "/public:1", user="")
+        for user, headers in (("ann", {}), ("", {"Authorization": "Basic x"}), ("", {"Cookie": "a=b"})):
+            await site.get("/public:1", etag, user=user, headers=headers)
+        assert site.calls == 4
+        assert (await site.get("/public:1", etag, user="")).status == 304
+        assert site.calls == 4
+
+    asyncio.run(story())
+
+
+def test_what_an_identified_user_is_told_is_no_shared_caches() -> None:
+    """Whatever its policies say: the application knew who asks."""
+
+    async def story() -> None:
+        site = Site()
+        assert (await site.get("/public:1", user="ann"))["cache-control"].startswith("private, ")
+        assert (await site.get("/public:1", user=""))["cache-control"].startswith("public, ")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("identity", [42, b"ann"])
+def test_an_identity_is_a_text(identity: Any) -> None:
+    """An empty one is nobody in particular; anything else is a mistake of the program."""
+
+    async def story() -> None:
+        with pytest.raises(TypeError, match="is a text or None"):
+            await Site(identify=lambda scope: identity).get("/store:1")
+        site = Site(identify=lambda scope: "")
+        etag = await etag_of(site)
+        await site.get("/store:1", etag)
+        assert site.calls == 2
+
+    asyncio.run(story())
+
+
+def test_a_path_that_was_rewritten_outside_is_another_resource() -> None:
+    """As by a middleware that tells tenants apart, and leaves the raw path as it came."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def tenants(scope: Scope, receive: Receive, send: Send) -> None:
+            tenant = dict(scope["headers"])[b"x-tenant"].decode()
+            await site.app({**scope, "path": f"/store:{tenant}"}, receive, send)
+
+        answers = {tenant: await ask(tenants, "/", headers={"X-User": "ann", "X-Tenant": tenant}) for tenant in ("1", "2")}
+        assert answers["1"]["etag"] != answers["2"]["etag"]
+        site.change("store:1")
+        calls = site.calls
+        assert (await ask(tenants, "/", headers={"X-User": "ann", "X-Tenant": "2", "If-None-Match": answers["2"]["etag"]})).status == 304
+        assert site.calls == calls
+
+    asyncio.run(story())
+
+
+# --- a look before a write ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_look_ends_when_the_answer_begins() -> None:
+    """A page that streams without an end, or listens for its client, keeps no write waiting, and nothing runs behind it."""
+
+    async def story() -> None:
+        site, behind = Site(), list[str]()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "GET":
+                await receive()
+                gone = asyncio.ensure_future(receive())
+                await send({"type": "http.response.start", "status": 200, "headers": [(b"etag", b'"mine"')]})
+                await gone
+                behind.append("the look has gone")
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        wrapped = CacheMiddleware(app, site.cache)
+        assert (await ask(wrapped, method="PUT", headers={"If-Match": '"mine"'})).status == 204
+        assert (await ask(wrapped, method="PUT", headers={"If-Match": '"other"'})).status == 412
+        assert behind == []
+
+    asyncio.run(story())
+
+
+def test_a_write_does_not_go_by_what_is_stale() -> None:
+    """After a soft invalidation the old tag matches nothing any more, though readers may still be given the old value."""
+
+    async def story() -> None:
+        site = Site()
+        etag = await etag_of(site)
+        site.change("store:1", soft=True)
+        assert (await put(site, If_Match=etag)).status == 412
+        assert site.versions == {"store:1": 1}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(("status", "written"), [(404, 204), (410, 204), (401, 412), (503, 412), (302, 412)])
+def test_only_what_is_known_not_to_be_there_is_absent(status: int, written: int) -> None:
+    """``If-None-Match: *`` creates; what is forbidden or fails may well be there."""
+
+    async def story() -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": status if scope["method"] == "GET" else 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+        found = await ask(CacheMiddleware(app, Site().cache), method="PUT", headers={"If-None-Match": "*"})
+        assert found.status == written
+
+    asyncio.run(story())
+
+
+def test_a_door_inside_of_another_one_describes_its_answers_too() -> None:
+    """Also inside of a request that somebody else has begun."""
+
+    async def story() -> None:
+        site = Site()
+        nested = CacheMiddleware(site.app, site.cache, identify=whoever_says)
+
+        async def around(scope: Scope, receive: Receive, send: Send) -> None:
+            async with site.cache.request():
+                await site.app(scope, receive, send)
+
+        for app in (nested, around):
+            first = await ask(app, "/store:1", headers={"X-User": "ann"})
+            assert first["etag"] and first["cache-groups"]
+            assert (await ask(app, "/store:1", method="PUT", headers={"If-Match": first["etag"]})).status == 200
+
+    asyncio.run(story())
+
+
+# --- a request ends with its answer -------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_on_after_the_answer_has_begun_reads_what_is_there() -> None:
+    """A stream without an end would repeat its first reading for ever; so would what runs behind an answer."""
+
+    async def story() -> None:
+        site, seen = Site(), list[int]()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append((await site.read("store:1"))["version"])
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            for _ in range(2):
+                site.change("store:1")
+                seen.append((await site.read("store:1"))["version"])
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await send({"type": "http.response.body"})
+            site.change("store:1")
+            seen.append((await site.read("store:1"))["version"])
+
+        await ask(CacheMiddleware(app, site.cache))
+        assert seen == [0, 1, 2, 3]
+
+    asyncio.run(story())
+
+
+def test_nobody_is_told_what_a_stream_is_made_of_before_it_is() -> None:
+    """No groups, lifetime or stamp, where the length is not told; only that it is one user's, and to be asked for each time."""
+
+    async def story() -> None:
+        site = Site()
+        answered = await ask(streaming(site, [b"a", b"b"], None, []))
+        assert {name for name, _ in answered.fields} == {b"cache-control", b"vary", b"cache-status"}
+
+    asyncio.run(story())
+
+
+def test_what_a_request_has_consumed_is_bounded() -> None:
+    """A request that reads or changes very much depends on anything, or has changed everything."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            for number in range(400):
+                await site.read(f"store:{number}")
+                await site.cache.ainvalidate(f"other:{number}")
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body"})
+
+        answered = await ask(CacheMiddleware(app, site.cache), headers={"X-User": "ann"})
+        assert len(answered["cache-groups"].split(", ")) <= 32
+        assert len(answered["cache-group-invalidation"].split(", ")) <= 2
+
+    asyncio.run(story())
+
+
+# --- stamps -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_for_a_stamp_is_given_nothing_stale() -> None:
+    """A soft invalidation lets others be served the old value; whoever has seen it waits for the new one."""
+
+    async def story() -> None:
+        site = Site()
+        first = await site.get("/store:1")
+        stamp = site.change("store:1", soft=True)
+        again = await site.get("/store:1", first["etag"], headers={"Cachesync-At-Least": str(stamp)})
+        assert b'"version": 1' in again.body
+        assert again["cachesync-stamp"] == str(stamp)
+
+    asyncio.run(story())
+
+
+def test_an_answer_that_was_read_before_its_own_write_has_the_stamp_from_before() -> None:
+    """What others have changed between the two is not in it."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            body = json.dumps(await site.read("store:1")).encode()
+            await site.cache.ainvalidate("other:1")
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
+            await send({"type": "http.response.body", "body": body})
+
+        before = site.cache.stamp()
+        answered = await ask(CacheMiddleware(app, site.cache))
+        assert answered["cachesync-stamp"] == str(before)
+
+    asyncio.run(story())
+
+
+def test_the_stamp_of_several_writes_is_the_last_ones() -> None:
+    """In whichever order they end."""
+    consumed = Consumed()
+    for number in (1, 3, 2):
+        consumed.wrote(Stamp("e", number))
+    assert consumed.stamp == Stamp("e", 3)
+    consumed.wrote(Stamp("e", 1, pending=True))
+    consumed.wrote(Stamp("e", 9))
+    assert consumed.stamp == Stamp("e", 1, pending=True)
+
+
+# --- what goes past -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("etag", [None, '"file"'])
+def test_a_body_that_the_server_sends_itself_goes_past(etag: str | None) -> None:
+    """``http.response.pathsend``: after the start, and not after a 304."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("store:1")
+            headers = [(b"content-length", b"5"), *([(b"etag", etag.encode())] if etag else [])]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.pathsend", "path": "/tmp/file"})
+
+        answered = await ask(CacheMiddleware(app, site.cache), headers={"If-None-Match": '"file"'})
+        kinds = [message["type"] for message in answered.events]
+        if etag is None:
+            assert kinds == ["http.response.start", "http.response.pathsend"]
+        else:
+            assert (answered.status, kinds) == (304, ["http.response.start", "http.response.body"])
+
+    asyncio.run(story())
+
+
+def test_a_body_that_is_all_there_is_not_held_back() -> None:
+    """Though its application says that more may come."""
+
+    async def story() -> None:
+        site, sent = Site(), list[bytes]()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("store:1")
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ab", "more_body": True})
+            sent.append(b"before the end")
+            await send({"type": "http.response.body"})
+
+        def hear(message: Message) -> None:
+            if message.get("body"):
+                sent.append(message["body"])
+
+        await ask(CacheMiddleware(app, site.cache), on_message=hear)
+        assert sent == [b"ab", b"before the end"]
+
+    asyncio.run(story())

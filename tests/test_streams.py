@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from cachesync.coordination.farewell import Farewell, expect
 from cachesync.core.groups import PUBLIC
 from cachesync.event_streams import EventStreams
 from support.event_client import LONG, EventClient
-from support.nodes import until
 from support.servers import Server, free_port
 
 POLICIES = [
@@ -44,7 +43,7 @@ def user(scope: Any) -> str | None:
 
 
 @contextmanager
-def door(**options: Any) -> Iterator[tuple[Cache, EventStreams]]:
+def door(**options: Any) -> Generator[tuple[Cache, EventStreams]]:
     """A cache and its streams."""
     given = {name: options.pop(name) for name in ("redis", "namespace", "listen") if name in options}
     with Cache(policies=POLICIES, **given) as cache:
@@ -61,7 +60,8 @@ def test_a_stream_tells_the_groups_of_what_is_invalidated() -> None:
         with door() as (cache, app):
             groups = cache.hub.groups
             async with EventClient(app, user="bob") as bob, EventClient(app) as nobody:
-                hello, _ = await bob.next(), await nobody.next()
+                hello = await bob.next()
+                await nobody.next()
                 assert hello.event == "hello" and hello.id == str(cache.stamp())
                 jitter, schema = hello.data.pop("jitter"), hello.data.pop("schema")
                 assert hello.data == {"v": 1, "epoch": cache.stamp().epoch, "number": 0, "reset": False, "live": True}
@@ -87,9 +87,13 @@ def test_a_policys_data_is_told_to_those_who_are_entitled_to_it() -> None:
     """The function of the application decides, by identity and policy."""
 
     async def story() -> None:
-        with door(entitled=lambda identity, policy: identity == "eve" and policy == "users") as (cache, app):
+        def entitled(identity: str | None, policy: str) -> bool:
+            return identity == "eve" and policy == "users"
+
+        with door(entitled=entitled) as (cache, app):
             async with EventClient(app, user="bob") as bob, EventClient(app, user="eve") as eve:
-                await bob.next(), await eve.next()
+                await bob.next()
+                await eve.next()
                 await cache.ainvalidate("stores:JKT")
                 last = await cache.ainvalidate("users:7")
                 assert (await eve.next()).id == str(last)
@@ -215,11 +219,15 @@ def test_a_loop_that_is_quicker_than_the_thread_that_wakes_it_is_woken_again(mon
     """Whoever wakes notes it before: else the streams would sleep until their next sign of life."""
 
     async def story() -> None:
-        with door() as (cache, app):
+        with door(heartbeat="1h") as (cache, app):
             async with EventClient(app) as client:
                 await client.next()
                 loop = asyncio.get_running_loop()
-                monkeypatch.setattr(loop, "call_soon_threadsafe", lambda call, *given: call(*given))
+
+                def at_once(call: Callable[..., object], *given: object) -> None:
+                    call(*given)
+
+                monkeypatch.setattr(loop, "call_soon_threadsafe", at_once)
                 for number in (1, 2):
                     stamp = cache.invalidate(f"stores:{number}")
                     assert (await client.next()).id == str(stamp)
@@ -345,7 +353,7 @@ def test_streams_are_told_at_once_that_the_log_is_silent(fresh_server: Server) -
     """They need not wait for the next sign of life to know that silence means nothing any more."""
 
     async def story() -> None:
-        with door(redis=fresh_server.url) as (_, app):
+        with door(redis=fresh_server.url, heartbeat="1h") as (_, app):
             async with EventClient(app) as client:
                 assert (await client.next()).data["live"]
                 fresh_server.freeze()
@@ -426,7 +434,8 @@ def test_a_client_that_has_gone_is_forgotten() -> None:
     async def story() -> None:
         with door() as (cache, app):
             async with EventClient(app) as client, EventClient(app) as other:
-                await client.next(), await other.next()
+                await client.next()
+                await other.next()
                 assert cache.hub.count == 2
                 await client.leave()
                 await client.ended()
@@ -539,8 +548,13 @@ def test_a_websocket_tells_the_same_as_server_sent_events() -> None:
 # --- servers ----------------------------------------------------------------------------------------------------------------------------
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
-def served(folder: Path, *command: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def served(folder: Path, *command: str, **environment: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
     """The application of `support.streaming` on a port."""
     port = free_port()
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
@@ -554,13 +568,10 @@ def served(folder: Path, *command: str, **environment: str) -> Iterator[tuple[su
             cwd=folder,
         )
     try:
-
-        def answers() -> bool:
-            assert process.poll() is None, (folder / "log").read_text()
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        until(answers, "the server answers")
+        deadline = time.monotonic() + 3 * LONG  # it imports a lot, on a machine that may be busy
+        while not is_open(port):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.02)
         yield process, port
     finally:
         process.kill()
@@ -568,7 +579,7 @@ def served(folder: Path, *command: str, **environment: str) -> Iterator[tuple[su
 
 
 @contextmanager
-def event_stream(port: int) -> Iterator[http.client.HTTPResponse]:
+def event_stream(port: int) -> Generator[http.client.HTTPResponse]:
     """A stream that has said hello."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONG)
     with closing(connection):
@@ -627,7 +638,11 @@ def test_a_farewell_is_said_before_the_server_hears_of_the_signal(handlers: None
     heard: list[str] = []
     mine = Farewell(lambda: heard.append("farewell"))
     for name in ("one", "two"):
-        signal.signal(signal.SIGTERM, lambda *_, name=name: heard.append(name))
+
+        def listen(_number: int, _frame: object, name: str = name) -> None:
+            heard.append(name)
+
+        signal.signal(signal.SIGTERM, listen)
         expect(mine)
         expect(mine)
         signal.raise_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import inspect
 import os
 import re
 import time
@@ -382,7 +383,7 @@ async def _check(check: Checked) -> Check:
     began = time.monotonic()
     try:
         async with asyncio.timeout(CHECK_TAKES):
-            if asyncio.iscoroutinefunction(check):
+            if inspect.iscoroutinefunction(check):
                 await check()
             else:
                 await asyncio.to_thread(check)
