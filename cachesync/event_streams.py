@@ -99,15 +99,15 @@ class _Desk:
             return Refusal(503, "too_many_streams", f"{text}: go by lifetimes, and come again later", {"retry-after": str(again)})
         return None
 
-    async def open(self, scope: Scope, since: Stamp | None) -> Stream:
-        """Open a stream for whoever stands behind a connection."""
+    async def open(self, scope: Scope, since: Stamp | None) -> Stream | Refusal:
+        """Open a stream for whoever stands behind a connection. Others may have come while it was found out who that is."""
         cache = self.cache
         identity = await identity_of(self.identify, scope)
         await cache.astamp()  # begins to read the log, and joins it
         policies = cache.settings.policies
         audience = Audience.of(policies, identity, self.entitled or by_identity(policies))
         expect(self.farewell)
-        return cache.hub.open(audience, since, heartbeat=self.heartbeat, life=self.life)
+        return self.why_not(scope) or cache.hub.open(audience, since, heartbeat=self.heartbeat, life=self.life)
 
     def close(self, stream: Stream) -> None:
         """End a stream."""
@@ -194,6 +194,9 @@ class _Door:
             await self._refuse(refusal)
             return
         stream = await self._desk.open(self._scope, since)
+        if isinstance(stream, Refusal):
+            await self._refuse(stream)
+            return
         gone = asyncio.ensure_future(self._wait_for_end())
         gone.add_done_callback(lambda _: stream.end())
         try:

@@ -30,6 +30,7 @@ from cachesync.coordination import latencies
 from cachesync.coordination.events import Span
 from cachesync.coordination.latencies import GROWTH, Latencies, quantiles_of
 from cachesync.coordination.metrics import DURATIONS
+from cachesync.core.front_end import policies_as_json
 from cachesync.core.token_bucket import MOST_BUCKETS, TokenBuckets
 from cachesync.testing import FakeClock
 from support.event_client import EventClient
@@ -506,10 +507,11 @@ def test_switches_are_told_and_thrown(cache: Cache, caller: Caller) -> None:
 
 
 def test_the_policies_are_those_of_now(cache: Cache, caller: Caller) -> None:
-    """By their names in the file, durations in seconds."""
+    """As ``cachesync export`` writes them: those with an ``http`` table, and nothing of them that is not for browsers."""
     told = caller.get("/policies.json")
-    assert told["policies"]["stores"]["ttl"] == 300 and told["policies"]["stores"]["http"]["visibility"] == "public"
-    cache.reload(policies=[*POLICIES, Policy(name="more", match="more:*", ttl="1m")])
+    assert told["policies"] == policies_as_json(cache.settings)["policies"]
+    assert list(told["policies"]) == ["stores"] and told["policies"]["stores"]["staleTime"] == 300_000
+    cache.reload(policies=[*POLICIES, Policy(name="more", match="more:*", ttl="1m", http=HttpPolicy())])
     assert "more" in caller.get("/policies.json")["policies"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import signal
@@ -368,7 +369,7 @@ FORKED = """
 import asyncio, os, signal, sys
 from cachesync import Cache, HttpPolicy, Policy
 from cachesync.event_streams import EventStreams
-from support.asgi import EventClient
+from support.event_client import EventClient
 
 async def listening():
     async with EventClient(EventStreams(cache)) as client:
@@ -503,6 +504,24 @@ def test_one_stream_too_many_is_refused_and_told_when_to_come_again() -> None:
                     assert (await third.message())["type"] == "websocket.close"
             async with EventClient(app) as again:
                 assert (await again.next()).event == "hello"
+
+    in_loop(story)
+
+
+def test_callers_who_come_at_once_do_not_pass_the_cap() -> None:
+    """It is looked at again when it is known who they are."""
+
+    async def story() -> None:
+        async def identify(_scope: Any) -> str:
+            await asyncio.sleep(0)
+            return "bob"
+
+        with Cache(policies=POLICIES) as cache:
+            app = EventStreams(cache, identify=identify, most=2)
+            async with contextlib.AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(EventClient(app)) for _ in range(5)]
+                begun = [(await client.message())["status"] for client in clients]
+                assert sorted(begun) == [200, 200, 503, 503, 503]
 
     in_loop(story)
 

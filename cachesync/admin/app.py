@@ -44,9 +44,9 @@ from cachesync.coordination.health import Health, Status
 from cachesync.coordination.latencies import Latencies
 from cachesync.coordination.stats import LogStats
 from cachesync.coordination.streams import Told, schema_of
+from cachesync.core.front_end import policies_as_json
 from cachesync.core.groups import NO_POLICY, touched_by
 from cachesync.core.keys import written
-from cachesync.core.policy import HttpPolicy, Policy
 from cachesync.core.records import SOFT, VALUE, Targets, targets_of
 from cachesync.core.records import written as as_written
 from cachesync.core.switches import read_switch
@@ -195,14 +195,7 @@ class Admin:
 
     async def _policies(self, _request: Request, _who: str) -> Response:
         settings = self._cache.settings
-        policies = {policy.name: _section(policy) for policy in settings.policies}
-        data = {
-            "namespace": settings.namespace,
-            "schema": schema_of(settings.policies),
-            "ttl": dict(settings.ttl),
-            "policies": policies,
-        }
-        return _success(data)
+        return _success({"schema": schema_of(settings.policies), **policies_as_json(settings)})
 
     async def _entry(self, request: Request, _who: str) -> Response:
         key = request.query_params.get("key", "")
@@ -390,14 +383,6 @@ async def _check(check: Checked) -> Check:
     except Exception as error:  # whatever the application's check raises means that it is ill
         return Check(ok=False, seconds=time.monotonic() - began, error=type(error).__name__)
     return Check(ok=True, seconds=time.monotonic() - began)
-
-
-def _section(section: Policy | HttpPolicy) -> dict[str, Any]:
-    """The settings of a policy, by their names in the file."""
-    values = {name: getattr(section, name) for name in section.rules if name not in ("name", "http")}
-    if isinstance(section, Policy):
-        values["http"] = None if section.http is None else _section(section.http)
-    return values
 
 
 def _shipped(name: str) -> bytes | None:

@@ -57,7 +57,13 @@ def document() -> dict[str, Any]:
             "/sweep": {"post": _change("sweep", "Delete from Redis what was invalidated, and count it.", SweepBody, SweptUp)},
             "/stats": {"get": _read("stats", "What this process has done so far, in numbers.", _data({"type": "object"}))},
             "/health": {"get": _health()},
-            "/policies.json": {"get": _read("policies", "The policies as they are now.", _data({"type": "object"}))},
+            "/policies.json": {
+                "get": _read(
+                    "policies",
+                    "The policies with an http table, as a front end knows them: query key, staleTime and gcTime in milliseconds.",
+                    _data({"type": "object"}),
+                )
+            },
             "/entry": {"get": _read("entry", "What is cached under a key.", _data(_ref(KeyState)), _parameter("key", _KEY, required=True))},
             "/log": {"get": _read("log", "The last records of the log.", _data(_ref(Records)), _parameter("last", _LAST))},
             "/openapi.json": {"get": _read("openapi", "This document.", {"type": "object"})},

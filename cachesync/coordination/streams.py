@@ -20,7 +20,7 @@ import xxhash
 
 from cachesync.coordination.engine import Engine
 from cachesync.core.event_stream import FORMAT, EventKind, Message
-from cachesync.core.groups import EVERY_ANSWER, MOST_CONCERNS, PUBLIC, Audience, Concern, Groups, concerns_of
+from cachesync.core.groups import EVERY_ANSWER, MOST_CONCERNS, PUBLIC, Audience, Concern, Groups, concerns_of, heard_of
 from cachesync.core.policies import Policies
 from cachesync.core.records import Record, Targets
 from cachesync.core.stamps import NOWHERE, Stamp
@@ -36,6 +36,8 @@ JITTER_OF_A_STREAM: Final = 0.001
 MOST_JITTER: Final = 2.0
 TICK: Final = 0.25
 """Seconds between two looks at who is due for a sign of life."""
+AT_ONCE: Final = 50
+"""Streams that are woken in one turn of an event loop."""
 RETRY: Final = 1.0
 """Seconds after which a client may come back, on average."""
 
@@ -93,8 +95,14 @@ class _Loop:
 
     def wake(self) -> None:
         self.is_woken = False
-        for stream in self.streams:
+        self._wake_from(tuple(self.streams), 0)
+
+    def _wake_from(self, streams: Sequence[Stream], at: int) -> None:
+        """Some now, the others after whatever else the loop has to do: each of them makes a message of its own."""
+        for stream in streams[at : at + AT_ONCE]:
             stream.news.set()
+        if at + AT_ONCE < len(streams):
+            self._loop.call_soon(self._wake_from, streams, at + AT_ONCE)
 
     def tick(self) -> None:
         for stream in self.streams:
@@ -370,16 +378,18 @@ class Stream:
         return Message(event, data, self._told)
 
     def _groups(self, new: Iterable[Told]) -> tuple[list[str], str]:
-        hub, found, is_soft = self._hub, dict[str, None](), True
+        hub, found, is_soft = self._hub, dict[tuple[str, str], None](), True
         for told in new:
             if told.number < self._floor or (told.number == self._floor and not told.is_pending):
                 continue
-            groups = hub.groups.of_invalidation(told.concerns(self._policies), self._audience)
-            found |= dict.fromkeys(groups)
-            is_soft = is_soft and (told.targets.is_soft or not groups)
+            heard = tuple(heard_of(told.concerns(self._policies), self._audience))
+            found |= dict.fromkeys(heard)
+            is_soft = is_soft and (told.targets.is_soft or not heard)
+            if len(found) > MOST_CONCERNS and not is_soft:
+                break
         if len(found) > MOST_CONCERNS:
-            found = {hub.groups.name(PUBLIC, EVERY_ANSWER): None}
-        return list(found), "soft" if is_soft else "hard"
+            found = {(PUBLIC, EVERY_ANSWER): None}
+        return [hub.groups.name(*one) for one in found], "soft" if is_soft else "hard"
 
 
 def schema_of(policies: Policies) -> str:

@@ -209,12 +209,15 @@ class Groups:
 
     def of_invalidation(self, concerns: Iterable[Concern], audience: Audience) -> tuple[str, ...]:
         """The groups of an invalidation that a caller may hear of; none where it concerns nothing of theirs."""
-        found: dict[str, None] = {}
-        for plain, policies in concerns:
-            for names, scope in ((audience.public, PUBLIC), (audience.private, audience.identity)):
-                if names if policies is None else not names.isdisjoint(policies):
-                    found[self.name(PUBLIC if plain == EVERY_ANSWER else scope, plain)] = None
-        return tuple(found)
+        return tuple(self.name(scope, plain) for scope, plain in dict.fromkeys(heard_of(concerns, audience)))
+
+
+def heard_of(concerns: Iterable[Concern], audience: Audience) -> Iterator[tuple[str, str]]:
+    """The scopes and plain groups of an invalidation that a caller may hear of."""
+    for plain, policies in concerns:
+        for names, scope in ((audience.public, PUBLIC), (audience.private, audience.identity)):
+            if names if policies is None else not names.isdisjoint(policies):
+                yield (PUBLIC if plain == EVERY_ANSWER else scope), plain
 
 
 def _few(found: Iterable[tuple[str, str]], room: int) -> list[tuple[str, str]] | None:
