@@ -21,7 +21,8 @@ import xxhash
 from benchmarks.alone import options_of, show
 from benchmarks.measure import OURS, Bench, Contestant, Field, Pace, scaled
 from cachesync import Cache, Policy
-from cachesync.asgi import App, CacheMiddleware, Message, Receive, Scope, Send
+from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
 from cachesync.core.policy import HttpPolicy
 
 FULL: Final = Pace(rounds=7, seconds=0.4)

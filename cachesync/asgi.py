@@ -6,23 +6,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 from urllib.parse import quote, unquote
 
 from cachesync.cache import Cache
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Identify = Callable[[Scope], "str | Awaitable[str | None] | None"]
 
 _UNCONDITIONAL: Final = (
     b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
@@ -68,9 +61,7 @@ class CacheMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        identity = self._identify(scope) if self._identify is not None else None
-        if inspect.isawaitable(identity):
-            identity = await identity
+        identity = await identity_of(self._identify, scope) if self._identify is not None else None
         request = HeaderFields(scope["headers"])
         exchange = self._answers.begin(scope["method"], target_of(scope), request, identity)
         reply = exchange.early()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from cachesync.cache import Cache
+from cachesync.coordination.asgi import Identify, Receive, Scope, Send, identity_of
 from cachesync.coordination.farewell import Farewell, expect
 from cachesync.coordination.streams import Stream
 from cachesync.core.event_stream import Message
@@ -20,11 +20,6 @@ from cachesync.core.groups import Audience, by_identity
 from cachesync.core.stamps import Stamp
 from cachesync.core.units import read_duration
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Identify = Callable[[Scope], Awaitable[str | None] | str | None]
-"""Who a caller is, by the scope of the connection (ASGI): a text, or ``None`` for nobody in particular."""
 Entitled = Callable[[str | None, str], bool]
 """Whether an identity may hear of the data of a policy, by its name."""
 
@@ -142,15 +137,6 @@ def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
 def header_of(scope: Scope, name: bytes) -> str | None:
     """A header of a request, ``None`` where there is none."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
-
-
-async def identity_of(identify: Identify | None, scope: Scope) -> str | None:
-    """Who a caller is. An empty text is nobody. Raises ``TypeError`` for what is no text."""
-    found = None if identify is None else identify(scope)
-    who = await found if inspect.isawaitable(found) else found
-    if who is not None and not isinstance(who, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a function of the user's
-        raise TypeError(f"who a caller is, is a text or None, not {type(who).__name__}")
-    return who or None
 
 
 def is_cross_site(scope: Scope, origins: Collection[str] = ()) -> bool:

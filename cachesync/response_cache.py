@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from hashlib import blake2b
@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 from cachesync.cache import Cache
+from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.keeper import Obtained
 from cachesync.core import http_cache as rule
@@ -33,12 +34,6 @@ from cachesync.core.keys import written
 from cachesync.core.records import TAG
 from cachesync.core.units import as_written
 from cachesync.errors import OverdueError, PolicyError, RestingError
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Standing = Callable[[str, Iterable[Dependency]], bool]
 

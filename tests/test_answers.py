@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 
 from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
-from cachesync.asgi import App, CacheMiddleware, Message, Receive, Scope, Send
+from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
 from cachesync.coordination.request_scope import Consumed
 from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings

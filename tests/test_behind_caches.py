@@ -19,7 +19,8 @@ import uvicorn
 
 from benchmarks.conformance import CACHES, fetched
 from cachesync import Cache, HttpPolicy, Policy
-from cachesync.asgi import CacheMiddleware, Receive, Scope, Send
+from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.asgi import Receive, Scope, Send
 
 POLICIES = [
     Policy(name="profiles", match="profiles:*", ttl="5m", http=HttpPolicy(max_age="1m")),

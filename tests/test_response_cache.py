@@ -10,7 +10,8 @@ from typing import Any, ParamSpec
 import pytest
 
 from cachesync import Cache, Policy
-from cachesync.asgi import CacheMiddleware, Message, Receive, Scope, Send
+from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.asgi import Message, Receive, Scope, Send
 from cachesync.core.http_cache import Rules
 from cachesync.core.policy import HttpPolicy
 from cachesync.errors import PolicyError

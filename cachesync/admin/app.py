@@ -40,6 +40,7 @@ from cachesync.admin.bodies import (
 from cachesync.admin.guard import HEADERS, Guard, Handler, RefusedError, answer, closed
 from cachesync.admin.openapi import document
 from cachesync.cache import Cache
+from cachesync.coordination.asgi import Identify
 from cachesync.coordination.health import Health, Status
 from cachesync.coordination.latencies import Latencies
 from cachesync.coordination.stats import LogStats
@@ -51,7 +52,7 @@ from cachesync.core.records import SOFT, VALUE, Targets, targets_of
 from cachesync.core.records import written as as_written
 from cachesync.core.switches import read_switch
 from cachesync.errors import KeyArgumentError, LayerError, SwitchError
-from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams, Identify
+from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams
 
 if TYPE_CHECKING:
     from cachesync.prometheus import Collector

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from cachesync.coordination.asgi import Identify, identity_of
 from cachesync.core.token_bucket import TokenBuckets
-from cachesync.event_streams import Identify, identity_of, is_cross_site
+from cachesync.event_streams import is_cross_site
 
 B = TypeVar("B", bound=BaseModel)
 

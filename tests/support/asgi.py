@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachesync.asgi import App, Message
+from cachesync.coordination.asgi import App, Message
 from cachesync.core.header_fields import HeaderFields
 
 
