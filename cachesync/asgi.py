@@ -9,11 +9,10 @@ import asyncio
 import time
 from collections.abc import Collection
 from typing import Final
-from urllib.parse import quote, unquote
 
 from cachesync.cache import Cache
 from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
-from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of
+from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of, target_of
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 
@@ -175,15 +174,6 @@ class _Look:
         if message["type"] == "http.response.start":
             self.status, self.fields = message["status"], HeaderFields(message["headers"])
             self.heard.set()
-
-
-def target_of(scope: Scope) -> bytes:
-    """The path and the query of a request, as they were sent; and the path that somebody has made of it since, if it is another."""
-    path, raw = scope["path"], scope.get("raw_path") or b""
-    if raw.decode("latin-1") != path and (not raw or unquote(raw) != path):
-        raw += b" " + quote(path).encode("ascii") if raw else quote(path).encode("ascii")
-    query: bytes = scope.get("query_string", b"")
-    return raw + b"?" + query if query else raw
 
 
 __all__ = ["CacheMiddleware"]

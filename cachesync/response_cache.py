@@ -19,10 +19,9 @@ from enum import Enum
 from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import quote
 
 from cachesync.cache import Cache
-from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
+from cachesync.coordination.asgi import App, Message, Receive, Scope, Send, target_of
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.keeper import Obtained
 from cachesync.core import http_cache as rule
@@ -340,10 +339,8 @@ class Request:
         self.method: str = scope["method"]
         self.fields = HeaderFields(scope["headers"])
         host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
-        path = cast("bytes | None", scope.get("raw_path")) or quote(scope["path"]).encode("ascii")
-        query = cast("bytes", scope.get("query_string") or b"")
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
-        self.url = self.origin + path.split(b"?")[0].decode("latin-1") + (f"?{query.decode('latin-1')}" if query else "")
+        self.url = self.origin + target_of(scope).decode("latin-1")
 
     @property
     def has_body(self) -> bool:

@@ -113,6 +113,18 @@ async def test_addresses_are_told_apart_by_host_path_and_query() -> None:
 
 
 @in_loop
+async def test_a_path_that_was_rewritten_outside_is_another_address() -> None:
+    """As by a middleware that tells tenants apart, and leaves the raw path as it came: nobody is given another tenant's page."""
+    site = Site()
+
+    async def tenants(scope: Scope, receive: Receive, send: Send) -> None:
+        await site.door({**scope, "path": f"/{dict(scope['headers'])[b'x-tenant'].decode()}"}, receive, send)
+
+    asked = [(await ask(tenants, "/", headers={"host": "shop", "x-tenant": tenant})).body for tenant in ("a", "b", "a")]
+    assert asked == [b"1", b"2", b"1"]
+
+
+@in_loop
 async def test_a_request_is_answered_with_304_a_part_or_no_body_as_it_asks() -> None:
     """RFC 9111, 4.3.2; RFC 9110, 9.3.2 and 14."""
     site = Site()

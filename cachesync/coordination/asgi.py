@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -22,3 +23,12 @@ async def identity_of(identify: Identify | None, scope: Scope) -> str | None:
     if who is not None and not isinstance(who, str):  # pyright: ignore[reportUnnecessaryIsInstance] - a function of the user's
         raise TypeError(f"who a caller is, is a text or None, not {type(who).__name__}")
     return who or None
+
+
+def target_of(scope: Scope) -> bytes:
+    """The path and the query of a request, as they were sent; and the path that somebody has made of it since, if it is another."""
+    path, raw = scope["path"], (scope.get("raw_path") or b"").split(b"?")[0]
+    if raw.decode("latin-1") != path and (not raw or unquote(raw) != path):
+        raw += b" " + quote(path).encode("ascii") if raw else quote(path).encode("ascii")
+    query: bytes = scope.get("query_string", b"")
+    return raw + b"?" + query if query else raw
