@@ -49,11 +49,11 @@ class Database:
 
     def user_stats(self, code: str) -> UserStats | None:
         row, everybody = self._rows.get(code), sum(one.users for one in self._rows.values())
-        return row and UserStats(code, row.users, round(row.users / everybody, 3))
+        return None if row is None else UserStats(code, row.users, round(row.users / everybody, 3))
 
     def video_stats(self, code: str) -> VideoStats | None:
         row = self._rows.get(code)
-        return row and VideoStats(code, row.videos, round(row.videos / row.users, 3))
+        return None if row is None else VideoStats(code, row.videos, round(row.videos / row.users, 3))
 
     def overview(self) -> Overview:
         rows = self._rows.values()
