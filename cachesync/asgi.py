@@ -78,8 +78,9 @@ class CacheMiddleware:
         """The validators of what stands at the target of a write now: what a GET of it by the same client is answered. The application is
         interrupted once it is known how its answer begins. ``None`` where that can not be found out, or takes longer than `LOOK_TAKES`.
         """
-        asked = {**scope, "method": "GET", "headers": list(request.without(_UNCONDITIONAL))}
-        exchange = self._answers.begin("GET", target_of(scope), HeaderFields(asked["headers"]), None, is_look=True)
+        fields = request.without(_UNCONDITIONAL)
+        asked = {**scope, "method": "GET", "headers": list(fields)}
+        exchange = self._answers.begin("GET", target_of(scope), fields, None, is_look=True)
         await self._answers.arun(exchange.confirming())
         look, ended = _Look(), None
         with exchange.scope():

@@ -472,7 +472,8 @@ class Cache:
         For a handler that sets ``ETag`` itself; it has to be other than that of any other representation at the same URL. Raises
         ``CodecError`` for what has no bytes.
         """
-        payload = value if isinstance(value, bytes) else codec_for(type(value)).encode(value)
+        kind: type[Any] = type(value)
+        payload = value if isinstance(value, bytes) else codec_for(kind).encode(value)
         return f'"{digest_of(payload).hex()}"'
 
     def headers(self, value: Any, policy: str, *keys: str, tags: Iterable[str] = (), age: float = 0.0) -> dict[str, str]:

@@ -82,10 +82,11 @@ def failure(code: str, message: str) -> dict[str, Any]:
 
 def named(body: Any) -> tuple[list[str], list[str]]:
     """The patterns and the tags that a request names. Raises ValueError where it names none."""
-    patterns: Any = body.get("patterns", []) if hasattr(body, "get") else None
-    tags: Any = body.get("tags", []) if hasattr(body, "get") else None
-    are_lists = isinstance(patterns, list) and isinstance(tags, list)
-    texts: list[Any] = [*patterns, *tags] if are_lists else []
+    said: Any = body if isinstance(body, dict) else {}
+    patterns: list[Any] = said.get("patterns", [])
+    tags: list[Any] = said.get("tags", [])
+    are_lists = type(patterns) is list and type(tags) is list
+    texts = [*patterns, *tags] if are_lists else []
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError('send {"patterns": ["stores:*"], "tags": []}, with at least one text in one of them')
     return patterns, tags

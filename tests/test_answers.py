@@ -769,10 +769,16 @@ def test_what_an_identified_user_is_told_is_no_shared_caches() -> None:
 def test_an_identity_is_a_text(identity: Any) -> None:
     """An empty one is nobody in particular; anything else is a mistake of the program."""
 
+    def wrong(_scope: Scope) -> Any:
+        return identity
+
+    def nobody(_scope: Scope) -> str:
+        return ""
+
     async def story() -> None:
         with pytest.raises(TypeError, match="is a text or None"):
-            await Site(identify=lambda scope: identity).get("/store:1")
-        site = Site(identify=lambda scope: "")
+            await Site(identify=wrong).get("/store:1")
+        site = Site(identify=nobody)
         etag = await etag_of(site)
         await site.get("/store:1", etag)
         assert site.calls == 2

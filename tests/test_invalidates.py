@@ -146,7 +146,10 @@ def test_a_coroutine_function_behind_a_plain_one_is_awaited_first() -> None:
     assert (seen, len(told.invalidated)) == ([0], 1)
 
 
-@pytest.mark.parametrize("thing", [classmethod(lambda cls: None), staticmethod(lambda: None), Told])
+def _nothing() -> None: ...
+
+
+@pytest.mark.parametrize("thing", [classmethod(cast("Any", _nothing)), staticmethod(_nothing), Told])
 def test_what_is_no_function_is_refused(thing: Any) -> None:
     """It would not be what it was."""
     with pytest.raises(KeyTemplateError, match="right above the function"):

@@ -359,7 +359,7 @@ class Exchange:
         """What the request has invalidated, by groups (RFC 9875, 3), and the position in the log after it."""
         engine = self._answers.engine
         policies = engine.settings.policies
-        audience = Audience.of(policies, self._identity, lambda *_: True)
+        audience = Audience.of(policies, self._identity, _everything)
         groups = engine.groups.of_invalidation(concerns_of(policies, consumed.written), audience)
         added = [(INVALIDATED, listed(groups))] if groups else []
         if consumed.stamp is not None and not consumed.stamp.pending:
@@ -377,6 +377,11 @@ _CONDITIONS: Final[Mapping[int, tuple[str, str]]] = {
         "say what you have read, with If-Match and its ETag, so that nobody's change is lost",
     ),
 }
+
+
+def _everything(_identity: str | None, _policy: str) -> bool:
+    """Whoever has made a change may hear of it."""
+    return True
 
 
 _UNKNOWN: Final = "it can not be found out what stands there now, so nothing was written: read it again"

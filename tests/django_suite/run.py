@@ -65,7 +65,7 @@ def cases() -> list[type[unittest.TestCase]]:
     ours = tests.caches_setting_for_tests(base=BACKEND, exclude={"cull", "zero_cull"}, **options)
     base: Any = override_settings(CACHES=ours)(type("CachesyncTests", (tests.BaseCacheTests, TestCase), {}))
 
-    class AsyncTests(base):  # type: ignore[misc]  # pyright: ignore[reportUnnecessaryTypeIgnoreComment] - it is made above
+    class AsyncTests(base):
         def setUp(self) -> None:
             handler = tests.caches
             coloured = {"cache": Colour(lambda: handler["default"]), "caches": Aliases(handler)}
