@@ -472,7 +472,7 @@ class Cache:
         For a handler that sets ``ETag`` itself; it has to be other than that of any other representation at the same URL. Raises
         ``CodecError`` for what has no bytes.
         """
-        kind: type[Any] = type(value)
+        kind = cast("type[Any]", type(value))
         payload = value if isinstance(value, bytes) else codec_for(kind).encode(value)
         return f'"{digest_of(payload).hex()}"'
 

@@ -82,7 +82,7 @@ def failure(code: str, message: str) -> dict[str, Any]:
 
 def named(body: Any) -> tuple[list[str], list[str]]:
     """The patterns and the tags that a request names. Raises ValueError where it names none."""
-    said: Any = body if isinstance(body, dict) else {}
+    said: dict[str, Any] = body if type(body) is dict else {}
     patterns: list[Any] = said.get("patterns", [])
     tags: list[Any] = said.get("tags", [])
     are_lists = type(patterns) is list and type(tags) is list

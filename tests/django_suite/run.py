@@ -65,14 +65,13 @@ def cases() -> list[type[unittest.TestCase]]:
     ours = tests.caches_setting_for_tests(base=BACKEND, exclude={"cull", "zero_cull"}, **options)
     base: Any = override_settings(CACHES=ours)(type("CachesyncTests", (tests.BaseCacheTests, TestCase), {}))
 
-    class AsyncTests(base):
-        def setUp(self) -> None:
-            handler = tests.caches
-            coloured = {"cache": Colour(lambda: handler["default"]), "caches": Aliases(handler)}
-            patches = [mock.patch.object(tests, name, value) for name, value in coloured.items()]
-            for patch in patches:
-                patch.start()
-                self.addCleanup(patch.stop)
+    def set_up(self: Any) -> None:
+        handler = tests.caches
+        coloured = {"cache": Colour(lambda: handler["default"]), "caches": Aliases(handler)}
+        patches = [mock.patch.object(tests, name, value) for name, value in coloured.items()]
+        for patch in patches:
+            patch.start()
+            self.addCleanup(patch.stop)
 
     class Aliases:
         def __init__(self, handler: Any) -> None:
@@ -94,7 +93,7 @@ def cases() -> list[type[unittest.TestCase]]:
     names = (*names, "CacheMiddlewareTest")
     over = override_settings(CACHES=of_middleware)
     of_django: list[Any] = [over(type(f"Our{name}", (getattr(tests, name),), {})) for name in names]
-    parts: dict[str, list[Any]] = {"def": [base], "async": [AsyncTests], "middleware": of_django}
+    parts: dict[str, list[Any]] = {"def": [base], "async": [type("AsyncTests", (base,), {"setUp": set_up})], "middleware": of_django}
     return parts[PART]
 
 
