@@ -472,8 +472,7 @@ class Cache:
         For a handler that sets ``ETag`` itself; it has to be other than that of any other representation at the same URL. Raises
         ``CodecError`` for what has no bytes.
         """
-        kind = cast("type[Any]", type(value))
-        payload = value if isinstance(value, bytes) else codec_for(kind).encode(value)
+        payload = value if isinstance(value, bytes) else codec_for(cast("object", value.__class__)).encode(value)
         return f'"{digest_of(payload).hex()}"'
 
     def headers(self, value: Any, policy: str, *keys: str, tags: Iterable[str] = (), age: float = 0.0) -> dict[str, str]:
