@@ -82,11 +82,11 @@ def failure(code: str, message: str) -> dict[str, Any]:
 
 def named(body: Any) -> tuple[list[str], list[str]]:
     """The patterns and the tags that a request names. Raises ValueError where it names none."""
-    said: dict[str, Any] = body if type(body) is dict else {}
-    patterns: list[Any] = said.get("patterns", [])
-    tags: list[Any] = said.get("tags", [])
-    are_lists = type(patterns) is list and type(tags) is list
-    texts = [*patterns, *tags] if are_lists else []
+    said: Any = body if hasattr(body, "get") else {}
+    patterns: Any = said.get("patterns", [])
+    tags: Any = said.get("tags", [])
+    are_lists = all(isinstance(one, list) for one in (patterns, tags))
+    texts: list[Any] = [*patterns, *tags] if are_lists else []
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError('send {"patterns": ["stores:*"], "tags": []}, with at least one text in one of them')
     return patterns, tags
