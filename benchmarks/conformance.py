@@ -8,7 +8,8 @@ Run it: ``python -m benchmarks.conformance``. It needs node with npm, and for th
 ``--failed`` names the tests that ours does not pass.
 """
 
-from __future__ import annotations
+from __future__ import annotationsfrom benchmarks.alone import command_of
+
 
 import argparse
 import json
@@ -145,7 +146,7 @@ def _node(suite: Path, script: str, **settings: str) -> str:
 def cachesync(origin_port: int) -> Generator[int]:
     """Ours: uvicorn with `proxy_app` in a process of its own."""
     port = _free_port()
-    command = [sys.executable, "-m", "benchmarks.conformance_proxy", str(port), str(origin_port)]
+    command = command_of("benchmarks.conformance_proxy", str(port), str(origin_port))
     with _started(command, port, cwd=Path(__file__).resolve().parents[1], env={**os.environ}):
         yield port
 

@@ -103,7 +103,8 @@ def serving() -> Generator[int]:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     command = [sys.executable, str(EXAMPLES / "django_app.py"), "runserver", "--noreload", f"127.0.0.1:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # a program finds what lies beside it
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             until(lambda: answers_at(port) or server.poll() is not None, "that the server answers")
             assert server.poll() is None, "the server has ended"
