@@ -8,8 +8,7 @@ Run it: ``python -m benchmarks.conformance``. It needs node with npm, and for th
 ``--failed`` names the tests that ours does not pass.
 """
 
-from __future__ import annotationsfrom benchmarks.alone import command_of
-
+from __future__ import annotations
 
 import argparse
 import json
@@ -25,6 +24,8 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+from benchmarks.alone import command_of
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / ".build" / "conformance"
 SUITE: Final = "http-cache-tests@0.4.5"
