@@ -16,6 +16,7 @@ import redis
 
 from support import debian
 from support.browser import Browser, BrowserError
+from support.nodes import until
 from support.proxy import Proxy
 from support.servers import FLAVOURS, Server, ServerError, Servers, tries_once
 
@@ -82,6 +83,7 @@ def test_keys_are_pressed_as_a_visitor_does(browser: Browser, tmp_path: Path) ->
     )
     page = browser.page()
     page.go(file.as_uri())
+    until(lambda: page.run("document.activeElement.id") == "a", "that the focus is where it begins")
     page.press("h", "i", "Tab", "Enter")
     assert page.run("[document.querySelector('#a').value, document.activeElement.textContent]") == ["hi", "done"]
     page.press("Tab", shift=True)
