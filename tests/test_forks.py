@@ -328,7 +328,8 @@ def test_a_fork_at_any_line_of_another_thread_leaves_two_whole_caches(
         while (said := script.hear()).startswith("forked at"):
             forks += 1
         assert said == f"forks {forks}" and forks >= 20
-        script.end()
+        # The child may invalidate before the parent's `set` is done, which then says that it was outrun.
+        script.end(excused="not_stored: key=item:1, policy=items, error=an invalidation came first" if what == "set" else "")
 
 
 WARM = """
