@@ -28,6 +28,7 @@ from cachesync.admin.bodies import (
     HealthState,
     InvalidateBody,
     Invalidated,
+    KeyBody,
     KeyState,
     Problem,
     Record,
@@ -132,7 +133,6 @@ class Admin:
             ("/health", self._health),
             ("/policies.json", self._policies),
             ("/metrics", self._metrics),
-            ("/entry", self._entry),
             ("/log", self._log),
             ("/switch", self._switches),
             ("/openapi.json", self._openapi),
@@ -141,6 +141,7 @@ class Admin:
             ("/invalidate", self._invalidate),
             ("/switch", self._switch),
             ("/sweep", self._sweep),
+            ("/entry", self._entry),  # a key in an address would stand in every access log
         ]
         paths = dict.fromkeys(path for path, _ in (*reads, *changes))
         routes: list[BaseRoute] = [
@@ -199,9 +200,7 @@ class Admin:
         return _success({"schema": schema_of(settings.policies), **policies_as_json(settings)})
 
     async def _entry(self, request: Request, _who: str) -> Response:
-        key = request.query_params.get("key", "")
-        if not key:
-            raise RefusedError(400, "no_key", "name a key: /entry?key=stores:JKT")
+        key = (await self._guard.read(request, KeyBody)).key
         entry = await self._cache.apeek(key)
         policy = self._cache.settings.policies.match(written(key))
         shown = self._shown_patterns([written(key)])[0]
@@ -355,7 +354,7 @@ def _success(data: BaseModel | Mapping[str, Any], status: int = 200, headers: Ma
 
 
 def _by_method(guard: Guard, read: Handler | None, change: Handler | None) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that is read by GET and changed by POST."""
+    """An endpoint that answers GET, or POST, or both."""
 
     async def endpoint(request: Request) -> Response:
         changes = request.method == "POST"

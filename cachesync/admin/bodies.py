@@ -43,6 +43,12 @@ class InvalidateBody(Body):
     sweep: bool = Field(default=False, description="Delete what is dead from Redis afterwards, and count it. It takes time.")
 
 
+class KeyBody(Body):
+    """What is to be looked at."""
+
+    key: _Text = Field(description="A key as it is written: stores:JKT.")
+
+
 class SwitchBody(Body):
     """What is to be switched, in every process."""
 
