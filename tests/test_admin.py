@@ -482,7 +482,7 @@ def test_an_entry_tells_stamp_and_age_and_no_value(cache: Cache, caller: Caller)
     cache.set("stores:JKT", "a value")
     answered = caller.ask("POST", "/entry", json={"key": "stores:JKT"})
     told = caller.read(answered)
-    assert told["found"] and told["policy"] == "stores" and told["age"] >= 0 and told["layer"] == "local"
+    assert told["found"] and told["policy"] == "stores" and told["age"] >= 0 and told["ttl"] == 300 and told["layer"] == "local"
     assert "a value" not in answered.text
     for body, code in (({}, "invalid_body"), ({"key": ""}, "invalid_body"), ({"key": "*"}, "bad_key"), ({"key": "other"}, "bad_key")):
         caller.refused(caller.ask("POST", "/entry", json=body), 400, code)
@@ -503,7 +503,8 @@ def test_the_log_tells_the_last_records(cache: Cache, caller: Caller) -> None:
 def test_switches_are_told_and_thrown(cache: Cache, caller: Caller) -> None:
     """What is nothing to switch is refused, and says what there is."""
     assert caller.post("/switch", {"target": "stores", "value": "ttl"})["effective"] == {"policy.stores": "ttl"}
-    assert caller.get("/switch")["effective"] == {"policy.stores": "ttl"}
+    told = caller.get("/switch")
+    assert told["effective"] == {"policy.stores": "ttl"} and told["targets"][:4] == ["all", "local", "redis", "policy.stores"]
     assert "stores" in caller.refused(caller.ask("POST", "/switch", json={"target": "stor", "value": "ttl"}), 400, "bad_switch")
 
 

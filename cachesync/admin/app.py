@@ -51,7 +51,7 @@ from cachesync.core.groups import NO_POLICY, touched_by
 from cachesync.core.keys import written
 from cachesync.core.records import SOFT, VALUE, Targets, targets_of
 from cachesync.core.records import written as as_written
-from cachesync.core.switches import read_switch
+from cachesync.core.switches import read_switch, switchable
 from cachesync.errors import KeyArgumentError, LayerError, SwitchError
 from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams
 
@@ -210,6 +210,7 @@ class Admin:
                 update={
                     "stamp": str(entry.stamp),
                     "age": entry.age,
+                    "ttl": None if policy is None else policy.ttl,
                     "is_stale": entry.is_stale,
                     "etag": entry.etag or None,
                     "layer": entry.layer,
@@ -311,6 +312,7 @@ class Admin:
             everywhere=dict(now.everywhere),
             here=dict(now.here),
             environment=dict(now.environment),
+            targets=list(switchable(policy.name for policy in self._cache.settings.policies)),
             dry_run=dry_run,
         )
 

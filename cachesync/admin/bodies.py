@@ -87,6 +87,7 @@ class Switched(Answer):
     everywhere: dict[str, str] = Field(description="For all processes.")
     here: dict[str, str] = Field(description="By calls in this process.")
     environment: dict[str, str] = Field(description="By the environment of this process.")
+    targets: list[str] = Field(description="All that can be switched.")
     dry_run: bool = False
 
 
@@ -123,6 +124,7 @@ class KeyState(Answer):
     found: bool
     stamp: str | None = None
     age: float | None = Field(default=None, description="Seconds since its computation began.")
+    ttl: float | None = Field(default=None, description="Seconds for which its policy lets it be fresh.")
     is_stale: bool | None = None
     etag: str | None = None
     layer: Literal["local", "shared"] | None = None
