@@ -207,6 +207,14 @@ def test_a_layer_is_off_when_anybody_says_so() -> None:
     assert (Switches().local, Switches().redis, Switches().effective) == (True, True, {})
 
 
+@pytest.mark.parametrize("switched", [{}, {"all": "full"}, {"policy.items": "ttl"}])
+def test_where_caching_is_not_enabled_everything_is_off(switched: dict[str, str]) -> None:
+    """Whatever is switched: the environment of the process has the last word."""
+    switches = Switches(here=switched, is_enabled=False)
+    assert (switches.mode_of("items"), switches.mode_of("pages"), switches.is_usual) == ("off", "off", False)
+    assert Switches(here={"all": "full"}).is_usual and not Switches(here={"redis": "off"}).is_usual
+
+
 def test_what_is_thrown_is_written_and_read() -> None:
     """As it lies in Redis and travels on the log's channel."""
     thrown = Thrown(1_767_225_600_000, (("all", "ttl"), ("redis", "off")))

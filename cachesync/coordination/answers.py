@@ -189,8 +189,8 @@ class Answers:
 
     def is_usual(self, policies: tuple[str, ...]) -> bool:
         """Whether data of these policies is cached as they say: nothing is switched."""
-        engine = self.engine
-        return engine.settings.enabled and all(engine.switches.mode_of(name) == "full" for name in policies)
+        switches = self.engine.switches
+        return switches.is_usual or all(switches.mode_of(name) == "full" for name in policies)
 
 
 class Exchange:
