@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import cachesync
-from cachesync.cli import main
 from cachesync.core.keys import check_key
+from support.commands import Printed, Run, call, forget_settings
 
 COMMANDS = (
     *("check", "explain", "schema", "export", "key", "tail", "stats", "top", "invalidate", "sweep", "switch", "warm", "doctor", "serve"),
@@ -55,15 +55,11 @@ ttl = "5 mins"
 loca_ttl = "30s"
 """
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine that runs the tests matters, and the working directory is empty."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
 
@@ -72,13 +68,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Calls ``main`` and returns the exit code, the output and the errors."""
 
-    def called(*argv: str) -> tuple[int, str, str]:
-        try:
-            code = main(argv)
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else -1
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+    def called(*argv: str) -> Printed:
+        return call(capsys, *argv)
 
     return called
 
