@@ -74,11 +74,13 @@ class Shop(Caller):
         pause: float = 0.0,
         clock: FakeClock | None = None,
         encryption_keys: str | None = None,
+        enabled: bool = True,
         **policy: Any,
     ) -> None:
         self.events: list[Event] = []
         coordination = CoordinationSettings(max_lag=60.0, budget=LONG, lease=2.0)
-        settings = Settings(coordination=coordination, warming=WarmingSettings(spread=spread, concurrency=concurrency, pause=pause))
+        warming = WarmingSettings(spread=spread, concurrency=concurrency, pause=pause)
+        settings = Settings(coordination=coordination, warming=warming, enabled=enabled)
         options: dict[str, Any] = {"ttl": "1h"} | policy
         items = Policy(name="items", match="item:*", warm=names, **options)
         policies = [items, Policy(name="others", match="*", ttl="1h")]
@@ -299,8 +301,7 @@ def test_only_some_policies_are_warmed_where_they_are_named(colour: Colour, loop
 @pytest.mark.parametrize("colour", COLOURS)
 def test_where_caching_is_switched_off_nothing_is_warmed(colour: Colour, loop: LoopThread) -> None:
     """It could not be stored."""
-    shop = Shop(None, Origin(), colour=colour, loop=loop, names=UNTOLD)
-    object.__setattr__(shop.cache.settings, "enabled", False)
+    shop = Shop(None, Origin(), colour=colour, loop=loop, names=UNTOLD, enabled=False)
     assert counts(shop.warm()) == (0, 0, 0, 0)
     assert shop.computed == []
 
