@@ -6,21 +6,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection
 from typing import Final
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
 from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of, target_of
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 
-_UNCONDITIONAL: Final = (
-    b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
-    b"content-length", b"content-type", b"transfer-encoding", b"expect",
-)  # fmt: skip
-"""What a write says that a GET of the same does not."""
 LOOK_TAKES: Final = 10.0
 """Seconds that it may take to find out what stands there now, before a write."""
 
@@ -53,21 +47,21 @@ class CacheMiddleware:
     ) -> None:
         self.app = app
         self._identify = identify
-        self._answers = cache.answers(require_match=require_match, largest=largest, remember=remember, now=time.time)
+        self._answers = cache.answers(require_match=require_match, largest=largest, remember=remember)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One connection. What is not HTTP passes."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        identity = await identity_of(self._identify, scope) if self._identify is not None else None
+        identity = await identity_of(self._identify, scope)
         request = HeaderFields(scope["headers"])
         exchange = self._answers.begin(scope["method"], target_of(scope), request, identity)
         reply = exchange.early()
         if reply is None and exchange.wants_confirmation:
             await self._answers.arun(exchange.confirming())
-        if reply is None and (exchange.wants_current or exchange.must_match):
-            reply = exchange.settle(await self._current(scope, request) if exchange.wants_current else Current())
+        if reply is None and exchange.wants_current:
+            reply = exchange.settle(await self._current(scope, request))
         if reply is not None:
             await _say(send, reply, scope["method"])
             return
@@ -78,7 +72,7 @@ class CacheMiddleware:
         """The validators of what stands at the target of a write now: what a GET of it by the same client is answered. The application is
         interrupted once it is known how its answer begins. ``None`` where that can not be found out, or takes longer than `LOOK_TAKES`.
         """
-        fields = request.without(_UNCONDITIONAL)
+        fields = request.without(OF_A_WRITE)
         asked = {**scope, "method": "GET", "headers": list(fields)}
         exchange = self._answers.begin("GET", target_of(scope), fields, None, is_look=True)
         await self._answers.arun(exchange.confirming())

@@ -168,8 +168,6 @@ class Cache:
             self._operations.watcher = PolicyWatcher(self._file, self.reload, self._events)
         if settings.switches:
             self._engine.tell_switches("the environment")
-        if unused := settings.without_effect():
-            self._events.send("setting_without_effect", policy="*", settings=list(unused))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **others: Any) -> Cache:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 
@@ -23,11 +23,8 @@ StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 Identify = Callable[[Environ], str | None]
 
-UNCONDITIONAL: Final = (
-    "HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE", "HTTP_RANGE",
-    "CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT",
-)  # fmt: skip
-"""What a write says that a GET of the same does not."""
+_BARE: Final = ("CONTENT_TYPE", "CONTENT_LENGTH")
+"""Fields whose variables have no ``HTTP_`` in front (RFC 3875, 4.1.2 and 4.1.3)."""
 
 
 class CacheMiddleware:
@@ -59,16 +56,15 @@ class CacheMiddleware:
         reply = exchange.early()
         if reply is None and exchange.wants_confirmation:
             self._answers.run(exchange.confirming())
-        if reply is None and (exchange.wants_current or exchange.must_match):
-            reply = exchange.settle(self._current(environ) if exchange.wants_current else Current())
+        if reply is None and exchange.wants_current:
+            reply = exchange.settle(self._current(environ))
         if reply is not None:
             return _say(start_response, reply, method)
         return _Call(self.app, environ, exchange).answer(start_response)
 
     def _current(self, environ: Environ) -> Current | None:
         """The validators of what stands at the target of a write now: what a GET of it by the same client is answered."""
-        asked = {name: value for name, value in environ.items() if name not in UNCONDITIONAL}
-        asked.update({"REQUEST_METHOD": "GET", "wsgi.input": io.BytesIO()})
+        asked = {**looking(environ), "wsgi.input": io.BytesIO()}
         exchange = self._answers.begin("GET", target_of(asked), fields_of(asked), None, is_look=True)
         self._answers.run(exchange.confirming())
         heard = _Heard()
@@ -210,8 +206,22 @@ def _pairs(fields: HeaderFields) -> list[tuple[str, str]]:
 def fields_of(environ: Mapping[str, Any]) -> HeaderFields:
     """The header fields of a request, from what CGI made of them (RFC 3875, 4.1.18). Names with an underscore are lost there."""
     pairs = [(name[5:], value) for name, value in environ.items() if name.startswith("HTTP_") and isinstance(value, str)]
-    pairs += [(name, environ[name]) for name in ("CONTENT_TYPE", "CONTENT_LENGTH") if environ.get(name)]
+    pairs += [(name, environ[name]) for name in _BARE if environ.get(name)]
     return HeaderFields((name.replace("_", "-").encode("latin-1"), value.encode("latin-1", "replace")) for name, value in pairs)
+
+
+def looking(environ: Mapping[str, Any]) -> Environ:
+    """The variables of a GET of the target of a write, by the same client."""
+    return {name: value for name, value in environ.items() if name not in _OF_A_WRITE} | {"REQUEST_METHOD": "GET"}
+
+
+def _variable(field: bytes) -> str:
+    """The name that CGI gives to a header field (RFC 3875, 4.1.18)."""
+    name = field.decode("ascii").upper().replace("-", "_")
+    return name if name in _BARE else f"HTTP_{name}"
+
+
+_OF_A_WRITE: Final = frozenset(map(_variable, OF_A_WRITE))
 
 
 def target_of(environ: Mapping[str, Any]) -> bytes:

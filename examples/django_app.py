@@ -1,4 +1,4 @@
-"""The store dashboard on Django, in one file: cached functions, Django's own cache, and its middleware are one cache.
+"""The store dashboard on Django: cached functions, Django's own cache, and its middleware are one cache.
 
     python examples/django_app.py runserver
     curl -i -H "Authorization: Bearer let-me-in" localhost:8000/admin/stores/CGK
@@ -9,7 +9,6 @@ With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have c
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,12 +17,8 @@ from django.core.management import execute_from_command_line
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
-from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
-
-from cachesync import Cache
-
-cache = Cache.from_file(Path(__file__).with_name("stores.toml"))
-database = Database()
+from store_data import USERS, failure, named, ok
+from store_functions import cache, find_overview, find_store, find_stores, find_user_stats, find_video_stats, sync_store
 
 
 def who(request: HttpRequest) -> str | None:
@@ -50,37 +45,6 @@ settings.configure(
     CACHES={"default": {"BACKEND": "cachesync.django.CachesyncCache", "LOCATION": cache}},
     CACHESYNC={"IDENTIFY": who},
 )
-
-
-@cache.cached("lists:stores")
-def find_stores() -> list[Store]:
-    return database.stores()
-
-
-@cache.cached("stores:{code}")
-def find_store(code: str) -> Store | None:
-    return database.store(code)
-
-
-@cache.cached("stores:{code}:users")
-def find_user_stats(code: str) -> UserStats | None:
-    return database.user_stats(code)
-
-
-@cache.cached("stores:{code}:videos")
-def find_video_stats(code: str) -> VideoStats | None:
-    return database.video_stats(code)
-
-
-@cache.cached("analytics:overview")
-def find_overview() -> Overview:
-    return database.overview()
-
-
-@cache.invalidates("stores:{code}", "stores:*:users", "stores:{code}:videos", tags=["stores"])
-def sync_store(code: str) -> bool:
-    """First commit, then invalidate: whoever asks after this has returned is not given what was before."""
-    return database.sync(code)
 
 
 def found(data: Any) -> JsonResponse:

@@ -6,49 +6,14 @@
 With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have computed.
 """
 
-from pathlib import Path
 from typing import Any
 
 from flask import Flask, abort, request
-from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
+from store_data import USERS, failure, named, ok
+from store_functions import cache, find_overview, find_store, find_stores, find_user_stats, find_video_stats, sync_store
 from werkzeug.exceptions import HTTPException
 
-from cachesync import Cache
 from cachesync.wsgi import CacheMiddleware
-
-cache = Cache.from_file(Path(__file__).with_name("stores.toml"))
-database = Database()
-
-
-@cache.cached("lists:stores")
-def find_stores() -> list[Store]:
-    return database.stores()
-
-
-@cache.cached("stores:{code}")
-def find_store(code: str) -> Store | None:
-    return database.store(code)
-
-
-@cache.cached("stores:{code}:users")
-def find_user_stats(code: str) -> UserStats | None:
-    return database.user_stats(code)
-
-
-@cache.cached("stores:{code}:videos")
-def find_video_stats(code: str) -> VideoStats | None:
-    return database.video_stats(code)
-
-
-@cache.cached("analytics:overview")
-def find_overview() -> Overview:
-    return database.overview()
-
-
-@cache.invalidates("stores:{code}", "stores:*:users", "stores:{code}:videos", tags=["stores"])
-def sync_store(code: str) -> bool:
-    """First commit, then invalidate: whoever asks after this has returned is not given what was before."""
-    return database.sync(code)
 
 
 def who(environ: dict[str, Any]) -> str | None:

@@ -18,10 +18,9 @@ from typing import Any, cast
 
 import pytest
 
-from cachesync import MISSING, Cache, Entry, Event, HttpPolicy, KeyTemplateError, MemoryShared, Policies, Policy, Settings, Stamp
+from cachesync import MISSING, Cache, Entry, Event, KeyTemplateError, MemoryShared, Policies, Policy, Settings, Stamp
 from cachesync.errors import KeyArgumentError, PolicyError
 from cachesync.testing import FakeClock
-from support.silent import silence
 
 TTL = 60.0
 FUNCTION: Any = type(lambda: None)
@@ -1506,11 +1505,3 @@ def test_a_listener_that_fails_harms_nobody(cache: Cache, colour: Colour, caplog
     colour(cached.invalidate(1))
     assert [event.name for event in told] == ["listener_failed", "invalidated"]
     assert "listener_failed: " in caplog.text and "broken" in caplog.text
-
-
-def test_a_setting_without_effect_is_said_at_the_start(events: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accepted, recorded and not silently ignored."""
-    silence(monkeypatch, "vary")
-    Cache(policies=[Policy(name="all", match="*", ttl=60, http=HttpPolicy(vary=["Accept"]))], on_event=events.append)
-    (event,) = events.named("setting_without_effect")
-    assert event.fields["settings"] == ["policy.all.http.vary"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 import cachesync
 from cachesync.cli import main
 from cachesync.command_line.doctor_here import VARIABLES, satisfies
+from support.commands import forget_settings
 from support.rights import CLUSTER, OLD, listed
 from support.servers import Server
 
@@ -34,9 +34,7 @@ ttl = "10m"
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine that runs the tests matters."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 

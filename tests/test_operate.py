@@ -22,53 +22,34 @@ import pytest
 
 import cachesync
 from cachesync import Cache, Policy, Settings, Stamp
-from cachesync.cli import main
 from cachesync.command_line.invalidate import TEXTS_OF_A_CALL
 from cachesync.command_line.tail import KINDS, MODES, JsonLines, Lines, Page, Stream, Tail
 from cachesync.core.names import Names
 from cachesync.core.records import Kind, Mode, Record, RecordError, Targets
 from cachesync.core.settings import CoordinationSettings
+from support.commands import Printed, Run, call, name_policies
 from support.nodes import LONG, read_log, until
 from support.proxy import Proxy
 from support.servers import Server
-
-Run = Callable[..., tuple[int, str, str]]
-POLICIES = """\
-namespace = "{namespace}"
-[policy.stores]
-match = "stores:*"
-ttl = "10m"
-"""
 
 
 @pytest.fixture(autouse=True)
 def policy_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str) -> Path:
     """The working directory is of this test alone, and a policy file without Redis lies elsewhere."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    path = tmp_path / "policies.toml"
-    path.write_text(POLICIES.format(namespace=namespace))
-    monkeypatch.setenv("CACHESYNC_FILE", str(path))
-    return path
+    return name_policies(monkeypatch, tmp_path, namespace)
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Calls ``main`` and returns the exit code, the output and the errors. ``url`` is where Redis is, ``lines`` what it is given."""
 
-    def called(*argv: str, url: str | None = None, lines: str = "") -> tuple[int, str, str]:
+    def called(*argv: str, url: str | None = None, lines: str = "") -> Printed:
         if url is not None:
             monkeypatch.setenv("CACHESYNC_REDIS_URL", url)
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
-        try:
-            code = main(argv)
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else -1
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return call(capsys, *argv)
 
     return called
 

@@ -21,7 +21,6 @@ from cachesync.core.rules import dotted
 from cachesync.core.section import Section
 from cachesync.core.settings import CoordinationSettings, LocalSettings, RedisSettings, Settings, WarmingSettings
 from cachesync.errors import KeyTemplateError, PolicyError
-from support.silent import silence
 
 SECTIONS: list[type[Section]] = [Policy, HttpPolicy, RedisSettings, CoordinationSettings, LocalSettings, WarmingSettings]
 
@@ -163,21 +162,6 @@ def test_the_longest_life_counts_every_window() -> None:
     assert policy(ttl="dynamic", min_ttl=1, max_ttl=100, stale_while_revalidate=5).longest_life == 105.0
     assert policy(jitter=0.5).longest_life == 450.0
     assert policy(negative_ttl="10m").longest_life == 600.0
-
-
-def test_settings_without_effect_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is accepted and not acted upon in this version is said aloud; defaults and working settings are not."""
-    working = policy(local_ttl=1, version=2, tags=["a"], compress_over=1, copy=True, jitter=0.1, negative_ttl=1, shadow=0.1)
-    assert policy(consistency="strict", on_disconnect="serve", stale_while_revalidate=1).without_effect() == ()
-    assert working.without_effect() == ()
-    assert policy(ttl=None, min_ttl=1, max_ttl=2).without_effect() == ()
-    silence(monkeypatch, "visibility", "vary")
-    silent = policy(
-        http=HttpPolicy(vary=["Accept"], visibility="public", etag="stamp"),
-    )
-    assert silent.without_effect() == ("http.visibility", "http.vary")
-    assert policy(http=HttpPolicy()).without_effect() == ()
-    assert policy(consistency="bounded", ramp=0.5, encrypt=True, mask=["a"]).without_effect() == ()
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -353,7 +337,6 @@ def test_the_defaults_need_nothing() -> None:
     assert (usual.namespace, usual.redis, usual.enabled, usual.file, len(usual.policies)) == ("cachesync", None, True, None, 0)
     assert usual.coordination == CoordinationSettings(max_lag="2s", budget="250ms", lease="10s", durable=False)
     assert usual.local == LocalSettings(max_entries=100_000, max_bytes="256MiB")
-    assert usual.without_effect() == ()
 
 
 def test_settings_are_examined_too() -> None:
@@ -373,13 +356,6 @@ def test_named_durations_can_not_be_changed() -> None:
     assert found.ttl["short"] == 60.0
     with pytest.raises(TypeError):
         found.ttl["short"] = 2.0  # type: ignore[index]  # that it fails is the point
-
-
-def test_settings_name_everything_without_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By full names, the tables' and the policies'."""
-    silence(monkeypatch, "vary")
-    found = Settings(coordination=CoordinationSettings(durable=True), policies=Policies([policy(http=HttpPolicy(vary=["Accept"]))]))
-    assert found.without_effect() == ("policy.stores.http.vary",)
 
 
 @pytest.mark.parametrize(

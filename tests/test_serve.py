@@ -24,27 +24,17 @@ from cachesync import Cache, Policy, Settings
 from cachesync.cli import main
 from cachesync.command_line.serve import Gate, credentials, is_loopback, who_of
 from cachesync.core.settings import CoordinationSettings
+from support.commands import name_policies
 from support.nodes import LONG
 from support.servers import Server
 
 TOKEN: Final = "a-token-that-nobody-guesses"
-POLICIES: Final = """\
-namespace = "{namespace}"
-[policy.stores]
-match = "stores:*"
-ttl = "10m"
-"""
 
 
 @pytest.fixture(autouse=True)
 def policy_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, namespace: str) -> None:
     """A policy file of this test's namespace, and no other setting."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_") or name in ("NO_COLOR", "FORCE_COLOR"):
-            monkeypatch.delenv(name)
-    path = tmp_path / "policies.toml"
-    path.write_text(POLICIES.format(namespace=namespace))
-    monkeypatch.setenv("CACHESYNC_FILE", str(path))
+    name_policies(monkeypatch, tmp_path, namespace)
     monkeypatch.chdir(tmp_path)
 
 

@@ -30,7 +30,6 @@ from cachesync import (
     Switches,
     load_settings,
 )
-from cachesync.cli import main
 from cachesync.core.names import Names
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.stamps import BY_LIFETIME, Stamp
@@ -48,6 +47,7 @@ from cachesync.core.switches import (
 )
 from cachesync.layers.local import LocalMemory
 from cachesync.testing import FakeClock
+from support.commands import Printed, Run, call
 from support.nodes import (
     COLOURS,
     KINDS,
@@ -205,6 +205,14 @@ def test_a_layer_is_off_when_anybody_says_so() -> None:
     assert (switches.local, switches.redis) == (False, False)
     assert switches.effective == {"local": "off", "redis": "off"}
     assert (Switches().local, Switches().redis, Switches().effective) == (True, True, {})
+
+
+@pytest.mark.parametrize("switched", [{}, {"all": "full"}, {"policy.items": "ttl"}])
+def test_where_caching_is_not_enabled_everything_is_off(switched: dict[str, str]) -> None:
+    """Whatever is switched: the environment of the process has the last word."""
+    switches = Switches(here=switched, is_enabled=False)
+    assert (switches.mode_of("items"), switches.mode_of("pages"), switches.is_usual) == ("off", "off", False)
+    assert Switches(here={"all": "full"}).is_usual and not Switches(here={"redis": "off"}).is_usual
 
 
 def test_what_is_thrown_is_written_and_read() -> None:
@@ -1038,20 +1046,16 @@ def test_a_mistake_in_the_environment_is_told_at_start(file: Path) -> None:
 
 
 @pytest.fixture
-def run(
-    file: Path, every_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def run(file: Path, every_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setenv("CACHESYNC_REDIS_URL", every_server.url)
 
-    def called(*argv: str) -> tuple[int, str, str]:
-        code = main(("switch", *argv))
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+    def called(*argv: str) -> Printed:
+        return call(capsys, "switch", *argv)
 
     return called
 
 
-def test_the_command_switches_and_shows(run: Callable[..., tuple[int, str, str]], every_server: Server, namespace: str) -> None:
+def test_the_command_switches_and_shows(run: Run, every_server: Server, namespace: str) -> None:
     """In every process: here one that runs."""
     stores = Policy(name="stores", match="stores:*", ttl="10m")
     patient = Settings(coordination=CoordinationSettings(budget=LONG))
@@ -1071,7 +1075,7 @@ def test_the_command_switches_and_shows(run: Callable[..., tuple[int, str, str]]
         assert run()[1].startswith("nothing is switched: everything is cached as its policy says (since 20")
 
 
-def test_the_command_says_what_can_not_be_switched(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command_says_what_can_not_be_switched(run: Run) -> None:
     """With the exit code of misuse."""
     assert run("store", "off")[::2] == (
         2,
@@ -1080,9 +1084,7 @@ def test_the_command_says_what_can_not_be_switched(run: Callable[..., tuple[int,
     assert run("stores", "none")[0] == run("stores")[0] == 2
 
 
-def test_the_command_takes_back_what_is_switched_of_a_policy_that_has_gone(
-    run: Callable[..., tuple[int, str, str]], every_server: Server, namespace: str
-) -> None:
+def test_the_command_takes_back_what_is_switched_of_a_policy_that_has_gone(run: Run, every_server: Server, namespace: str) -> None:
     """The file has another name for it by now."""
     with Cache(policies=[Policy(name="shops", match="*", ttl="10m")], namespace=namespace, redis=every_server.url) as cache:
         cache.switch("shops", "off")
@@ -1093,9 +1095,7 @@ def test_the_command_takes_back_what_is_switched_of_a_policy_that_has_gone(
     assert run("shops", "full")[0] == 2
 
 
-def test_the_command_says_when_redis_does_not_answer(
-    run: Callable[..., tuple[int, str, str]], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_says_when_redis_does_not_answer(run: Run, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was switched for certain, and to say it again does no harm."""
     monkeypatch.setenv("CACHESYNC_REDIS_URL", proxy.url)
     proxy.refuse()

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import date, datetime
 from decimal import Decimal
@@ -23,7 +23,6 @@ from uuid import UUID
 import pytest
 
 from cachesync import Cache, KeyArgumentError, KeyTemplateError, LayerError, MemoryShared, Policy, PolicyError, Settings, Warmed
-from cachesync.cli import main
 from cachesync.command_line.warm import Progress
 from cachesync.coordination import warmer
 from cachesync.coordination.events import Event
@@ -32,6 +31,7 @@ from cachesync.core.steps import Failed, Fetch, Lease, Replies, Reply, SharedSte
 from cachesync.core.switches import place_of
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
+from support.commands import Printed, Run, call, forget_settings
 from support.desk import Desk
 from support.nodes import COLOURS, LONG, Caller, Colour, HoldingShared, LoopThread, Origin, engine_of, operations_of, until, use
 from support.scripts import Script
@@ -74,11 +74,13 @@ class Shop(Caller):
         pause: float = 0.0,
         clock: FakeClock | None = None,
         encryption_keys: str | None = None,
+        enabled: bool = True,
         **policy: Any,
     ) -> None:
         self.events: list[Event] = []
         coordination = CoordinationSettings(max_lag=60.0, budget=LONG, lease=2.0)
-        settings = Settings(coordination=coordination, warming=WarmingSettings(spread=spread, concurrency=concurrency, pause=pause))
+        warming = WarmingSettings(spread=spread, concurrency=concurrency, pause=pause)
+        settings = Settings(coordination=coordination, warming=warming, enabled=enabled)
         options: dict[str, Any] = {"ttl": "1h"} | policy
         items = Policy(name="items", match="item:*", warm=names, **options)
         policies = [items, Policy(name="others", match="*", ttl="1h")]
@@ -299,8 +301,7 @@ def test_only_some_policies_are_warmed_where_they_are_named(colour: Colour, loop
 @pytest.mark.parametrize("colour", COLOURS)
 def test_where_caching_is_switched_off_nothing_is_warmed(colour: Colour, loop: LoopThread) -> None:
     """It could not be stored."""
-    shop = Shop(None, Origin(), colour=colour, loop=loop, names=UNTOLD)
-    object.__setattr__(shop.cache.settings, "enabled", False)
+    shop = Shop(None, Origin(), colour=colour, loop=loop, names=UNTOLD, enabled=False)
     assert counts(shop.warm()) == (0, 0, 0, 0)
     assert shop.computed == []
 
@@ -1292,11 +1293,9 @@ def price(number: int) -> int:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """``cachesync warm`` in a folder with an application: the exit code, the output and the errors."""
-    for name in list(os.environ):
-        if name.startswith("CACHESYNC_"):
-            monkeypatch.delenv(name)
+    forget_settings(monkeypatch)
     folder = tmp_path / "here"
     (folder / "shop").mkdir(parents=True)
     (folder / "shop" / "__init__.py").write_text("")
@@ -1306,20 +1305,15 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def called(*argv: str) -> tuple[int, str, str]:
+    def called(*argv: str) -> Printed:
         for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
             del sys.modules[name]
-        try:
-            code = main(["warm", *argv])
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else -1
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return call(capsys, "warm", *argv)
 
     return called
 
 
-def test_the_command_warms_the_cache_of_an_application(run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_warms_the_cache_of_an_application(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its module is imported from the working directory. The sums come last, and a key that failed makes the answer 1."""
     code, out, err = run("shop.main:cache")
     assert (code, out.startswith("3 keys in "), out.endswith(": 3 computed, 0 fresh already\n")) == (0, True, True)
@@ -1348,16 +1342,14 @@ def test_the_command_warms_the_cache_of_an_application(run: Callable[..., tuple[
         (("shop.main:cache", "--concurrency", "0"), 2, "is not a number of computations"),
     ],
 )
-def test_a_cache_that_is_not_there_is_told_with_the_next_step(
-    run: Callable[..., tuple[int, str, str]], argv: tuple[str, ...], code: int, problem: str
-) -> None:
+def test_a_cache_that_is_not_there_is_told_with_the_next_step(run: Run, argv: tuple[str, ...], code: int, problem: str) -> None:
     """A name that is wrong is misuse; a module that raises is not, and its traceback is shown."""
     found, out, err = run(*argv)
     assert (found, out) == (code, "")
     assert problem in err
 
 
-def test_where_nothing_is_declared_the_command_says_how_that_is_done(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_where_nothing_is_declared_the_command_says_how_that_is_done(run: Run) -> None:
     """It is no mistake. Where caching is switched off it is one."""
     Path("shop/empty.py").write_text(
         "from cachesync import Cache, Policy\ncache = Cache(policies=[Policy(name='all', match='*', ttl=1)])\n"

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import inspect
 import os
-import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from functools import cached_property, partial
-from importlib.resources import files
+from collections.abc import Callable, Collection, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import BaseModel
@@ -24,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from cachesync.admin.audit import Audit
 from cachesync.admin.bodies import (
-    Check,
+    MOST_SHOWN,
     HealthState,
     InvalidateBody,
     Invalidated,
@@ -38,8 +33,10 @@ from cachesync.admin.bodies import (
     SwitchBody,
     Switched,
 )
+from cachesync.admin.checks import Checked, check_all
 from cachesync.admin.guard import HEADERS, Guard, Handler, RefusedError, answer, closed
 from cachesync.admin.openapi import document
+from cachesync.admin.pages import client, dashboard
 from cachesync.cache import Cache
 from cachesync.coordination.asgi import Identify
 from cachesync.coordination.health import Health, Status
@@ -57,14 +54,6 @@ from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams
 
 if TYPE_CHECKING:
     from cachesync.prometheus import Collector
-
-MOST_SHOWN: Final = 1_000
-"""Records of the log in one answer."""
-CHECK_TAKES: Final = 2.0
-"""Seconds that a check of the application's may take."""
-
-Checked = Callable[[], Any]
-"""Something of the application's that may fail: a plain function, called in a thread, or a coroutine function."""
 
 
 class Admin:
@@ -128,25 +117,17 @@ class Admin:
         return document()
 
     def _routes(self) -> list[BaseRoute]:
-        reads: list[tuple[str, Handler]] = [
-            ("/stats", self._stats),
-            ("/health", self._health),
-            ("/policies.json", self._policies),
-            ("/metrics", self._metrics),
-            ("/log", self._log),
-            ("/switch", self._switches),
-            ("/openapi.json", self._openapi),
-        ]
-        changes: list[tuple[str, Handler]] = [
-            ("/invalidate", self._invalidate),
-            ("/switch", self._switch),
-            ("/sweep", self._sweep),
-            ("/entry", self._entry),  # a key in an address would stand in every access log
-        ]
-        paths = dict.fromkeys(path for path, _ in (*reads, *changes))
-        routes: list[BaseRoute] = [
-            Route(path, _by_method(self._guard, dict(reads).get(path), dict(changes).get(path)), methods=_methods(path, reads, changes))
-            for path in paths
+        endpoints: list[tuple[str, Handler | None, Handler | None]] = [  # by GET, and by POST
+            ("/stats", self._stats, None),
+            ("/health", self._health, None),
+            ("/policies.json", self._policies, None),
+            ("/metrics", self._metrics, None),
+            ("/log", self._log, None),
+            ("/openapi.json", self._openapi, None),
+            ("/switch", self._switches, self._switch),
+            ("/invalidate", None, self._invalidate),
+            ("/sweep", None, self._sweep),
+            ("/entry", None, self._entry),  # a key in an address would stand in every access log
         ]
         open_to_all: list[BaseRoute] = [
             Route("/", self._dashboard),
@@ -154,7 +135,7 @@ class Admin:
             Route("/events", self.streams),
             WebSocketRoute("/events", self.streams),
         ]
-        return [*routes, *open_to_all]
+        return [*(_route(path, self._guard, read, change) for path, read, change in endpoints), *open_to_all]
 
     # --- looking ----------------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +148,7 @@ class Admin:
         return _success({**self._cache.stats().as_dict(), "latency": latency, "streams": streams, "process": process})
 
     async def _health(self, _request: Request, _who: str) -> Response:
-        (health, log), checks = await asyncio.gather(self._ask(), self._check_all())
+        (health, log), checks = await asyncio.gather(self._ask(), check_all(self._checks))
         ill = [
             Problem(name="check_failed", text=f"{name}: {check.error}", seconds=check.seconds)
             for name, check in checks.items()
@@ -191,10 +172,6 @@ class Admin:
         health = await self._cache.acheck()
         return health, self._cache.stats().log
 
-    async def _check_all(self) -> dict[str, Check]:
-        done = await asyncio.gather(*map(_check, self._checks.values()))
-        return dict(zip(self._checks, done, strict=True))
-
     async def _policies(self, _request: Request, _who: str) -> Response:
         settings = self._cache.settings
         return _success({"schema": schema_of(settings.policies), **policies_as_json(settings)})
@@ -206,16 +183,9 @@ class Admin:
         shown = self._shown_patterns([written(key)])[0]
         state = KeyState(key=shown, policy=None if policy is None else policy.name, found=entry is not None)
         if entry is not None:
-            state = state.model_copy(
-                update={
-                    "stamp": str(entry.stamp),
-                    "age": entry.age,
-                    "ttl": None if policy is None else policy.ttl,
-                    "is_stale": entry.is_stale,
-                    "etag": entry.etag or None,
-                    "layer": entry.layer,
-                }
-            )
+            state.stamp, state.age, state.is_stale = str(entry.stamp), entry.age, entry.is_stale
+            state.ttl = None if policy is None else policy.ttl
+            state.etag, state.layer = entry.etag or None, entry.layer
         return _success(state)
 
     async def _log(self, request: Request, _who: str) -> Response:
@@ -248,19 +218,10 @@ class Admin:
         """The page alone, which knows nothing: a browser that opens it can send no token yet. What it asks for then is authorised."""
         if self._guard.is_closed:
             return closed().response()
-        page = _shipped("dashboard.html")
-        assert page is not None
-        return Response(page, headers={**HEADERS, "content-security-policy": _policy_of(page)}, media_type="text/html; charset=utf-8")
+        return dashboard()
 
     async def _client(self, request: Request) -> Response:
-        text = _shipped("client.js")
-        if text is None:
-            return RefusedError(404, "not_found", "this version has no browser client").response()
-        etag = f'"{hashlib.blake2b(text, digest_size=12).hexdigest()}"'
-        headers = {**HEADERS, "cache-control": "no-cache", "etag": etag, "cross-origin-resource-policy": "cross-origin"}
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(text, headers=headers, media_type="text/javascript; charset=utf-8")
+        return client(request.headers.get("if-none-match", ""))
 
     # --- changing ---------------------------------------------------------------------------------------------------------------------
 
@@ -274,7 +235,7 @@ class Admin:
             raise RefusedError(400, "bad_pattern", "a pattern is not one; write a key, a prefix such as stores:*, or a glob") from error
         stamp, swept = None, None
         if not body.dry_run:
-            async with self._audited(who, "invalidate", as_written(targets)) as audited:
+            with self._audit.watch(who, "invalidate", as_written(targets)) as audited:
                 stamp = await self._cache.ainvalidate(*body.patterns, tags=body.tags, soft=body.soft)
                 audited |= {"outcome": "queued" if stamp.pending else "done", "stamp": str(stamp)}
                 swept = await self._cache.asweep() if body.sweep else None
@@ -301,7 +262,7 @@ class Admin:
         names = [policy.name for policy in self._cache.settings.policies]
         read_switch(body.target, body.value, names, {*switches.here, *switches.everywhere})
         if not body.dry_run:
-            async with self._audited(who, "switch", {"switched": [f"{body.target}={body.value}"]}):
+            with self._audit.watch(who, "switch", {"switched": [f"{body.target}={body.value}"]}):
                 await self._cache.aswitch(body.target, body.value)
         return _success(self._switched(dry_run=body.dry_run))
 
@@ -318,12 +279,9 @@ class Admin:
 
     async def _sweep(self, request: Request, who: str) -> Response:
         await self._guard.read(request, SweepBody)
-        async with self._audited(who, "sweep", {}):
+        with self._audit.watch(who, "sweep", {}):
             swept = await self._cache.asweep()
         return _success(SweptUp(examined=swept.examined, deleted=swept.deleted, unjudged=swept.unjudged))
-
-    def _audited(self, who: str, action: str, about: Mapping[str, Any]) -> _Audited:
-        return _Audited(partial(self._audit.tell, who, action), about)
 
     # --- masking ----------------------------------------------------------------------------------------------------------------------
 
@@ -334,28 +292,12 @@ class Admin:
         return cast("list[str]", self._hub.engine.events.shown({"patterns": texts})["patterns"])
 
 
-class _Audited:
-    """A change, and what is told of it when it is over, however that comes."""
-
-    def __init__(self, tell: Callable[..., None], about: Mapping[str, Any]) -> None:
-        self._tell = tell
-        self._fields: dict[str, Any] = {"outcome": "done", **about}
-
-    async def __aenter__(self) -> dict[str, Any]:
-        return self._fields
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._fields["outcome"] = f"{self._fields['outcome']}, then {kind.__name__}" if "stamp" in self._fields else kind.__name__
-        self._tell(**self._fields)
-
-
 def _success(data: BaseModel | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     content = data.model_dump(by_alias=True) if isinstance(data, BaseModel) else data
     return answer({"success": True, "data": content}, status, headers)
 
 
-def _by_method(guard: Guard, read: Handler | None, change: Handler | None) -> Callable[[Request], Awaitable[Response]]:
+def _route(path: str, guard: Guard, read: Handler | None, change: Handler | None) -> Route:
     """An endpoint that answers GET, or POST, or both."""
 
     async def endpoint(request: Request) -> Response:
@@ -367,45 +309,7 @@ def _by_method(guard: Guard, read: Handler | None, change: Handler | None) -> Ca
         except RefusedError as refused:
             return refused.response()
 
-    return endpoint
-
-
-def _methods(path: str, reads: list[tuple[str, Handler]], changes: list[tuple[str, Handler]]) -> list[str]:
-    return [*(["GET"] if path in dict(reads) else []), *(["POST"] if path in dict(changes) else [])]
-
-
-async def _check(check: Checked) -> Check:
-    began = time.monotonic()
-    try:
-        async with asyncio.timeout(CHECK_TAKES):
-            if inspect.iscoroutinefunction(check):
-                await check()
-            else:
-                await asyncio.to_thread(check)
-    except Exception as error:  # whatever the application's check raises means that it is ill
-        return Check(ok=False, seconds=time.monotonic() - began, error=type(error).__name__)
-    return Check(ok=True, seconds=time.monotonic() - began)
-
-
-def _shipped(name: str) -> bytes | None:
-    """A file for browsers that comes with the package."""
-    found = files("cachesync").joinpath("browser", name)
-    return found.read_bytes() if found.is_file() else None
-
-
-def _policy_of(page: bytes) -> str:
-    """The content security policy of a page: its own scripts and styles, no request to anywhere else (CSP 3, 6.7), and no markup made
-    of a text, whatever the text is (Trusted Types).
-    """
-
-    def hashes(tag: bytes) -> str:
-        found = re.findall(rb"<%s[^>]*>(.*?)</%s>" % (tag, tag), page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found) or "'none'"
-
-    return (
-        f"default-src 'none'; script-src {hashes(b'script')}; style-src {hashes(b'style')}; img-src data:; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+    return Route(path, endpoint, methods=[method for method, handler in (("GET", read), ("POST", change)) if handler is not None])
 
 
 def _told(status: int, code: str) -> Callable[[Request, Exception], Response]:

@@ -6,8 +6,9 @@ Nothing is in it that policies mask, and no token: who somebody is, is what the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 from cachesync.coordination.events import Events, attributes_of, in_short
 
@@ -20,6 +21,21 @@ class Audit:
 
     def __init__(self, events: Events) -> None:
         self._events = events
+
+    @contextmanager
+    def watch(self, who: str, action: str, about: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+        """A block that changes something. It is told when it is over, however that comes: ``about``, and what the block has added to the
+        fields that it is given, are the arguments of `tell`.
+        """
+        fields: dict[str, Any] = {"outcome": "done", **about}
+        try:
+            yield fields
+        except BaseException as error:
+            raised = type(error).__name__
+            fields["outcome"] = f"{fields['outcome']}, then {raised}" if "stamp" in fields else raised
+            raise
+        finally:
+            self.tell(who, action, **fields)
 
     def tell(
         self,

@@ -14,6 +14,8 @@ from cachesync.core.keys import MAX_KEY_LENGTH
 
 MOST_TEXTS: Final = 1_000
 """Patterns of one request, and tags of one request."""
+MOST_SHOWN: Final = 1_000
+"""Records of the log in one answer."""
 
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=MAX_KEY_LENGTH)]
 Texts = Annotated[list[_Text], Field(max_length=MOST_TEXTS)]

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cachesync.admin.bodies import (
+    MOST_SHOWN,
     Failure,
     HealthState,
     InvalidateBody,
@@ -73,7 +74,7 @@ def document() -> dict[str, Any]:
     }
 
 
-_LAST: Final = {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 100}
+_LAST: Final = {"type": "integer", "minimum": 1, "maximum": MOST_SHOWN, "default": 100}
 
 
 def _ref(model: type[BaseModel]) -> dict[str, Any]:

@@ -52,10 +52,6 @@ def _run(arguments: argparse.Namespace) -> int:
     print_table(("policy", "match", "ttl", "local_ttl", "tags", "also"), (_row(policy) for policy in settings.policies))
     if (encrypting := [policy.name for policy in settings.policies if policy.encrypt]) and settings.encryption_keys is None:
         print(f"\n{paint(f'{VARIABLE} is not set here', 'note')}: an application needs it, to encrypt {', '.join(encrypting)}.")
-    if unused := settings.without_effect():
-        print(f"\n{paint('Accepted, without effect in this version:', 'note')}")
-        for name in unused:
-            print(f"  {name}")
     return OK
 
 
@@ -75,5 +71,4 @@ def _settings_as_json(file: str, settings: Settings) -> dict[str, Any]:
         "encryption_keys": list(settings.encryption_keys.numbers) if settings.encryption_keys is not None else [],
         "ttl": dict(settings.ttl),
         "policies": [policy_as_json(policy) for policy in settings.policies],
-        "without_effect": settings.without_effect(),
     }

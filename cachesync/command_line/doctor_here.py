@@ -45,10 +45,6 @@ def _policy_file(settings: Settings, file: str) -> Iterator[Finding]:
         )
     else:
         yield fine("policy file", f"{file}: {count} {'policy' if count == 1 else 'policies'}, namespace {settings.namespace}")
-    if unused := settings.without_effect():
-        yield warning(
-            "policy file", f"accepted, without effect in this version: {', '.join(unused)}", "leave them out, or do not count on them"
-        )
 
 
 def _environment(settings: Settings) -> Iterator[Finding]:

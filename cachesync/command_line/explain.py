@@ -106,8 +106,6 @@ def _meaning(policy: Policy) -> Iterable[tuple[str, str]]:
         ", ".join((quoted("*"), *(f"the tag {quoted(tag)}" for tag in policy.tags), "its own key, and patterns that match it")),
     )
     yield from other_settings(policy).items()
-    if unused := policy.without_effect():
-        yield "no effect yet", ", ".join(unused)
 
 
 def _text(name: bytes) -> str:

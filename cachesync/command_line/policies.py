@@ -25,12 +25,12 @@ def duration_text(seconds: float | None) -> str:
 
 
 def other_settings(policy: Policy) -> dict[str, str]:
-    """The settings that differ from their defaults and have an effect, as they are written in a file; those of the table apart."""
+    """The settings that differ from their defaults, as they are written in a file; those of the table apart."""
     usual = policy.defaults()
     found: dict[str, str] = {}
     for name, rule in policy.rules.items():
         value = getattr(policy, name)
-        if name in _SHOWN_APART or not rule.works or value == usual.get(name):
+        if name in _SHOWN_APART or value == usual.get(name):
             continue
         if rule.is_duration:
             found[name] = format_duration(value)
@@ -48,7 +48,7 @@ def policy_as_json(policy: Policy) -> dict[str, Any]:
     found = {name: getattr(policy, name) for name in policy.rules if name != "http"}
     found["ttl"] = "dynamic" if policy.is_dynamic else policy.ttl
     found["http"] = None if policy.http is None else {name: getattr(policy.http, name) for name in policy.http.rules}
-    return found | {"literals": policy.pattern.literals, "without_effect": policy.without_effect()}
+    return found | {"literals": policy.pattern.literals}
 
 
 def redis_as_text(settings: Settings) -> str:

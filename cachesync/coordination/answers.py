@@ -41,6 +41,7 @@ from cachesync.core.http import (
     is_guarded,
     is_shareable,
     judge,
+    lacks_guard,
     listed,
     managed,
     not_modified,
@@ -59,6 +60,11 @@ LARGEST: Final = 1024 * 1024
 """Bytes of a body that is waited for, to name its content. What is larger, or does not say how large it is, passes at once."""
 REMEMBERED: Final = 10_000
 """Answers that one process remembers."""
+OF_A_WRITE: Final = frozenset((
+    b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
+    b"content-length", b"content-type", b"transfer-encoding", b"expect",
+))  # fmt: skip
+"""Fields that a look leaves out of the write that it is made of: conditions, ranges, and what describes a body."""
 OK: Final = 200
 
 
@@ -183,8 +189,8 @@ class Answers:
 
     def is_usual(self, policies: tuple[str, ...]) -> bool:
         """Whether data of these policies is cached as they say: nothing is switched."""
-        engine = self.engine
-        return engine.settings.enabled and all(engine.switches.mode_of(name) == "full" for name in policies)
+        switches = self.engine.switches
+        return switches.is_usual or all(switches.mode_of(name) == "full" for name in policies)
 
 
 class Exchange:
@@ -208,7 +214,9 @@ class Exchange:
     # --- before the application is called -------------------------------------------------------------------------------------------
 
     def early(self) -> Reply | None:
-        """The answer that needs no application: 304 from memory, or 400 for what can not be understood."""
+        """The answer that needs no application: 304 from memory, 400 for what can not be understood, or 428 for a write that lacks the
+        condition that it must have.
+        """
         request = self._request
         least = request.value(AT_LEAST)
         if least is not None:
@@ -216,8 +224,10 @@ class Exchange:
                 self._wanted = self._least = Stamp.parse(least.decode("latin-1"))
             except ValueError as error:
                 return refusal(400, "no_stamp", f"Cachesync-At-Least: {error}")
-            if self.wants_confirmation:
-                return None
+        if self._method in self._answers.require_match and lacks_guard(self._method, request):
+            return refusal(Verdict.PRECONDITION_REQUIRED, *_CONDITIONS[Verdict.PRECONDITION_REQUIRED])
+        if self.wants_confirmation:
+            return None
         known = request.value(b"if-none-match")
         if known is None or self._method not in READS or b"if-match" in request or b"if-unmodified-since" in request:
             return None
@@ -251,16 +261,10 @@ class Exchange:
         """
         if current is None:
             return refusal(Verdict.PRECONDITION_FAILED, "precondition_unknown", _UNKNOWN)
-        must_match = self._method in self._answers.require_match
-        verdict = judge(self._method, self._request, current, now=self._answers.now(), must_match=must_match)
+        verdict = judge(self._method, self._request, current, now=self._answers.now())
         if verdict == Verdict.GO_ON:
             return None
         return refusal(verdict, *_CONDITIONS[verdict])
-
-    @property
-    def must_match(self) -> bool:
-        """Whether the request lacks the condition that it must have."""
-        return self._method in self._answers.require_match and not is_guarded(self._request)
 
     def scope(self) -> RequestScope:
         """The block to call the application in."""

@@ -107,11 +107,11 @@ class Arrival(NamedTuple):
 
 
 MAX_FAILURES: Final = 10_000
+"""Keys whose computations are left alone. Beyond that the oldest is tried again."""
 TELLING: Final = 1.0
 """Seconds for which an exception keeps what the function had at hand, so that whoever is told can look at it."""
 MAX_RAISED: Final = 100
 """Exceptions that keep it at once."""
-"""Keys whose computations are left alone. Beyond that the oldest is tried again."""
 
 
 class Failure(NamedTuple):
@@ -165,7 +165,7 @@ class Engine:
         self.tasks = Tasks()
         self.waiters = Waiters()
         self.ledger = self._new_ledger()
-        self.switches = Switches(environment=settings.switches)
+        self.switches = Switches(environment=settings.switches, is_enabled=settings.enabled)
         """What is switched, for this process: replaced under the lock, together with the mark."""
         self.is_forgotten = False
         """Whether the shared layer has lost what is switched for all."""
@@ -220,20 +220,20 @@ class Engine:
         key, raw, dependencies, policy = address
         budget = self.budget
         deadline = self.now() + budget
-        is_usual = not self.switches.effective and self.settings.enabled and policy.ramp == 1.0
+        is_usual = self.switches.is_usual and policy.ramp == 1.0
         mode: Mode = "full" if is_usual else self._mode(key, policy)
         return make(Ask, (key, policy, dependencies, site, raw, call or site.call, values, deadline, budget, self.lease, None, mode))
 
     def _mode(self, key: str, policy: Policy) -> Mode:
         """How a key is cached now. What needs more than a lifetime can promise is computed where that alone decides."""
-        if not self.settings.enabled or (policy.ramp < 1.0 and place_of(key) >= policy.ramp):
+        if policy.ramp < 1.0 and place_of(key) >= policy.ramp:
             return "off"
         mode = self.switches.mode_of(policy.name)
         return "off" if mode == "ttl" and policy.consistency == "strict" and self.shared is not None else mode
 
     def is_off(self, policy: Policy) -> bool:
         """Whether the functions of a policy are called each time."""
-        return not self.settings.enabled or self.switches.mode_of(policy.name) in BYPASSES
+        return self.switches.mode_of(policy.name) in BYPASSES
 
     def at_hand(self, ask: Ask, *, only_fresh: bool = False) -> Called | None:
         """The answer that a local copy gives. It may be stale, where the policy allows that."""
@@ -523,8 +523,7 @@ class Engine:
 
     def judge(self, ask: Ask, blob: bytes, head: Stamp | None, server_now: int) -> Called | Refused:
         """Judge stored bytes, decode them and hold them here."""
-        is_usual = not self.switches.effective and self.settings.enabled
-        if not is_usual and self.is_off(ask.policy):  # which may have come to be known since the question was asked
+        if not self.switches.is_usual and self.is_off(ask.policy):  # which may have come to be known since the question was asked
             return Refused()
         position, by_ttl = self.ledger.position, ask.mode == "ttl"
         if not by_ttl and (position is None or self.is_behind(head)):
@@ -619,7 +618,7 @@ class Engine:
                 if ends_copies(ask.policy, policy):
                     return None
                 fresh = min(fresh, longest_freshness(policy, value))
-            is_usual = not self.switches.effective and self.settings.enabled and policy.ramp == 1.0
+            is_usual = self.switches.is_usual and policy.ramp == 1.0
             mode: Mode = "full" if is_usual else self._mode(ask.key, policy)
             keeps = self.switches.local and mode not in BYPASSES and (policy.consistency != "strict" or self.shared is None)
             if ask.mode == "ttl":

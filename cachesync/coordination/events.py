@@ -70,7 +70,6 @@ CATALOGUE: Final[Mapping[str, tuple[int, str]]] = {
         logging.WARNING,
         "a policy was switched, and after a reload there is none of that name: its keys are cached as others say. switched",
     ),
-    "setting_without_effect": (logging.WARNING, "a setting is accepted and has no effect in this version. policy, settings"),
     "policies_reloaded": (logging.INFO, "the policies were reloaded while the process runs. added, removed, settings"),
     "policies_refused": (logging.ERROR, "new policies were refused; the old ones stay. problems"),
     "administered": (
@@ -110,7 +109,6 @@ EventName = Literal[
     "invalidation_lost",
     "switched",
     "switch_without_effect",
-    "setting_without_effect",
     "policies_reloaded",
     "policies_refused",
     "administered",

@@ -33,14 +33,13 @@ def _model(name: str, section: type[Section], **others: Any) -> type[BaseModel]:
     """
     usual = section.defaults()
     fields: dict[str, Any] = {
-        f"{key}_": (_checked(rule), Field(default=usual.get(key, ...), alias=key, description=rule.about + ("" if rule.works else _SILENT)))
+        f"{key}_": (_checked(rule), Field(default=usual.get(key, ...), alias=key, description=rule.about))
         for key, rule in section.rules.items()
         if key not in others and (section, key) != (Policy, "name")
     }
     return create_model(name, __config__=_CONFIG, **fields, **others)
 
 
-_SILENT: Final = " No effect in this version."
 _CONFIG: Final = ConfigDict(extra="forbid", hide_input_in_errors=True, populate_by_name=False)
 _HTTP: Final = _model("HttpTable", HttpPolicy)
 _POLICY: Final = _model("PolicyTable", Policy, http=(_HTTP, Field(default=None, description=Policy.rules["http"].about)))

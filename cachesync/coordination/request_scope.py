@@ -42,7 +42,20 @@ class Consumed:
     other cache was asked, whose policies and log nobody knows here.
     """
 
-    __slots__ = ("_asked", "_found", "_is_known", "is_alone", "is_hit", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
+    __slots__ = (
+        "_asked",
+        "_found",
+        "_is_known",
+        "is_alone",
+        "is_hit",
+        "is_stale",
+        "made",
+        "oldest",
+        "policies",
+        "stamp",
+        "until",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.policies: dict[str, Policy] = {}

@@ -69,14 +69,17 @@ def is_guarded(request: HeaderFields) -> bool:
     return any(name in request for name in _GUARDS)
 
 
-def judge(method: str, request: HeaderFields, current: Current, *, now: float = 0.0, must_match: bool = False) -> Verdict:
+def lacks_guard(method: str, request: HeaderFields) -> bool:
+    """Whether a write does not say what it was made from: where that is required, the answer is 428 (RFC 6585, 3)."""
+    return method not in SAFE and not is_guarded(request)
+
+
+def judge(method: str, request: HeaderFields, current: Current, *, now: float = 0.0) -> Verdict:
     """What the conditions of a request come to, in the order of RFC 9110, 13.2.2.
 
-    To be asked only where the answer would be one of success (RFC 9110, 13.2.1), and of a write before it has done anything. ``must_match``
-    wants a condition of every write: 428 where there is none (RFC 6585, 3). ``now`` is seconds since 1970.
+    To be asked only where the answer would be one of success (RFC 9110, 13.2.1), and of a write before it has done anything. ``now`` is
+    seconds since 1970.
     """
-    if must_match and method not in SAFE and not is_guarded(request):
-        return Verdict.PRECONDITION_REQUIRED
     if (wanted := request.value(b"if-match")) is not None:  # 13.1.1
         tags, tag = read_tags(wanted.decode("latin-1")), current.tag
         matches = current.exists if tags.is_any else tag is not None and any(one.matches_strongly(tag) for one in tags.listed)

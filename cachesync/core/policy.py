@@ -242,11 +242,6 @@ class Policy(Section):
             if isinstance(least, float) and isinstance(most, float) and least > most:
                 yield Problem((low,), f"{least:g} seconds are more than the {most:g} seconds of {high}; write at most as much")
 
-    def without_effect(self) -> tuple[str, ...]:
-        """The policy's own settings, and those of its HTTP table as ``http.vary``."""
-        inner = () if self.http is None else self.http.without_effect()
-        return (*Section.without_effect(self), *(f"http.{name}" for name in inner))
-
     @property
     def is_dynamic(self) -> bool:
         """Does the decorated function decide how long a value is fresh?"""

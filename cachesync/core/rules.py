@@ -64,14 +64,12 @@ class Rule:
     """What one setting takes.
 
     ``read`` turns what was given into what is kept, leaves alone what it has read before, and raises ``ValueError`` saying what would
-    be right. ``schema`` is the same for an editor. ``works`` is False while this version accepts the setting but does not act on it.
-    ``is_duration``: the setting takes a duration, and so a name of one in the file.
+    be right. ``schema`` is the same for an editor. ``is_duration``: the setting takes a duration, and so a name of one in the file.
     """
 
     read: Callable[[object], object]
     schema: Mapping[str, object]
     about: str
-    works: bool = True
     is_duration: bool = False
 
     def examine(self, value: object, path: SettingPath) -> tuple[object, list[Problem]]:
@@ -80,11 +78,6 @@ class Rule:
             return self.read(value), []
         except ValueError as wrong:
             return None, told(wrong, path)
-
-
-def not_yet(rule: Rule) -> Rule:
-    """The rule of a setting that this version accepts but does not act on."""
-    return replace(rule, works=False)
 
 
 # --- kinds of settings ----------------------------------------------------------------------------------------------------------

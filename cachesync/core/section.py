@@ -13,8 +13,8 @@ from cachesync.errors import PolicyError
 class Section:
     """A table of the policy file.
 
-    ``rules`` is the only place that says what a setting takes, what it means and whether it has an effect in this version: the
-    constructor, the model of the file and the JSON Schema all read it. What settings say about each other stands in ``conflicts``.
+    ``rules`` is the only place that says what a setting takes and what it means: the constructor, the model of the file and the JSON
+    Schema all read it. What settings say about each other stands in ``conflicts``.
     """
 
     __slots__ = ()
@@ -44,11 +44,6 @@ class Section:
                     values[name] = value
         problems += cls.conflicts(values, given.keys())
         return values, problems
-
-    def without_effect(self) -> tuple[str, ...]:
-        """The settings that differ from their default and that this version accepts without acting on them."""
-        usual = self.defaults()
-        return tuple(name for name, rule in self.rules.items() if not rule.works and getattr(self, name) != usual.get(name))
 
     def _settle(self, where: SettingPath, given: Mapping[str, object]) -> None:
         values, problems = self.examine(given)

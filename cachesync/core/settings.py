@@ -187,8 +187,3 @@ class Settings:
             raise PolicyError(*map(str, problems))
         object.__setattr__(self, "ttl", MappingProxyType(named))
         object.__setattr__(self, "switches", MappingProxyType(dict(self.switches)))
-
-    def without_effect(self) -> tuple[str, ...]:
-        """The full names of all settings that were given and have no effect in this version."""
-        found = [f"coordination.{name}" for name in self.coordination.without_effect()]
-        return (*found, *(f"policy.{policy.name}.{name}" for policy in self.policies for name in policy.without_effect()))

@@ -132,19 +132,23 @@ def changed(switched: Mapping[str, str], changes: Iterable[tuple[str, str]]) -> 
 class Switches:
     """What is switched, by target, for one process: by its ``environment``, by calls in it (``here``), and for all (``everywhere``).
 
-    ``version`` is that of ``everywhere``. A value that this version does not know counts as ``off``, the safe side.
+    ``version`` is that of ``everywhere``. A value that this version does not know counts as ``off``, the safe side. ``is_enabled``: what
+    CACHESYNC_ENABLED says of this process; where that is false, everything is off, whatever is switched.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     here: Mapping[str, str] = field(default_factory=dict[str, str])
     everywhere: Mapping[str, str] = field(default_factory=dict[str, str])
     version: int = 0
+    is_enabled: bool = True
     effective: Mapping[str, str] = field(init=False)
     """What counts of it, by target: what is as usual is left out."""
     local: bool = field(init=False)
     """Whether local memory is used."""
     redis: bool = field(init=False)
     """Whether the shared layer is asked for entries and leases."""
+    is_usual: bool = field(init=False)
+    """Whether everything is as the policies say: nothing is switched."""
     _mode: Mode = field(init=False, repr=False)
     _modes: Mapping[str, Mode] = field(init=False, repr=False)
 
@@ -155,14 +159,16 @@ class Switches:
             value = value if value in known else "off"
             before = effective.get(target, known[-1])
             effective[target] = min(before, value, key=known.index)
-        mode = cast("Mode", effective.get(ALL, MODES[-1]))
+        mode = cast("Mode", effective.get(ALL, MODES[-1])) if self.is_enabled else MODES[0]
         modes = {
             target.removeprefix(_POLICY): min(mode, cast("Mode", value), key=MODES.index)
             for target, value in effective.items()
             if target.startswith(_POLICY)
         }
         found = {target: effective[target] for target in sorted(effective) if effective[target] not in _USUAL}
-        parts = {"effective": found, "local": LOCAL not in found, "redis": REDIS not in found, "_mode": mode, "_modes": modes}
+        is_usual = self.is_enabled and not found
+        layers = {"local": LOCAL not in found, "redis": REDIS not in found}
+        parts = {"effective": found, "is_usual": is_usual, **layers, "_mode": mode, "_modes": modes}
         for name, part in parts.items():
             object.__setattr__(self, name, part)
 

@@ -28,7 +28,7 @@ from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 from cachesync.django.places import cache_at
-from cachesync.wsgi import UNCONDITIONAL, fields_of
+from cachesync.wsgi import fields_of, looking
 
 
 class _View(NamedTuple):
@@ -112,8 +112,6 @@ class CacheMiddleware:
             inner = self._begin(asked, None, is_look=True)
             yield inner
             reply = exchange.settle(_current(_described(inner, (yield _View(asked, inner.scope())), asked)))
-        elif reply is None and exchange.must_match:
-            reply = exchange.settle(Current())
         if reply is not None:
             return _said(reply, request)
         return _described(exchange, (yield _View(request, exchange.scope())), request)
@@ -127,8 +125,8 @@ def _asked(request: HttpRequest) -> HttpRequest:
     """A GET of the target of a write, by the same client."""
     asked = copy.copy(request)
     asked.__dict__.pop("headers", None)  # made from META, once
-    asked.META = {name: value for name, value in request.META.items() if name not in UNCONDITIONAL}
-    asked.META["REQUEST_METHOD"] = asked.method = "GET"
+    asked.META = looking(request.META)
+    asked.method = "GET"
     asked._body = b""  # as Django keeps what was read
     return asked
 
