@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
@@ -27,10 +28,11 @@ from cachesync.coordination.keeper import Obtained
 from cachesync.core import http_cache as rule
 from cachesync.core.entry import Dependency
 from cachesync.core.header_fields import HeaderFields
-from cachesync.core.http import Verdict, judge, not_modified, validators_of
+from cachesync.core.http import AT_LEAST, Verdict, judge, not_modified, validators_of
 from cachesync.core.http_cache import Rules, StoredAnswer, Use, cache_status
 from cachesync.core.keys import written
 from cachesync.core.records import TAG
+from cachesync.core.stamps import Stamp
 from cachesync.core.units import as_written
 from cachesync.errors import OverdueError, PolicyError, RestingError
 
@@ -40,6 +42,10 @@ LIMIT: Final = 1024 * 1024
 """Bytes of a body that is kept. A longer one is passed on as it comes, and no more than this of it is ever held."""
 MOST_PASSED: Final = 10_000
 """Addresses that are remembered because their answers could not be stored: who asks for one waits for nobody."""
+LONGEST_PASSED: Final = 2_048
+"""Characters of such an address: others are forgotten, so that nobody fills the memory with them."""
+_HOST: Final = re.compile(r"[a-z0-9._~:%\[\]-]*")
+"""What may stand in ``Host`` (RFC 3986, 3.2.2, without what nobody uses). Anything else could be taken for a part of a path."""
 _CONDITIONS: Final = (b"if-none-match", b"if-modified-since", b"if-match", b"if-unmodified-since")
 
 
@@ -96,7 +102,9 @@ class ResponseCache:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        if request.method not in ("GET", "HEAD") or request.has_body:
+        if not await self._is_ready(request):
+            await self._pass(request, "bypass")
+        elif request.method not in ("GET", "HEAD") or request.has_body:
             await self._change(request)
         elif rule.wants_only_stored(request.fields, self.rules):
             if not await self._serve_stored(request, asks=False):
@@ -108,6 +116,12 @@ class ResponseCache:
             await self._pass(request, "miss", learns=True)
         else:
             await self._get(request)
+
+    async def _is_ready(self, request: Request) -> bool:
+        """Whether a request may be answered from here: it can be read, and what its client has seen of the log is applied. Where that can
+        not be found out, the application is asked.
+        """
+        return request.is_readable and (request.least is None or await self.keeper.areaches(request.least))
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
@@ -134,6 +148,8 @@ class ResponseCache:
 
         def accepts(kept: Kept, age: float) -> bool:
             answer = kept.answer
+            if request.least is not None:
+                return False
             if answer is None or not request.is_selected_by(answer):
                 return answer is not None
             chosen = rule.choose(answer, request.fields, age, self.rules, is_ended=answer.remains(age) > 0)
@@ -155,7 +171,7 @@ class ResponseCache:
             return
         age = found.age
         if found.is_spare:
-            if rule.may_stand_in(answer, request.fields, age, self.rules):
+            if request.least is None and rule.may_stand_in(answer, request.fields, age, self.rules):
                 await self._serve(request, answer, age, cache_status(ttl=answer.remains(age), detail="stale-if-error"))
             else:
                 await self._fail(request, attempt, attempt.failure)
@@ -181,6 +197,8 @@ class ResponseCache:
         if entry is None or answer is None or not request.is_selected_by(answer):
             return False
         is_ended = entry.is_stale and answer.remains(entry.age) > 0
+        if entry.is_stale and request.least is not None:
+            return False
         chosen = rule.choose(answer, request.fields, entry.age, self.rules, is_ended=is_ended)
         if asks and chosen.use is Use.VALIDATE and request.method == "GET" and b"range" not in request.fields:
             await self._validate(request, answer, chosen.fwd)
@@ -254,7 +272,7 @@ class ResponseCache:
                 if learns and not why and not is_known:
                     self.note_passed(request, is_passed=False)
                 is_known = True
-                if request.method == "HEAD":
+                if request.method == "HEAD" and message["status"] == HTTPStatus.OK:
                     await self._notice_head(request, answer)
                 message = {**message, "headers": _with_status(answer, cache_status(fwd=fwd, detail=why))}
             await request.send(message)
@@ -262,16 +280,18 @@ class ResponseCache:
         await self.app(request.scope, request.receive, send)
 
     async def _notice_head(self, request: Request, head: HeaderFields) -> None:
-        """The answer to a HEAD may show that what is stored is out of date (RFC 9111, 4.3.5)."""
+        """The answer to a HEAD may show that what is stored is out of date, if that could have been its answer (RFC 9111, 4.3.5)."""
         entry = await self.cache.apeek(self.key(request.url))
         answer = None if entry is None else cast("Kept", entry.value).answer
-        if answer is not None and rule.is_contradicted_by(answer, head):
+        if answer is None or not request.is_selected_by(answer) or not rule.is_for(answer, request.fields, self.rules):
+            return
+        if rule.is_contradicted_by(answer, head):
             await self.cache.ainvalidate(self.key(request.url))
 
     def note_passed(self, request: Request, *, is_passed: bool) -> None:
         """Remember, or forget, that answers to this kind of request can not be stored."""
         self._passed.pop(request.kind, None)
-        if is_passed:
+        if is_passed and len(request.url) <= LONGEST_PASSED:
             self._passed[request.kind] = None
             if len(self._passed) > MOST_PASSED:
                 del self._passed[next(iter(self._passed))]
@@ -302,10 +322,10 @@ class ResponseCache:
         return cast("str", self._kept.key(address, _nothing))
 
     def variant(self, request: Request, names: Iterable[bytes]) -> str:
-        """The address of the answer for requests that say the same in these fields. What they say is hashed: it may be secret."""
+        """The address of the answer for requests that say the same in these fields. No other address has a space."""
         said = (name + b"\1" + (b"" if value is None else b"=" + value) for name, value in rule.selected(tuple(names), request.fields))
         digest = blake2b(b"\0".join(said), digest_size=16).hexdigest()
-        return f"{request.url}#{digest}"
+        return f"{request.url} {digest}"
 
     def keeping(self, request: Request, answer: StoredAnswer) -> Kept:
         """An answer, with the tags that end it."""
@@ -340,7 +360,15 @@ class Request:
         self.fields = HeaderFields(scope["headers"])
         host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
-        self.url = self.origin + target_of(scope).decode("latin-1")
+        self.url = self.origin + target_of(scope).decode("latin-1").replace(" ", "%20")
+        self.is_readable = _HOST.fullmatch(host) is not None
+        self.least: Stamp | None = None
+        """The stamp that its answer may not be older than (``Cachesync-At-Least``)."""
+        if (least := self.fields.value(AT_LEAST)) is not None:
+            try:
+                self.least = Stamp.parse(least.decode("latin-1"))
+            except ValueError:
+                self.is_readable = False
 
     @property
     def has_body(self) -> bool:
@@ -391,6 +419,7 @@ class Attempt:
         self._size = 0
         self._start = (0, HeaderFields())
         self._asked = 0.0
+        self._has_content = False
         self._drops_body = False
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
@@ -489,6 +518,12 @@ class Attempt:
             if self._outbox is not None:
                 self._outbox.put_nowait(None)
 
+    def _keep_nothing(self) -> None:
+        """What has begun, if anything has, is for this client alone."""
+        if self._flow is _Flow.SENT:
+            self._chunks = None
+            self._decide(None)
+
     def _decide(self, answer: StoredAnswer | None) -> None:
         if self._decided is not None and not self._decided.done():
             self._decided.set_result(answer)
@@ -542,7 +577,13 @@ class Attempt:
 
     async def _receive(self) -> Message:
         if self._is_attached:
-            return await self._request.receive()
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect" and self._decided is not None:
+                await asyncio.wait({self._decided})  # others may wait for an answer that can be kept: it is not broken off for this client
+            elif message.get("body"):
+                self._has_content = True
+                self._keep_nothing()
+            return message
         await asyncio.get_running_loop().create_future()  # behind the caller's back nobody leaves
         raise AssertionError("nobody ends this wait")
 
@@ -555,9 +596,8 @@ class Attempt:
         elif kind == "http.response.body":
             await self._on_body(message)
         else:  # trailers, files, pushes: an answer that this cache does not know how to keep
-            self._chunks = None
-            self._decide(None)
-            await self._deliver(message)
+            self._keep_nothing()
+            await self._deliver({"type": "http.response.body", "body": b""} if self._drops_body else message)
 
     async def _on_start(self, message: Message) -> None:
         door, request, old = self._door, self._request, self._old
@@ -570,7 +610,7 @@ class Attempt:
             if self._decided is not None and not self._decided.done():
                 self._decided.set_exception(self.failure)
             return
-        why = "trailers" if message.get("trailers") else ""
+        why = "trailers" if message.get("trailers") else "content of the request" if self._has_content else ""
         why = why or rule.why_not_stored(request.method, request.fields, status, answer, door.rules, now=door.now())
         length = answer.value(b"content-length") or b""
         if not why and length.isdigit() and len(length) < 16 and int(length) > door.limit:
@@ -613,8 +653,7 @@ class Attempt:
         if self._chunks is not None:
             self._size += len(body)
             if self._size > self._door.limit:
-                self._chunks = None
-                self._decide(None)
+                self._keep_nothing()
             else:
                 self._chunks.append(bytes(body))
                 if is_last:
