@@ -115,7 +115,8 @@ class _Answer:
             if self._start is not None:  # a body that goes past us, such as a file that the server sends
                 start, self._start = self._start, None
                 await self._tell(start, self._exchange.answer(start["status"], self._fields))
-            await self._send(message)
+            if not self._is_replaced:
+                await self._send(message)
 
     async def _begin(self, message: Message) -> None:
         self._fields = HeaderFields(message.get("headers", ()))

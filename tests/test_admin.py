@@ -43,9 +43,10 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("/invalidate", {"patterns": ["stores:*"]}),
     ("/switch", {"target": "all", "value": "off"}),
     ("/sweep", {}),
+    ("/entry", {"key": "stores:JKT"}),
 ]
 PAGE = "/"
-READS = ["/stats", "/health", "/policies.json", "/metrics", "/entry?key=stores:JKT", "/log", "/switch", "/openapi.json"]
+READS = ["/stats", "/health", "/policies.json", "/metrics", "/log", "/switch", "/openapi.json"]
 
 
 def authorise(scope: Any) -> str | None:
@@ -367,7 +368,7 @@ def test_every_change_is_told_with_who_and_what_came_of_it(cache: Cache, caplog:
     lines = [record.getMessage() for record in caplog.records if record.name == "cachesync.audit"]
     assert len(lines) == 3 and all("who=bob??root" in line for line in lines)
     assert "0815555" not in caplog.text
-    assert "0815555" not in json.dumps(caller.get("/log")) + json.dumps(caller.get("/entry?key=users:0815555:JKT"))
+    assert "0815555" not in json.dumps(caller.get("/log")) + json.dumps(caller.post("/entry", {"key": "users:0815555:JKT"}))
 
 
 def test_a_change_that_failed_is_told_too(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,14 +478,14 @@ def test_health_is_that_of_the_cache_and_of_what_the_application_has_checked(cac
 
 def test_an_entry_tells_stamp_and_age_and_no_value(cache: Cache, caller: Caller) -> None:
     """Of what is not cached it says so; what is no key is refused."""
-    assert caller.get("/entry?key=stores:JKT")["found"] is False
+    assert caller.post("/entry", {"key": "stores:JKT"})["found"] is False
     cache.set("stores:JKT", "a value")
-    answered = caller.ask("GET", "/entry?key=stores:JKT")
+    answered = caller.ask("POST", "/entry", json={"key": "stores:JKT"})
     told = caller.read(answered)
-    assert told["found"] and told["policy"] == "stores" and told["age"] >= 0 and told["layer"] == "local"
+    assert told["found"] and told["policy"] == "stores" and told["age"] >= 0 and told["ttl"] == 300 and told["layer"] == "local"
     assert "a value" not in answered.text
-    for path, code in (("/entry", "no_key"), ("/entry?key=", "no_key"), ("/entry?key=*", "bad_key"), ("/entry?key=other", "bad_key")):
-        caller.refused(caller.ask("GET", path), 400, code)
+    for body, code in (({}, "invalid_body"), ({"key": ""}, "invalid_body"), ({"key": "*"}, "bad_key"), ({"key": "other"}, "bad_key")):
+        caller.refused(caller.ask("POST", "/entry", json=body), 400, code)
 
 
 def test_the_log_tells_the_last_records(cache: Cache, caller: Caller) -> None:
@@ -502,7 +503,8 @@ def test_the_log_tells_the_last_records(cache: Cache, caller: Caller) -> None:
 def test_switches_are_told_and_thrown(cache: Cache, caller: Caller) -> None:
     """What is nothing to switch is refused, and says what there is."""
     assert caller.post("/switch", {"target": "stores", "value": "ttl"})["effective"] == {"policy.stores": "ttl"}
-    assert caller.get("/switch")["effective"] == {"policy.stores": "ttl"}
+    told = caller.get("/switch")
+    assert told["effective"] == {"policy.stores": "ttl"} and told["targets"][:4] == ["all", "local", "redis", "policy.stores"]
     assert "stores" in caller.refused(caller.ask("POST", "/switch", json={"target": "stor", "value": "ttl"}), 400, "bad_switch")
 
 

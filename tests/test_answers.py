@@ -917,6 +917,49 @@ def test_nobody_is_told_what_a_stream_is_made_of_before_it_is() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("more", [{"content-length": "2000"}, {"content-length": "2", "etag": '"mine"'}])
+def test_what_is_read_while_a_body_is_made_counts(more: dict[str, str]) -> None:
+    """A told length is no word of what comes. What is short is waited for, also with an ETag of its own; what is long is a stream."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("public:1")
+            await send({"type": "http.response.start", "status": 200, "headers": [(k.encode(), v.encode()) for k, v in more.items()]})
+            await site.read("store:1")
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await send({"type": "http.response.body", "body": b"b"})
+
+        answered = await ask(CacheMiddleware(app, site.cache, largest=100))
+        assert answered["cache-control"] == "private, no-cache" and answered["cdn-cache-control"] == ""
+        groups = set(site.cache.headers("", "stores", "store:1")["Cache-Groups"].split(", "))
+        assert groups <= set(answered["cache-groups"].split(", ")) or ("etag" not in more and answered["cache-groups"] == "")
+
+    asyncio.run(story())
+
+
+def test_what_another_cache_has_given_is_for_its_caller_alone() -> None:
+    """Nobody here knows whose it is, nor when it changes: also where two doors stand one inside of the other, whichever is outside."""
+
+    async def story() -> None:
+        one, other = Site(), Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await one.read("public:1")
+            await other.read("store:1")
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        alone = CacheMiddleware(app, one.cache)
+        for door in (alone, CacheMiddleware(alone, other.cache), CacheMiddleware(CacheMiddleware(app, other.cache), one.cache)):
+            answered = await ask(door)
+            assert answered["cache-control"] == "private, no-cache" and answered["cdn-cache-control"] == ""
+            assert answered["etag"] and answered["cachesync-cache-control"] == "max-age=0"
+
+    asyncio.run(story())
+
+
 def test_what_a_request_has_consumed_is_bounded() -> None:
     """A request that reads or changes very much depends on anything, or has changed everything."""
 

@@ -23,6 +23,7 @@ from cachesync.admin.bodies import (
     HealthState,
     InvalidateBody,
     Invalidated,
+    KeyBody,
     KeyState,
     Problem,
     Record,
@@ -47,7 +48,7 @@ from cachesync.core.groups import NO_POLICY, touched_by
 from cachesync.core.keys import written
 from cachesync.core.records import SOFT, VALUE, Targets, targets_of
 from cachesync.core.records import written as as_written
-from cachesync.core.switches import read_switch
+from cachesync.core.switches import read_switch, switchable
 from cachesync.errors import KeyArgumentError, LayerError, SwitchError
 from cachesync.event_streams import MOST_STREAMS, Entitled, EventStreams
 
@@ -121,12 +122,12 @@ class Admin:
             ("/health", self._health, None),
             ("/policies.json", self._policies, None),
             ("/metrics", self._metrics, None),
-            ("/entry", self._entry, None),
             ("/log", self._log, None),
             ("/openapi.json", self._openapi, None),
             ("/switch", self._switches, self._switch),
             ("/invalidate", None, self._invalidate),
             ("/sweep", None, self._sweep),
+            ("/entry", None, self._entry),  # a key in an address would stand in every access log
         ]
         open_to_all: list[BaseRoute] = [
             Route("/", self._dashboard),
@@ -176,15 +177,14 @@ class Admin:
         return _success({"schema": schema_of(settings.policies), **policies_as_json(settings)})
 
     async def _entry(self, request: Request, _who: str) -> Response:
-        key = request.query_params.get("key", "")
-        if not key:
-            raise RefusedError(400, "no_key", "name a key: /entry?key=stores:JKT")
+        key = (await self._guard.read(request, KeyBody)).key
         entry = await self._cache.apeek(key)
         policy = self._cache.settings.policies.match(written(key))
         shown = self._shown_patterns([written(key)])[0]
         state = KeyState(key=shown, policy=None if policy is None else policy.name, found=entry is not None)
         if entry is not None:
             state.stamp, state.age, state.is_stale = str(entry.stamp), entry.age, entry.is_stale
+            state.ttl = None if policy is None else policy.ttl
             state.etag, state.layer = entry.etag or None, entry.layer
         return _success(state)
 
@@ -273,6 +273,7 @@ class Admin:
             everywhere=dict(now.everywhere),
             here=dict(now.here),
             environment=dict(now.environment),
+            targets=list(switchable(policy.name for policy in self._cache.settings.policies)),
             dry_run=dry_run,
         )
 
@@ -297,7 +298,7 @@ def _success(data: BaseModel | Mapping[str, Any], status: int = 200, headers: Ma
 
 
 def _route(path: str, guard: Guard, read: Handler | None, change: Handler | None) -> Route:
-    """An endpoint that is read by GET and changed by POST, or by one of them."""
+    """An endpoint that answers GET, or POST, or both."""
 
     async def endpoint(request: Request) -> Response:
         changes = request.method == "POST"

@@ -45,6 +45,12 @@ class InvalidateBody(Body):
     sweep: bool = Field(default=False, description="Delete what is dead from Redis afterwards, and count it. It takes time.")
 
 
+class KeyBody(Body):
+    """What is to be looked at."""
+
+    key: _Text = Field(description="A key as it is written: stores:JKT.")
+
+
 class SwitchBody(Body):
     """What is to be switched, in every process."""
 
@@ -83,6 +89,7 @@ class Switched(Answer):
     everywhere: dict[str, str] = Field(description="For all processes.")
     here: dict[str, str] = Field(description="By calls in this process.")
     environment: dict[str, str] = Field(description="By the environment of this process.")
+    targets: list[str] = Field(description="All that can be switched.")
     dry_run: bool = False
 
 
@@ -119,6 +126,7 @@ class KeyState(Answer):
     found: bool
     stamp: str | None = None
     age: float | None = Field(default=None, description="Seconds since its computation began.")
+    ttl: float | None = Field(default=None, description="Seconds for which its policy lets it be fresh.")
     is_stale: bool | None = None
     etag: str | None = None
     layer: Literal["local", "shared"] | None = None

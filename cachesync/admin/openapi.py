@@ -13,6 +13,7 @@ from cachesync.admin.bodies import (
     HealthState,
     InvalidateBody,
     Invalidated,
+    KeyBody,
     KeyState,
     Records,
     SweepBody,
@@ -22,7 +23,7 @@ from cachesync.admin.bodies import (
 )
 
 _REFERENCE: Final = "#/components/schemas/{model}"
-_BODIES: Final[tuple[type[BaseModel], ...]] = (InvalidateBody, SwitchBody, SweepBody)
+_BODIES: Final[tuple[type[BaseModel], ...]] = (InvalidateBody, SwitchBody, SweepBody, KeyBody)
 _ANSWERS: Final[tuple[type[BaseModel], ...]] = (Invalidated, Switched, SweptUp, Records, KeyState, HealthState, Failure)
 
 _REFUSALS: Final = {
@@ -65,7 +66,7 @@ def document() -> dict[str, Any]:
                     _data({"type": "object"}),
                 )
             },
-            "/entry": {"get": _read("entry", "What is cached under a key.", _data(_ref(KeyState)), _parameter("key", _KEY, required=True))},
+            "/entry": {"post": _change("entry", "What is cached under a key. Nothing is changed.", KeyBody, KeyState)},
             "/log": {"get": _read("log", "The last records of the log.", _data(_ref(Records)), _parameter("last", _LAST))},
             "/openapi.json": {"get": _read("openapi", "This document.", {"type": "object"})},
         },
@@ -73,7 +74,6 @@ def document() -> dict[str, Any]:
     }
 
 
-_KEY: Final = {"type": "string", "minLength": 1}
 _LAST: Final = {"type": "integer", "minimum": 1, "maximum": MOST_SHOWN, "default": 100}
 
 
@@ -97,8 +97,8 @@ def _refused(*statuses: str) -> dict[str, Any]:
     return {status: {"description": _REFUSALS[status], "content": _content(_ref(Failure))} for status in statuses}
 
 
-def _parameter(name: str, schema: dict[str, Any], *, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "query", "required": required, "schema": schema}
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _read(name: str, about: str, schema: dict[str, Any], *parameters: dict[str, Any]) -> dict[str, Any]:

@@ -184,8 +184,10 @@ class Exchange:
     # --- when it has answered -------------------------------------------------------------------------------------------------------
 
     def waits(self, status: int, answer: HeaderFields) -> bool:
-        """Whether the body is to be waited for, all of it, to name its content. Anything else passes as it comes."""
-        if self._method not in READS or status != OK or b"etag" in answer or "no-store" in control_of(answer):
+        """Whether the body is to be waited for, all of it: to name its content, and because only then it is known what it is made of.
+        Anything else passes as it comes.
+        """
+        if self._method not in READS or status != OK or "no-store" in control_of(answer):
             return False
         length = answer.value(b"content-length")
         is_short = length is not None and length.isdigit() and len(length) < 12 and int(length) <= self._answers.largest
@@ -211,7 +213,7 @@ class Exchange:
                 tag = content_tag(body, target=self._target.decode("latin-1"), coding=coding, schema=terms.schema)
                 answer = answer.plus((b"etag", str(tag).encode("ascii")))
                 self._remember(tag.opaque, terms, consumed, answer)
-            answer = managed(terms, self._request, answer, is_whole=body is not None or b"content-length" in answer)
+            answer = managed(terms, self._request, answer, is_whole=body is not None)
         current = validators_of(answer, now=self._answers.now()) if is_conditional(self._request) else Current()
         verdict = judge(self._method, self._request, current, now=self._answers.now())
         if verdict == Verdict.NOT_MODIFIED:
@@ -236,6 +238,8 @@ class Exchange:
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )
+        if not consumed.is_alone:  # what another cache has given may be anybody's, and out of date at any time
+            return replace(terms, is_public=False, remains=0.0, keeps=None)
         return terms if self._identity is None else replace(terms, is_public=False)
 
     def _stamp(self, consumed: Consumed) -> Stamp | None:

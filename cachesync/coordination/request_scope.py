@@ -38,15 +38,30 @@ class Consumed:
     """What one request was answered from, and what it has changed: for whoever describes its answer to the outside.
 
     ``policies`` are those of what was read, by name. ``until`` is when the first of it ends to be fresh, ``made`` when the computation of
-    the oldest began (seconds, monotonic clock). ``oldest`` are the stamps of what was served although it is not fresh.
+    the oldest began (seconds, monotonic clock). ``oldest`` are the stamps of what was served although it is not fresh. ``is_alone``: no
+    other cache was asked, whose policies and log nobody knows here.
     """
 
-    __slots__ = ("_asked", "_found", "_is_known", "is_hit", "is_stale", "made", "oldest", "policies", "stamp", "until", "written")
+    __slots__ = (
+        "_asked",
+        "_found",
+        "_is_known",
+        "is_alone",
+        "is_hit",
+        "is_stale",
+        "made",
+        "oldest",
+        "policies",
+        "stamp",
+        "until",
+        "written",
+    )
 
     def __init__(self) -> None:
         self.policies: dict[str, Policy] = {}
         self.until = math.inf
         self.made = math.inf
+        self.is_alone = True
         self.is_hit = True
         self.is_stale = False
         self.oldest: list[Stamp] = []
@@ -177,6 +192,7 @@ class Scope(Gathering):
         scope: Scope | None = self
         while scope is not None:
             if scope.engine is not engine:
+                scope.consumed.is_alone = False
                 scope.consumed.doubt()
             scope = scope.outer
 

@@ -70,6 +70,11 @@ def read_thrown(text: str) -> Thrown:
 # --- what is asked for ------------------------------------------------------------------------------------------------------------
 
 
+def switchable(policies: Iterable[str]) -> tuple[str, ...]:
+    """All that can be switched, in full, where these are the names of policies."""
+    return (ALL, *LAYERS, *(_POLICY + name for name in policies))
+
+
 def read_switch(target: str, value: str, policies: Collection[str], switched: Collection[str] = ()) -> tuple[str, str]:
     """One switch as somebody wrote it: the target in full, and the value. Raises `SwitchError`, which says what would be right.
 

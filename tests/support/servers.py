@@ -136,13 +136,21 @@ class Server:
         return str(info.get("valkey_version", info["redis_version"]))
 
     def client(self, **options: Any) -> redis.Redis:
-        """A redis-py client of this server, closed when the server stops. It tries once: redis-py's own retries hide what a test looks for.
+        """A redis-py client of this server, closed when the server stops or is flushed.
 
+        It tries once: redis-py's own retries hide what a test looks for.
         ``options`` as for ``redis.Redis.from_url``.
         """
         client = redis.Redis.from_url(self.url, **({"retry": tries_once()} | options))
         self._clients.append(client)
         return client
+
+    def close_clients(self) -> None:
+        """Close the connections of all clients that were made so far. One that is used again connects again."""
+        clients, self._clients = self._clients, []
+        for client in clients:
+            with contextlib.suppress(Exception):
+                client.close()
 
     def log_text(self) -> str:
         """All it has written to its log."""
@@ -239,10 +247,7 @@ class Server:
         raise ServerError(f"{self.flavour} did not answer on port {port} within {START_SECONDS:g} s\n{self.log_text()[written:]}")
 
     def _end(self, how: signal.Signals) -> None:
-        clients, self._clients = self._clients, []
-        for client in clients:
-            with contextlib.suppress(Exception):
-                client.close()
+        self.close_clients()
         process, frozen = self._process, self._frozen
         self._frozen = False
         if process is None or process.poll() is not None:
@@ -278,7 +283,10 @@ class Servers:
         return iter(self._servers.values())
 
     def flush(self, namespace: str) -> None:
-        """Remove every key that has ``namespace`` in its name, on every server. Raises ``ServerError`` for one left dead or frozen."""
+        """Remove every key that has ``namespace`` in its name, on every server, and close their clients.
+
+        Raises ``ServerError`` for one left dead or frozen.
+        """
         for server in self:
             if not server.is_running or server.is_frozen:
                 state = "frozen" if server.is_frozen else "dead"
@@ -291,6 +299,7 @@ class Servers:
             names = list(cast("Iterator[bytes]", client.scan_iter(match=f"*{namespace}*", count=1000)))
             if names:
                 client.unlink(*names)
+            server.close_clients()
 
     def stop(self, *, keep_logs: bool) -> list[Path]:
         """Stop all of them. Returns the logs that were kept."""
