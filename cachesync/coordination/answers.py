@@ -34,6 +34,7 @@ from cachesync.core.http import (
     Current,
     Terms,
     Verdict,
+    failure,
     is_conditional,
     is_guarded,
     is_shareable,
@@ -306,9 +307,8 @@ _UNKNOWN: Final = "it can not be found out what stands there now, so nothing was
 
 
 def refusal(status: int, code: str, message: str) -> Reply:
-    """An error as JSON: ``{"success": false, "error": {"code": ..., "message": ...}}``."""
-    body = json.dumps({"success": False, "error": {"code": code, "message": message}}).encode()
-    length = str(len(body)).encode("ascii")
-    return Reply(
-        status, HeaderFields(((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))), body
-    )
+    """A request that is refused."""
+    body = json.dumps(failure(code, message)).encode()
+    length = b"%d" % len(body)
+    fields = ((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))
+    return Reply(status, HeaderFields(fields), body)
