@@ -17,9 +17,10 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
+from cachesync.coordination.consumed import Consumed
 from cachesync.coordination.operations import Operations
 from cachesync.coordination.remembered import REMEMBERED, AnswerMemory, Remembered
-from cachesync.coordination.request_scope import Consumed, RequestScope
+from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.cache_control import control_of
 from cachesync.core.etag import content_tag
 from cachesync.core.flows import confirm
