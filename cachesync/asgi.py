@@ -10,8 +10,9 @@ from collections.abc import Collection
 from typing import Final
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, Exchange, Reply
 from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of, target_of
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 

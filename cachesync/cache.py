@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
+from cachesync.coordination.answers import LARGEST, Answers
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
@@ -31,6 +31,7 @@ from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.policy_watcher import PolicyWatcher
 from cachesync.coordination.registry import Registry, fit
 from cachesync.coordination.reloading import Reloader, bounds_of
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of

@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, Exchange, Reply
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 

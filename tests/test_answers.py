@@ -17,7 +17,7 @@ from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
 from cachesync.asgi import CacheMiddleware
 from cachesync.coordination.answers import LONGEST
 from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
-from cachesync.coordination.request_scope import Consumed
+from cachesync.coordination.consumed import Consumed
 from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Reply, SharedStep

@@ -17,7 +17,9 @@ from cachesync.core.http_cache import Rules, StoredAnswer
 from cachesync.core.policy import HttpPolicy
 from cachesync.errors import PolicyError
 from cachesync.layers.memory import MemoryShared
-from cachesync.response_cache import LONGEST_PASSED, Request, ResponseCache
+from cachesync.response_cache import ResponseCache
+from cachesync.response_cache.door import LONGEST_PASSED
+from cachesync.response_cache.request import Request
 from cachesync.testing import FakeClock
 from support.asgi import Answered, ask, scope_of
 
@@ -385,10 +387,10 @@ async def test_a_key_that_two_variants_share_by_accident_gives_nobody_the_others
     site = Site()
     site.says |= {"Vary": "A"}
 
-    def same(_door: ResponseCache, request: Request, _names: Iterable[bytes]) -> str:
+    def same(request: Request, _names: Iterable[bytes]) -> str:
         return f"{request.url}#same"
 
-    monkeypatch.setattr(ResponseCache, "variant", same)
+    monkeypatch.setattr(Request, "variant", same)
     assert await site.bodies({"a": "1"}, {"a": "2"}, {"a": "1"}) == [b"1", b"2", b"1"]
 
 
@@ -540,7 +542,7 @@ async def test_no_address_is_that_of_a_variant() -> None:
     site = Site()
     site.says |= {"Vary": "Accept-Language"}
     request = Request(scope_of("GET", "/page", {"host": "shop", "accept-language": "de"}), cast("Any", None), cast("Any", None))
-    suffix = site.door.variant(request, (b"accept-language",)).removeprefix(request.url)
+    suffix = request.variant((b"accept-language",)).removeprefix(request.url)
     site.says = {"Cache-Control": "max-age=60"}
     for written in (suffix, suffix.replace(" ", "#"), suffix.replace(" ", "%20")):
         await site.get("/page" + written)

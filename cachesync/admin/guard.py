@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from cachesync.coordination.asgi import Identify, identity_of
+from cachesync.coordination.asgi import Identify, identity_of, is_cross_site
+from cachesync.core.http import failure
 from cachesync.core.token_bucket import TokenBuckets
-from cachesync.event_streams import is_cross_site
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
     def response(self) -> Response:
         """The answer that says so."""
-        return answer({"success": False, "error": {"code": self.code, "message": self.message}}, self.status, self.headers)
+        return answer(failure(self.code, self.message), self.status, self.headers)
 
 
 def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

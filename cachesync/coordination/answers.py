@@ -1,30 +1,28 @@
 """Answers: HTTP as one cache sees it, for every door.
 
 A door hands over what it was asked and what the application answered; here it is decided what to say. Nothing here reads or writes a
-connection. An `Exchange` is one request: `early` may end it before the application is called, `fields` describes the answer, and
-`ends` settles the conditions against it.
+connection. An `Exchange` is one request: `early` may end it before the application is called, `settle` judges the conditions of a write
+before it has any effect, and `answer` describes what the application has answered, or puts a 304 in its place.
 
 An ETag is always that of the content. Where all the policies of an answer's data say ``etag = "stamp"``, what the answer was made of is
-remembered beside it, in this process; a later request for the same with that ETag is answered with 304 at once, if the log says that
-nothing of it has changed, while all of it is fresh. Nobody is asked: not the application, nor a database, nor Redis.
+`remembered` beside it, in this process; a later request for the same with that ETag is answered with 304 at once, if the log says that
+nothing of it has changed, while all of it is fresh.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-import xxhash
-
+from cachesync.coordination.consumed import Consumed
 from cachesync.coordination.operations import Operations
-from cachesync.coordination.request_scope import Consumed, RequestScope
+from cachesync.coordination.remembered import REMEMBERED, AnswerMemory, Remembered
+from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.cache_control import control_of
-from cachesync.core.entry import Dependency
-from cachesync.core.etag import content_tag, read_tags
+from cachesync.core.etag import content_tag
 from cachesync.core.flows import confirm
 from cachesync.core.groups import Audience, concerns_of
 from cachesync.core.header_fields import HeaderFields
@@ -37,6 +35,7 @@ from cachesync.core.http import (
     Current,
     Terms,
     Verdict,
+    failure,
     is_conditional,
     is_guarded,
     is_shareable,
@@ -51,17 +50,13 @@ from cachesync.core.http import (
     varied,
     vary_of,
 )
-from cachesync.core.ledger import Mark
 from cachesync.core.policy import Policy
 from cachesync.core.records import KEY, TAG
 from cachesync.core.stamps import UNREACHED, Stamp
 from cachesync.core.steps import Step
-from cachesync.layers.forks import lock_across_forks
 
 LARGEST: Final = 1024 * 1024
 """Bytes of a body that is waited for, to name its content. What is larger, or does not say how large it is, passes at once."""
-REMEMBERED: Final = 10_000
-"""Answers that one process remembers."""
 LONGEST: Final = 2_048
 """Bytes of an address, and of what the request says where ``Vary`` looks, of an answer that is remembered."""
 OF_A_WRITE: Final = frozenset((
@@ -78,45 +73,6 @@ class Reply(NamedTuple):
     status: int
     fields: HeaderFields
     body: bytes | None = b""
-
-
-@dataclass(slots=True)
-class Remembered:
-    """An answer that may be confirmed without the application: ``base`` are the fields of a 304 that do not change with time, ``terms``
-    what they were at the time ``told`` (seconds, monotonic clock).
-
-    ``selecting`` is what ``Vary`` names and what the request said there. It stands up to ``stamp``, ``mark`` is that of the ledger it was
-    last judged by, and it is fresh before ``until`` (seconds, monotonic clock).
-    """
-
-    base: HeaderFields
-    terms: Terms
-    told: float
-    selecting: Mapping[bytes, bytes | None]
-    dependencies: tuple[Dependency, ...]
-    policies: tuple[str, ...]
-    stamp: Stamp
-    mark: Mark
-    until: float
-    _fields: HeaderFields | None = None
-    _said: tuple[int, Stamp] | None = None
-
-    def is_selected(self, request: HeaderFields) -> bool:
-        """Whether a request would be given it (RFC 9111, 4.1)."""
-        return all(request.value(name) == said for name, said in self.selecting.items())
-
-    def fields(self, now: float) -> HeaderFields:
-        """The fields of a 304, with the lifetimes that are left. Those of one second are the same."""
-        passed, stamp = int(now - self.told) + 1, self.stamp
-        if self._fields is None or self._said != (passed, stamp):
-            terms = self.terms
-            keeps = None if terms.keeps is None else terms.keeps - passed
-            terms = replace(terms, remains=terms.remains - passed, keeps=keeps, stamp=stamp, is_hit=True)
-            self._fields, self._said = managed(terms, _NO_FIELDS, self.base), (passed, stamp)
-        return self._fields
-
-
-_NO_FIELDS: Final = HeaderFields()
 
 
 class Answers:
@@ -141,9 +97,7 @@ class Answers:
         self.now = now
         self.largest = largest
         self.require_match = require_match
-        self._most = remember
-        self._remembered: OrderedDict[tuple[bytes, str, str], Remembered] = OrderedDict()
-        self._lock = lock_across_forks()
+        self.memory = AnswerMemory(self.engine, remember)
 
     def begin(self, method: str, target: bytes, request: HeaderFields, identity: str | None, *, is_look: bool = False) -> Exchange:
         """One request. ``target`` names the resource (path and query), ``identity`` says whose it is, ``None`` that nobody knows.
@@ -153,48 +107,6 @@ class Answers:
         if identity is not None and not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the user's
             raise TypeError(f"identify: whose request it is, is a text or None, not {type(identity).__name__}")
         return Exchange(self, method, target, request, identity or None, is_look=is_look)
-
-    def recall(self, target: bytes, request: HeaderFields, known: bytes, identity: str | None) -> Remembered | None:
-        """An answer that the client has, by ``If-None-Match``, and that still stands."""
-        whose = _whose(request, identity)
-        for tag in read_tags(known.decode("latin-1")).listed:
-            found = self._remembered.get((target, tag.opaque, whose))
-            if found is not None and found.is_selected(request) and self._stands(found):
-                return found
-        return None
-
-    def remember(self, target: bytes, opaque: str, whose: str, answer: Remembered) -> None:
-        """Keep an answer in mind. The one that was remembered first goes where there are too many."""
-        name = (target, opaque, whose)
-        with self._lock:
-            self._remembered[name] = answer
-            self._remembered.move_to_end(name)
-            while len(self._remembered) > self._most:
-                self._remembered.popitem(last=False)
-
-    def _stands(self, answer: Remembered) -> bool:
-        """Whether all that it was made of is fresh, and nothing that was applied of the log concerns it. Asks nobody."""
-        engine, now = self.engine, self.engine.now()
-        if now >= answer.until or not engine.is_heard(now):
-            return False
-        ledger = engine.ledger
-        if answer.mark is ledger.mark:
-            return True
-        with engine.lock:
-            position, number = ledger.position, ledger.lineage.number(answer.stamp)
-            if position is None or number is None or number < ledger.bans.floors.keys or answer.mark.reloads != ledger.mark.reloads:
-                return False
-            if not self.is_usual(answer.policies):
-                return False
-            if ledger.refuses("", answer.dependencies, number) or ledger.softened("", answer.dependencies, number) is not None:
-                return False
-            answer.stamp, answer.mark = position, ledger.mark
-        return True
-
-    def is_usual(self, policies: tuple[str, ...]) -> bool:
-        """Whether data of these policies is cached as they say: nothing is switched."""
-        switches = self.engine.switches
-        return switches.is_usual or all(switches.mode_of(name) == "full" for name in policies)
 
 
 class Exchange:
@@ -235,7 +147,7 @@ class Exchange:
         known = request.value(b"if-none-match")
         if known is None or self._method not in READS or b"if-match" in request or b"if-unmodified-since" in request:
             return None
-        found = self._answers.recall(self._target, request, known, self._identity)
+        found = self._answers.memory.recall(self._target, request, known, self._identity)
         return None if found is None else Reply(Verdict.NOT_MODIFIED, found.fields(self._answers.engine.now()))
 
     @property
@@ -373,12 +285,12 @@ class Exchange:
             or b"set-cookie" in answer
         ):
             return
-        if not self._answers.is_usual(names):
+        engine = self._answers.engine
+        if not engine.switches.are_usual(names):
             return
         base, terms = not_modified(answer.without((b"date",))), replace(terms, is_public=is_public)
-        whose, now = _whose(self._request, self._identity), self._answers.engine.now()
-        found = Remembered(base, terms, now, chosen, consumed.dependencies, names, position, self._mark, consumed.until)
-        self._answers.remember(self._target, opaque, whose, found)
+        found = Remembered(base, terms, engine.now(), chosen, consumed.dependencies, names, position, self._mark, consumed.until)
+        self._answers.memory.remember(self._target, self._request, opaque, self._identity, found)
 
     def _tell_writes(self, consumed: Consumed, answer: HeaderFields) -> HeaderFields:
         """What the request has invalidated, by groups (RFC 9875, 3), and the position in the log after it."""
@@ -412,18 +324,9 @@ def _everything(_identity: str | None, _policy: str) -> bool:
 _UNKNOWN: Final = "it can not be found out what stands there now, so nothing was written: read it again"
 
 
-def _whose(request: HeaderFields, identity: str | None) -> str:
-    """Whose answers a request is confirmed from: an identity's, or of whoever says the same of himself in ``Authorization`` and cookies."""
-    if identity is not None:
-        return f"i{identity}"
-    said = (request.value(b"authorization"), request.value(b"cookie"))
-    return f"a{xxhash.xxh3_128_hexdigest(repr(said).encode('ascii'))}" if said != (None, None) else ""
-
-
 def refusal(status: int, code: str, message: str) -> Reply:
-    """An error as JSON: ``{"success": false, "error": {"code": ..., "message": ...}}``."""
-    body = json.dumps({"success": False, "error": {"code": code, "message": message}}).encode()
-    length = str(len(body)).encode("ascii")
-    return Reply(
-        status, HeaderFields(((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))), body
-    )
+    """A request that is refused."""
+    body = json.dumps(failure(code, message)).encode()
+    length = b"%d" % len(body)
+    fields = ((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))
+    return Reply(status, HeaderFields(fields), body)

@@ -274,3 +274,8 @@ def listed(groups: Iterable[str]) -> bytes:
 def selecting(vary: Sequence[bytes], request: HeaderFields) -> Mapping[bytes, bytes | None] | None:
     """What the request says in the fields that ``Vary`` names; ``None`` where that is ``*``: nothing selects the answer (RFC 9111, 4.1)."""
     return None if b"*" in vary else {name: request.value(name) for name in vary}
+
+
+def failure(code: str, message: str) -> dict[str, object]:
+    """An error as JSON, the same from every door: ``code`` for programs, ``message`` says what is wrong and what to do."""
+    return {"success": False, "error": {"code": code, "message": message}}

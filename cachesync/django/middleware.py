@@ -23,7 +23,8 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, Exchange, Reply
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
