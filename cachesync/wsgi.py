@@ -112,10 +112,9 @@ class _Call:
 
     def _told(self, status: str, fields: HeaderFields, first: list[bytes]) -> Iterable[bytes]:
         code, body = int(status[:3]), None
-        if self._exchange.waits(code, fields):
+        if (awaited := self._exchange.awaits(code, fields)) is not None:
             body = b"".join((*first, *self))
-            length = int(fields.value(b"content-length") or 0)
-            reply = self._exchange.answer(code, fields, body if len(body) <= length else None)  # more than it said: the server complains
+            reply = self._exchange.answer(code, fields, body if len(body) <= awaited else None)  # more than it said: the server complains
         else:
             reply = self._exchange.answer(code, fields)
         assert self._server is not None
@@ -127,8 +126,7 @@ class _Call:
         if body is not None:
             self.close()
             return [body]
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(self._body, wrapper):
+        if self._is_file:
             self._end()
             return cast("Iterable[bytes]", self._body)
         self._rest = chain(first, self._rest)
@@ -157,15 +155,22 @@ class _Call:
         return None if self._instead is not None else self._send(data)
 
     def _first(self) -> list[bytes]:
-        """What comes until the application has said how its answer begins: one that is a generator says so when it is asked."""
+        """What comes until there is some of the body, as servers wait for it (PEP 3333): what that is made of is known then, and one that
+        is a generator says how its answer begins when it is asked. A file is left to the server.
+        """
         self._rest = iter(self._body)
         first: list[bytes] = []
-        while self._said is None:
+        while self._said is None or not (self._is_file or any(first)):
             part = self._context.run(next, self._rest, None)
             if part is None:
                 break
             first.append(part)
         return first
+
+    @property
+    def _is_file(self) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(self._body, wrapper)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

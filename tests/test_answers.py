@@ -598,7 +598,7 @@ def streaming(site: Site, parts: list[bytes], length: int | None, log: list[str]
 
 @pytest.mark.parametrize("length", [None, 101, 200_000_000_000])
 def test_a_stream_is_never_held_back(length: int | None) -> None:
-    """Each part is sent before the next is made, and the start before all, where the length is not told or large. No ETag, then."""
+    """Each part is sent before the next is made, and the start with the first, where the length is not told or large. No ETag, then."""
 
     async def story() -> None:
         log: list[str] = []
@@ -608,7 +608,7 @@ def test_a_stream_is_never_held_back(length: int | None) -> None:
 
         site = Site()
         answered = await ask(streaming(site, [b"a", b"b", b"c"], length, log), on_message=sent)
-        assert log == ["sent start", "made 0", "sent a", "made 1", "sent b", "made 2", "sent c"]
+        assert log == ["made 0", "sent start", "sent a", "made 1", "sent b", "made 2", "sent c"]
         assert answered["etag"] == "" and answered["cache-control"] == "private, no-cache"
 
     asyncio.run(story())
@@ -821,6 +821,7 @@ def test_a_look_ends_when_the_answer_begins() -> None:
                 await receive()
                 gone = asyncio.ensure_future(receive())
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"etag", b'"mine"')]})
+                await send({"type": "http.response.body", "body": b"part", "more_body": True})
                 await gone
                 behind.append("the look has gone")
             await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -914,6 +915,46 @@ def test_nobody_is_told_what_a_stream_is_made_of_before_it_is() -> None:
         site = Site()
         answered = await ask(streaming(site, [b"a", b"b"], None, []))
         assert {name for name, _ in answered.fields} == {b"cache-control", b"vary", b"cache-status"}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("when", ["before its first part", "after it"])
+def test_a_stream_that_reads_when_it_has_begun_is_its_callers_alone(when: str) -> None:
+    """Where nothing was read yet, nothing is known of what will be: nobody is to guess that he may keep it."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            if when == "before its first part":
+                await site.read("store:1")
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await site.read("store:1")
+            await send({"type": "http.response.body", "body": b"y"})
+
+        answered = await ask(CacheMiddleware(app, site.cache))
+        assert answered["cache-control"] == "private, no-cache"
+        assert answered["vary"] == ("Accept-Language" if when == "before its first part" else "")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("status", [206, 301, 404, 304, 500])
+def test_what_is_no_success_is_its_callers_alone_where_it_was_made_of_managed_data(status: int) -> None:
+    """Of many statuses caches guess that they may be kept (RFC 9110, 15.1). A handler's own 304 tells nothing new."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("public:1")
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        answered = await ask(CacheMiddleware(app, site.cache))
+        assert answered["cache-control"] == ("" if status == 304 else "private, no-cache") and answered["etag"] == ""
 
     asyncio.run(story())
 

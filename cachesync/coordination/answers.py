@@ -64,6 +64,8 @@ OF_A_WRITE: Final = frozenset((
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
 ))  # fmt: skip
 """Fields that a look leaves out of the write that it is made of: conditions, ranges, and what describes a body."""
+LONGEST_LENGTH: Final = 15
+"""Digits of a Content-Length that is looked at."""
 OK: Final = 200
 
 
@@ -189,15 +191,16 @@ class Exchange:
 
     # --- when it has answered -------------------------------------------------------------------------------------------------------
 
-    def waits(self, status: int, answer: HeaderFields) -> bool:
-        """Whether the body is to be waited for, all of it: to name its content, and because only then it is known what it is made of.
-        Anything else passes as it comes.
+    def awaits(self, status: int, answer: HeaderFields) -> int | None:
+        """The length of the body, if all of it is to be waited for: to name its content, and because only then it is known what it is made
+        of. Anything else passes as it comes: ``None``.
         """
-        if self._method not in READS or status != OK or "no-store" in control_of(answer):
-            return False
+        if self._method not in READS or status != OK or "no-store" in control_of(answer) or not self._consumed.policies:
+            return None
         length = answer.value(b"content-length")
-        is_short = length is not None and length.isdigit() and len(length) < 12 and int(length) <= self._answers.largest
-        return is_short and bool(self._consumed.policies)
+        if length is None or not length.isdigit() or len(length) > LONGEST_LENGTH:
+            return None
+        return int(length) if int(length) <= self._answers.largest else None
 
     def answer(self, status: int, answer: HeaderFields, body: bytes | None = None) -> Reply:
         """What is sent: with the fields that describe it, or a 304 in its place. ``body`` is given where it was waited for."""
@@ -208,10 +211,13 @@ class Exchange:
         return reply._replace(fields=self._tell_writes(consumed, reply.fields)) if consumed.written else reply
 
     def _described(self, consumed: Consumed, status: int, answer: HeaderFields, body: bytes | None) -> Reply:
-        if self._method not in READS or status != OK:
+        if self._method not in READS:
             return Reply(status, answer, None)
         policies = [policy for policy in consumed.policies.values() if policy.http is not None]
         is_managed = bool(policies) and len(policies) == len(consumed.policies)
+        if status != OK:
+            may_be_guessed = is_managed and status != Verdict.NOT_MODIFIED  # RFC 9110, 15.1: also 206, 301, 404
+            return Reply(status, managed(self._terms(consumed), self._request, answer, is_whole=False) if may_be_guessed else answer, None)
         if is_managed:
             terms = self._terms(consumed)
             if body is not None and b"etag" not in answer and (self._method == "GET" or body):
@@ -220,6 +226,8 @@ class Exchange:
                 answer = answer.plus((b"etag", str(tag).encode("ascii")))
                 self._remember(tag.opaque, terms, consumed, answer)
             answer = managed(terms, self._request, answer, is_whole=body is not None)
+        elif b"content-length" not in answer and b"cache-control" not in answer:  # a stream: what it will be made of is not known yet
+            answer = answer.plus((b"cache-control", b"private, no-cache"))
         current = validators_of(answer, now=self._answers.now()) if is_conditional(self._request) else Current()
         verdict = judge(self._method, self._request, current, now=self._answers.now())
         if verdict == Verdict.NOT_MODIFIED:

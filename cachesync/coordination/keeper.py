@@ -68,6 +68,11 @@ class Keeper:
         is_confirmed: bool = await self._operations.arun(confirm(engine.now() + engine.budget))
         return is_confirmed
 
+    @property
+    def position(self) -> Stamp | None:
+        """Up to where the log is applied here, ``None`` before it was joined."""
+        return self._engine.ledger.position
+
     def spare(self, key: str) -> Obtained[Any] | None:
         """The copy in this process that may stand in for a computation that fails (``stale_if_error``); ``None`` where there is none."""
         found = self._engine.spare(Spare(self._ask(key, None)))

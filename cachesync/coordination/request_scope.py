@@ -222,11 +222,17 @@ def reading_of(engine: Engine, key: str, *, anew: bool) -> Reading | None:
     scope = inside.of(engine)
     inside.doubt(engine)
     if scope is None:
-        while inside is not None and not inside.is_open:
-            inside = inside.outer
-        gathering.set(inside)  # what goes on after its request is slowed down no longer
+        gathering.set(_outlived(inside))  # what goes on after its request is slowed down no longer
         return None
     return Reading(scope, key, anew=anew)
+
+
+def _outlived(inside: Scope) -> Gathering | None:
+    """What stands around whatever goes on after its request: a computation whose result is still being made, or a request around it."""
+    found: Gathering | None = inside
+    while isinstance(found, Scope) and not found.is_open:
+        found = found.outer if found._part_of is None else found._part_of
+    return found
 
 
 class RequestScope:

@@ -144,7 +144,7 @@ def _described(exchange: Exchange, response: HttpResponseBase, request: HttpRequ
         body = cast("HttpResponse", response).content
         if b"content-length" not in fields:
             fields = fields.plus((b"content-length", str(len(body)).encode("ascii")))
-        if not exchange.waits(response.status_code, fields):
+        if exchange.awaits(response.status_code, fields) is None:
             body = None
     reply = exchange.answer(response.status_code, fields, body)
     if reply.body is not None:

@@ -8,7 +8,7 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from cachesync.coordination.asgi import Message, Scope
+from cachesync.coordination.asgi import Message, Receive, Scope
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.core import http_cache as rule
 from cachesync.core.entry import Dependency
@@ -94,22 +94,25 @@ class Attempt:
             found.add(Dependency(*one) for one in self._old.dependencies)
         answer = replace(answer, dependencies=tuple((one.kind, one.text) for one in found.dependencies))
         kept = keeping(self._request, answer)
-        names = tuple(name for name, _ in answer.selected_by)
-        if set(names) <= set(self.varies):
+        names = {name for name, _ in answer.selected_by}
+        if names <= set(self.varies):
             outer.absorb(found)
             return kept
-        if self.varies:  # its Vary has grown: what is known of the address is wrong
-            outer.keep_nothing()
-            await answers.end(self._request.url)
-            return kept
-        # The names are kept under the address, and depend on nothing that the answer is made of.
-        address = self._request.variant(names)
+        # The names are kept under the address, and depend on nothing that the answer is made of. They only grow, and that seldom.
+        varies = tuple(sorted(names.union(self.varies)))
+        named = replace(kept, answer=None, varies=varies)
+        address = self._request.variant(varies)
         token = gathering.set(answers.gathering())
         try:
             await answers.obtain(address, answers.ready(address, kept, stands, found))
+            if self.varies:
+                await answers.replace(self._request.url, answers.ready(self._request.url, named, stands, answers.gathering()))
         finally:
             gathering.reset(token)
-        return replace(kept, answer=None, varies=names)
+        if not self.varies:
+            return named
+        outer.keep_nothing()
+        return kept
 
     def _look_for_spare(self) -> None:
         """An old answer of this process, to ask about (RFC 9111, 4.3.1), and to answer with where the application fails."""
@@ -140,11 +143,11 @@ class Attempt:
         door = self._door
         try:
             self._asked = door.now()
-            await door.app(self._asking(), self._receive, self._send)
+            await door.app(self._asking(), self._receive if self._is_attached else self._without_content(), self._send)
             if self._flow is _Flow.AGAIN:
                 self._old, self._flow = None, _Flow.WAITING
                 self._asked = door.now()
-                await door.app(self._asking(), self._receive, self._send)
+                await door.app(self._asking(), self._without_content(), self._send)
             if self._flow is _Flow.WAITING:
                 raise RuntimeError("the application has sent no answer")
             self._decide(None)
@@ -220,16 +223,34 @@ class Attempt:
         return {**self._request.scope, "headers": list(fields)}
 
     async def _receive(self) -> Message:
-        if self._is_attached:
-            message = await self._request.receive()
-            if message["type"] == "http.disconnect" and self._decided is not None:
-                await asyncio.wait({self._decided})  # others may wait for an answer that can be kept: it is not broken off for this client
-            elif message.get("body"):
-                self._has_content = True
-                self._keep_nothing()
+        """What the client sends. That he leaves is told when the answer is his alone: others may wait for it, or be given it later, and an
+        application that breaks it off may look as if it had come to its end.
+        """
+        message = await self._request.receive()
+        if message["type"] == "http.disconnect":
+            assert self._decided is not None
+            await asyncio.wait({self._decided})
+        elif message.get("body"):
+            self._has_content = True
+            self._keep_nothing()
+        return message
+
+    def _without_content(self) -> Receive:
+        """What an application is sent that is asked behind the client's back, or a second time: nothing, and then whether he leaves."""
+        is_sent = False
+
+        async def receive() -> Message:
+            nonlocal is_sent
+            if not is_sent:
+                is_sent = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if not self._is_attached:
+                await asyncio.get_running_loop().create_future()  # for ever
+            while (message := await self._receive())["type"] != "http.disconnect":
+                pass
             return message
-        await asyncio.get_running_loop().create_future()  # behind the caller's back nobody leaves
-        raise AssertionError("nobody ends this wait")
+
+        return receive
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]

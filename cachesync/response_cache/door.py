@@ -15,8 +15,9 @@ from cachesync.coordination.gathering import gathering
 from cachesync.coordination.keeper import Obtained
 from cachesync.core import http_cache as rule
 from cachesync.core.header_fields import HeaderFields
-from cachesync.core.http import not_modified
+from cachesync.core.http import STAMP, not_modified
 from cachesync.core.http_cache import Rules, StoredAnswer, Use, cache_status
+from cachesync.core.stamps import Stamp
 from cachesync.errors import OverdueError, RestingError
 from cachesync.response_cache.attempt import Attempt, FailedAnswerError
 from cachesync.response_cache.kept import Kept, KeptAnswers, ended_by
@@ -86,7 +87,9 @@ class ResponseCache:
         """Whether a request may be answered from here: it can be read, and what its client has seen of the log is applied. Where that can
         not be found out, the application is asked.
         """
-        return request.is_readable and (request.least is None or await self.answers.reaches(request.least))
+        is_ready = request.is_readable and (request.least is None or await self.answers.reaches(request.least))
+        request.position = self.answers.position
+        return is_ready
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
@@ -148,7 +151,8 @@ class ResponseCache:
         elif found.is_new:
             await self._serve(request, answer, age, cache_status(fwd="miss", is_collapsed=True, ttl=answer.remains(age)))
         else:
-            await self._serve(request, answer, age, cache_status(ttl=answer.remains(age)))
+            holds = None if found.is_stale else request.position
+            await self._serve(request, answer, age, cache_status(ttl=answer.remains(age)), holds=holds)
 
     async def _serve_stored(self, request: Request, *, asks: bool = True) -> bool:
         """Answer with what is stored, if anything may be used. Nobody is waited for; with ``asks`` the application is asked whether it is
@@ -169,7 +173,8 @@ class ResponseCache:
             return True
         if chosen.use is not Use.SERVE and chosen.use is not Use.SERVE_AND_REFRESH:
             return False
-        await self._serve(request, answer, entry.age, cache_status(ttl=answer.remains(entry.age)))
+        holds = None if entry.is_stale else request.position
+        await self._serve(request, answer, entry.age, cache_status(ttl=answer.remains(entry.age)), holds=holds)
         return True
 
     async def _validate(self, request: Request, answer: StoredAnswer, fwd: str) -> None:
@@ -207,9 +212,12 @@ class ResponseCache:
         else:
             await self._pass(request, "miss")
 
-    async def _serve(self, request: Request, answer: StoredAnswer, age: float, status: bytes) -> None:
-        """Send a stored answer: with its age (RFC 9111, 4), a 304 where the request has it already, a part where it wants one."""
-        pairs = [*answer.pairs, (b"age", b"%d" % int(answer.initial_age + age)), (b"cache-status", status)]
+    async def _serve(self, request: Request, answer: StoredAnswer, age: float, status: bytes, *, holds: Stamp | None = None) -> None:
+        """Send a stored answer: with its age (RFC 9111, 4), a 304 where the request has it already, a part where it wants one. ``holds`` is
+        the position at which it was found to be fresh: what it says of its stamp holds there, too.
+        """
+        fields = answer.fields if holds is None or STAMP not in answer.fields else answer.fields.replaced(STAMP, str(holds).encode("ascii"))
+        pairs = [*fields, (b"age", b"%d" % int(answer.initial_age + age)), (b"cache-status", status)]
         body, code = answer.body, answer.status
         if 200 <= code < 300 and rule.is_known(answer, request.method, request.fields, now=self.now()):
             pairs, body, code = list(not_modified(HeaderFields(pairs))), b"", 304

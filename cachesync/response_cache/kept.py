@@ -66,6 +66,11 @@ class KeptAnswers:
         """As `Keeper.areaches`."""
         return await self._keeper.areaches(stamp)
 
+    @property
+    def position(self) -> Stamp | None:
+        """The position in the log up to which this process has applied it, ``None`` before it has joined."""
+        return self._keeper.position
+
     def spare(self, address: str) -> Obtained[Kept] | None:
         """What this process has that may stand in for an answer that fails."""
         return self._keeper.spare(self._key(address))

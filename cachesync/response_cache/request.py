@@ -19,6 +19,10 @@ _HOST: Final = re.compile(r"[a-z0-9._~:%\[\]-]*")
 """What may stand in ``Host`` (RFC 3986, 3.2.2, without what nobody uses). Anything else could be taken for a part of a path."""
 
 
+LONGEST_ADDRESS: Final = 8_192
+"""Characters of an address under which something is kept. RFC 9110, 4.1 wants 8,000 to be supported."""
+
+
 class Request:
     """One request, and what is read of it."""
 
@@ -31,10 +35,12 @@ class Request:
         host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
         self.url = self.origin + target_of(scope).decode("latin-1").replace(" ", "%20")
-        self.is_readable = _HOST.fullmatch(host) is not None
-        """Whether it has an address, and says nothing that can not be understood."""
+        self.is_readable = _HOST.fullmatch(host) is not None and len(self.url) <= LONGEST_ADDRESS
+        """Whether it has an address that something can be kept under, and says nothing that can not be understood."""
         self.least: Stamp | None = None
         """The stamp that its answer may not be older than (``Cachesync-At-Least``)."""
+        self.position: Stamp | None = None
+        """The position in the log that was applied before anything was looked up."""
         if (least := self.fields.value(AT_LEAST)) is not None:
             try:
                 self.least = Stamp.parse(least.decode("latin-1"))
