@@ -89,6 +89,8 @@ class _Call:
         self._start: StartResponse | None = None
         """The server's, once it was called: what the application says after that is for the server."""
         self._server: StartResponse | None = None
+        self._instead: Iterable[bytes] | None = None
+        """What is said in the place of all that an application writes by itself."""
         self._body: Any = ()
         self._rest: Iterator[bytes] = iter(())
 
@@ -99,7 +101,7 @@ class _Call:
         try:
             self._body = self._context.run(self._app, self._environ, self._hear)
             if self._start is not None:  # it writes by itself
-                self._rest = iter(self._body)
+                self._rest = iter(self._body if self._instead is None else self._instead)
                 return self
             first = self._first()
             assert self._said is not None, "an application says how its answer begins before it ends (PEP 3333)"
@@ -147,8 +149,12 @@ class _Call:
             assert self._said is not None and self._server is not None
             status, fields = self._said
             self._start = self._server
-            self._send = self._start(status, _pairs(self._exchange.answer(int(status[:3]), fields).fields))
-        return self._send(data)
+            reply = self._exchange.answer(int(status[:3]), fields)
+            if reply.body is None:
+                self._send = self._start(status, _pairs(reply.fields))
+            else:
+                self._instead = _say(self._start, reply, self._environ["REQUEST_METHOD"])
+        return None if self._instead is not None else self._send(data)
 
     def _first(self) -> list[bytes]:
         """What comes until the application has said how its answer begins: one that is a generator says so when it is asked."""

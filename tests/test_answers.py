@@ -15,6 +15,7 @@ import pytest
 
 from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
 from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.answers import LONGEST
 from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
 from cachesync.coordination.consumed import Consumed
 from cachesync.core.policy import HttpPolicy
@@ -956,6 +957,52 @@ def test_what_another_cache_has_given_is_for_its_caller_alone() -> None:
             answered = await ask(door)
             assert answered["cache-control"] == "private, no-cache" and answered["cdn-cache-control"] == ""
             assert answered["etag"] and answered["cachesync-cache-control"] == "max-age=0"
+
+    asyncio.run(story())
+
+
+def test_what_a_public_value_is_made_of_counts_too() -> None:
+    """At second hand as at first: private data does not become public because a public function has read it."""
+
+    async def story() -> None:
+        site = Site(identify=None)
+
+        async def outer() -> Any:
+            return [await site.read("store:1"), await site.read("inner:1")]
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.cache.aget_or_compute("public:1", outer)
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        for _ in range(2):
+            answered = await ask(CacheMiddleware(app, site.cache))
+            assert answered["cache-control"] == "private, no-cache" and answered["vary"] == "Accept-Language"
+
+    asyncio.run(story())
+
+
+def test_what_a_handler_says_itself_is_not_overruled_by_a_lifetime() -> None:
+    """Neither in ``Cache-Control`` nor in the field of the managed client, which comes before it."""
+
+    async def story() -> None:
+        site = Site()
+        site.more = {"Cache-Control": "max-age=1"}
+        answered = await site.get("/public:1")
+        assert answered["cache-control"] == "max-age=1" and answered["cachesync-cache-control"] == ""
+
+    asyncio.run(story())
+
+
+def test_what_takes_much_memory_is_not_remembered() -> None:
+    """Nobody fills it with long addresses, or with what they say where ``Vary`` looks."""
+
+    async def story() -> None:
+        for more in ("/store:1?" + "x" * LONGEST, "/store:1"):
+            site = Site()
+            headers = {"Accept-Language": "x" * LONGEST} if "?" not in more else {}
+            etag = (await site.get(more, headers=headers))["etag"]
+            assert (await site.get(more, etag, headers=headers)).status == 304 and site.calls == 2
 
     asyncio.run(story())
 

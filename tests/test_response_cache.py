@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import pytest
 
 from cachesync import Cache, Policy
 from cachesync.asgi import CacheMiddleware
 from cachesync.coordination.asgi import Message, Receive, Scope, Send
-from cachesync.core.http_cache import Rules
+from cachesync.core.http_cache import Rules, StoredAnswer
 from cachesync.core.policy import HttpPolicy
 from cachesync.errors import PolicyError
 from cachesync.layers.memory import MemoryShared
 from cachesync.response_cache import ResponseCache
+from cachesync.response_cache.door import LONGEST_PASSED
 from cachesync.response_cache.request import Request
 from cachesync.testing import FakeClock
 from support.asgi import Answered, ask, scope_of
@@ -452,6 +454,168 @@ async def test_who_waits_does_not_wait_for_the_first_ones_client() -> None:
     await slow
 
 
+async def leaving(door: ResponseCache, leaves: asyncio.Event, told: list[Message], content: bytes = b"") -> None:
+    """A client that goes away when ``leaves`` says so, having sent ``content``."""
+    sent = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Message:
+        if sent:
+            return sent.pop()
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    await door(scope_of("GET", "/", {"host": "shop"}), receive, send)
+
+
+@in_loop
+@pytest.mark.parametrize("control", ["max-age=60", "no-store"])
+async def test_an_answer_that_others_may_be_given_is_not_broken_off_for_the_first_client(control: str) -> None:
+    """An application that stops when its client leaves may look as if its answer had come to its end: half a page would be everybody's.
+    It hears that its client has left as soon as the answer is nobody else's.
+    """
+    heard, leaves, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        has_left = False
+
+        async def listen() -> None:
+            nonlocal has_left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            has_left = True
+            heard.set()
+
+        listening = asyncio.create_task(listen())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", control.encode())]})
+        await send({"type": "http.response.body", "body": b"half ", "more_body": True})
+        await go_on.wait()
+        rest = b"" if has_left else b"a page"
+        await send({"type": "http.response.body", "body": rest, "more_body": False})
+        listening.cancel()
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    first = asyncio.create_task(leaving(door, leaves, told := []))
+    await until(lambda: len(told) == 2)
+    leaves.set()
+    if control == "no-store":
+        await heard.wait()
+    else:
+        for _ in range(20):
+            await asyncio.sleep(0)
+    go_on.set()
+    await first
+    again = await ask(door, headers={"host": "shop"})
+    assert again.body == b"half a page" and ("hit" in again["cache-status"]) is (control == "max-age=60")
+
+
+@in_loop
+async def test_an_answer_that_was_made_of_a_requests_content_is_its_own() -> None:
+    """Over HTTP/2 nothing but the content itself tells that there is any."""
+    never = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive()).get("body", b"")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"for " + body, "more_body": False})
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    await leaving(door, never, told := [], b"evil")
+    assert told[1]["body"] == b"for evil"
+    assert (await ask(door, headers={"host": "shop"})).body == b"for "
+
+
+@in_loop
+@pytest.mark.parametrize("host", ["shop/a", "shop?b", "shop#c", "ann@shop", "shop, other", "sh op"])
+async def test_what_is_no_host_is_no_part_of_an_address(host: str) -> None:
+    """``Host: shop/a`` and ``/b`` would be the address of ``/a/b``, which is another page."""
+    site = Site()
+    assert await site.bodies({"target": "/b", "host": host}, {"target": "/b", "host": host}) == [b"1", b"2"]
+    assert (await site.get("/b", host=host))["cache-status"] == "cachesync; fwd=bypass"
+
+
+@in_loop
+async def test_no_address_is_that_of_a_variant() -> None:
+    """Whoever knows what others say in the fields of ``Vary`` could ask for their variant by name, and store another page there."""
+    site = Site()
+    site.says |= {"Vary": "Accept-Language"}
+    request = Request(scope_of("GET", "/page", {"host": "shop", "accept-language": "de"}), cast("Any", None), cast("Any", None))
+    suffix = request.variant((b"accept-language",)).removeprefix(request.url)
+    site.says = {"Cache-Control": "max-age=60"}
+    for written in (suffix, suffix.replace(" ", "#"), suffix.replace(" ", "%20")):
+        await site.get("/page" + written)
+    site.says |= {"Vary": "Accept-Language"}
+    assert (await site.get("/page", accept_language="de")).body == b"%d" % len(site.asked)
+
+
+@in_loop
+async def test_who_asks_for_a_stamp_is_given_nothing_older_and_nothing_stale() -> None:
+    """``Cachesync-At-Least``: also by a process that has not heard of it yet, and where a stale page might stand in."""
+    shared = MemoryShared()
+    here, there = (
+        Cache(policies=[STATS, pages(stale_while_revalidate="1h", stale_if_error="1h")], shared=shared, listen=False) for _ in "12"
+    )
+    site = Site(here)
+    site.says = {"Cache-Control": "max-age=60, stale-while-revalidate=600", "Cache-Groups": '"shop"'}
+    assert await site.bodies({}, {}) == [b"1", b"1"]
+    stamp = str(await there.ainvalidate("pages:*"))
+    assert (await site.get(cachesync_at_least=stamp)).body == b"2"
+    stamp = str(await there.ainvalidate("pages:*", soft=True))
+    assert (await site.get(cachesync_at_least=stamp)).body == b"3"
+    stamp = str(await there.ainvalidate("pages:*", soft=True))
+    site.status = 503
+    assert (await site.get(cachesync_at_least=stamp)).status == 503
+    assert (await site.get(cachesync_at_least="soon"))["cache-status"] == "cachesync; fwd=bypass"
+
+
+@in_loop
+async def test_what_a_request_says_of_itself_is_stored_by_its_hash_alone() -> None:
+    """A session in a cookie, or the key of an API, is no use to who reads Redis."""
+    shared = MemoryShared()
+    site = Site(Cache(policies=[pages()], shared=shared))
+    site.says |= {"Vary": "Cookie, X-Api-Key"}
+    await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")
+    assert (await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")).body == b"1"
+    answers = [one for one in gc.get_objects() if isinstance(one, StoredAnswer)]
+    assert answers and "SECRET" not in repr(answers)
+
+
+@in_loop
+async def test_an_event_stream_is_nobody_elses() -> None:
+    """It has no end, so who waits for it would wait for ever."""
+    site = Site()
+    site.says = {"Cache-Control": "no-cache", "Content-Type": "text/event-stream; charset=utf-8", "ETag": '"a"'}
+    assert await site.bodies({}, {}) == [b"1", b"2"]
+    assert (await site.get())["cache-status"] == 'cachesync; fwd=miss; detail="stream"'
+
+
+@in_loop
+async def test_long_addresses_are_not_remembered() -> None:
+    """Nobody fills the memory with addresses whose answers can not be stored."""
+    site = Site()
+    site.says = {"Cache-Control": "no-store"}
+    for number in range(3):
+        await site.get(f"/?{number}{'x' * LONGEST_PASSED}")
+    await site.get("/?short")
+    assert len(site.door._passed) == 1  # pyright: ignore[reportPrivateUsage] - what it takes of memory
+
+
+@in_loop
+async def test_a_file_that_the_server_sends_is_not_sent_behind_a_304() -> None:
+    """By ``http.response.pathsend``, which has no body that could be left out."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60"), (b"etag", b'"a"')]})
+        await send({"type": "http.response.pathsend", "path": "/some/file"})
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    answered = await ask(door, headers={"host": "shop", "if-none-match": '"a"'})
+    assert [message["type"] for message in answered.events] == ["http.response.start", "http.response.body"]
+    assert (answered.status, answered.body) == (304, b"")
+
+
 @in_loop
 async def test_an_answer_that_can_be_stored_after_all_is_stored_again() -> None:
     """That an address is passed is forgotten with the first answer that may be kept."""
@@ -677,6 +841,22 @@ async def test_a_head_that_tells_of_another_answer_ends_the_stored_one() -> None
     site.says = {"Cache-Control": "max-age=1", "ETag": '"b"'}
     assert (await site.get(method="HEAD"))["etag"] == '"b"'
     assert (await site.get()).body == b"3"
+
+
+@in_loop
+@pytest.mark.parametrize("how", ["cookie", "status", "vary"])
+async def test_a_head_that_could_not_have_been_answered_so_ends_nothing(how: str) -> None:
+    """Of somebody known, of another variant, or of a failure: or anybody could keep a page out of the cache (RFC 9111, 4.3.5)."""
+    site = Site()
+    site.says = {"Cache-Control": "max-age=1", "ETag": '"a"'} | ({"Vary": "Accept-Language"} if how == "vary" else {})
+    await site.get()
+    stamp = await site.cache.astamp()
+    site.clock.advance(1.5)
+    site.says |= {"ETag": '"b"'}
+    site.status = 404 if how == "status" else 200
+    headers = {"cookie": {"cookie": "session=1"}, "status": {}, "vary": {"accept_language": "de"}}[how]
+    await site.get(method="HEAD", **headers)
+    assert await site.cache.astamp() == stamp
 
 
 # --- setting up ----------------------------------------------------------------------------------------------------

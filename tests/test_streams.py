@@ -454,6 +454,7 @@ def test_a_client_that_has_gone_is_forgotten() -> None:
     [
         (405, "method_not_allowed", "/events", "POST", {}),
         (403, "cross_site", "/events", "GET", {"origin": "https://evil.example"}),
+        (403, "cross_site", "/events", "GET", {"origin": "http://["}),
         (403, "cross_site", "/events", "GET", {"sec_fetch_site": "cross-site"}),
         (400, "bad_stamp", "/events?since=nonsense", "GET", {}),
         (400, "bad_stamp", "/events", "GET", {"last_event_id": "x"}),

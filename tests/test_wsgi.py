@@ -355,6 +355,22 @@ def test_an_application_may_write_by_itself() -> None:
     assert page["Cache-Control"] == "private, no-cache"
 
 
+@pytest.mark.parametrize(("condition", "status"), [("IF_NONE_MATCH", 304), ("IF_MATCH", 412)])
+def test_what_an_application_writes_by_itself_is_not_sent_behind_a_refusal(condition: str, status: int) -> None:
+    """What it says is answered in its place, whole, and the rest of it is dropped."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        cache.get_or_compute("store:1", lambda: 1)
+        write = start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2"), ("ETag", '"mine"')])
+        write(b"a")
+        return [b"b"]
+
+    middleware, cache = wrapped(app)
+    page = ask(middleware, headers={f"HTTP_{condition}": '"mine"' if status == 304 else '"another"'})
+    assert page.status == status and page.body not in (b"ab", b"a", b"b")
+    assert page["Content-Length"] == (str(len(page.body)) if status == 412 else "")
+
+
 def test_a_file_is_left_to_the_server() -> None:
     """Which may send it without reading it."""
 

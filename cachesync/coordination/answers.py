@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -50,11 +50,15 @@ from cachesync.core.http import (
     varied,
     vary_of,
 )
+from cachesync.core.policy import Policy
+from cachesync.core.records import KEY, TAG
 from cachesync.core.stamps import UNREACHED, Stamp
 from cachesync.core.steps import Step
 
 LARGEST: Final = 1024 * 1024
 """Bytes of a body that is waited for, to name its content. What is larger, or does not say how large it is, passes at once."""
+LONGEST: Final = 2_048
+"""Bytes of an address, and of what the request says where ``Vary`` looks, of an answer that is remembered."""
 OF_A_WRITE: Final = frozenset((
     b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
@@ -231,8 +235,9 @@ class Exchange:
 
     def _terms(self, consumed: Consumed) -> Terms:
         engine, now = self._answers.engine, self._answers.engine.now()
+        policies = self._policies(consumed)
         terms = terms_of(
-            consumed.policies.values(),
+            consumed.policies.values() if policies is None else policies,
             remains=consumed.until - now if math.isfinite(consumed.until) else 0.0,
             age=now - consumed.made if math.isfinite(consumed.made) else 0.0,
             groups=engine.groups.of_answer(engine.settings.policies, consumed.dependencies, self._identity),
@@ -240,9 +245,20 @@ class Exchange:
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )
-        if not consumed.is_alone:  # what another cache has given may be anybody's, and out of date at any time
-            return replace(terms, is_public=False, remains=0.0, keeps=None)
-        return terms if self._identity is None else replace(terms, is_public=False)
+        if not consumed.is_alone:  # what another cache has given may be out of date at any time, and anybody's
+            terms = replace(terms, remains=0.0, keeps=None)
+        is_anybodys = consumed.is_alone and policies is not None and self._identity is None
+        return terms if is_anybodys else replace(terms, is_public=False)
+
+    def _policies(self, consumed: Consumed) -> Collection[Policy] | None:
+        """Those of all that the answer is made of, at first hand or at second; ``None`` where that is more than is told apart."""
+        known, found = self._answers.engine.settings.policies, dict(consumed.policies)
+        for kind, text in consumed.dependencies:
+            if kind not in (KEY, TAG):
+                return None
+            if kind == KEY and (policy := known.match(text)) is not None:
+                found[policy.name] = policy
+        return found.values()
 
     def _stamp(self, consumed: Consumed) -> Stamp | None:
         """The position before anything was read: what is served as fresh holds there. What is served stale is as old as it is."""
@@ -265,6 +281,7 @@ class Exchange:
             or is_strict
             or position is None
             or chosen is None
+            or len(self._target) + sum(len(said or b"") for said in chosen.values()) > LONGEST
             or b"set-cookie" in answer
         ):
             return

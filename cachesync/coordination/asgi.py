@@ -75,6 +75,14 @@ def is_cross_site(scope: Scope, origins: Collection[str] = ()) -> bool:
     origin = header_of(scope, b"origin")
     if origin is not None and origin in origins:
         return False
-    if origin is not None and urlsplit(origin).netloc.casefold() != (header_of(scope, b"host") or "").casefold():
+    if origin is not None and _host_of(origin) != (header_of(scope, b"host") or "").casefold():
         return True
     return header_of(scope, b"sec-fetch-site") in ("cross-site", "same-site")
+
+
+def _host_of(origin: str) -> str | None:
+    """The host and port of an origin; ``None`` for what is none."""
+    try:
+        return urlsplit(origin).netloc.casefold()
+    except ValueError:
+        return None

@@ -58,6 +58,7 @@ class Attempt:
         self._size = 0
         self._start = (0, HeaderFields())
         self._asked = 0.0
+        self._has_content = False
         self._drops_body = False
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
@@ -161,6 +162,12 @@ class Attempt:
             if self._outbox is not None:
                 self._outbox.put_nowait(None)
 
+    def _keep_nothing(self) -> None:
+        """What has begun, if anything has, is for this client alone."""
+        if self._flow is _Flow.SENT:
+            self._chunks = None
+            self._decide(None)
+
     def _decide(self, answer: StoredAnswer | None) -> None:
         if self._decided is not None and not self._decided.done():
             self._decided.set_result(answer)
@@ -214,7 +221,13 @@ class Attempt:
 
     async def _receive(self) -> Message:
         if self._is_attached:
-            return await self._request.receive()
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect" and self._decided is not None:
+                await asyncio.wait({self._decided})  # others may wait for an answer that can be kept: it is not broken off for this client
+            elif message.get("body"):
+                self._has_content = True
+                self._keep_nothing()
+            return message
         await asyncio.get_running_loop().create_future()  # behind the caller's back nobody leaves
         raise AssertionError("nobody ends this wait")
 
@@ -227,9 +240,8 @@ class Attempt:
         elif kind == "http.response.body":
             await self._on_body(message)
         else:  # trailers, files, pushes: an answer that this cache does not know how to keep
-            self._chunks = None
-            self._decide(None)
-            await self._deliver(message)
+            self._keep_nothing()
+            await self._deliver({"type": "http.response.body", "body": b""} if self._drops_body else message)
 
     async def _on_start(self, message: Message) -> None:
         door, request, old = self._door, self._request, self._old
@@ -242,7 +254,7 @@ class Attempt:
             if self._decided is not None and not self._decided.done():
                 self._decided.set_exception(self.failure)
             return
-        why = "trailers" if message.get("trailers") else ""
+        why = "trailers" if message.get("trailers") else "content of the request" if self._has_content else ""
         why = why or rule.why_not_stored(request.method, request.fields, status, answer, door.rules, now=door.now())
         length = answer.value(b"content-length") or b""
         if not why and length.isdigit() and len(length) < 16 and int(length) > door.limit:
@@ -285,8 +297,7 @@ class Attempt:
         if self._chunks is not None:
             self._size += len(body)
             if self._size > self._door.limit:
-                self._chunks = None
-                self._decide(None)
+                self._keep_nothing()
             else:
                 self._chunks.append(bytes(body))
                 if is_last:

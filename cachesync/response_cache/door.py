@@ -26,6 +26,8 @@ LIMIT: Final = 1024 * 1024
 """Bytes of a body that is kept. A longer one is passed on as it comes, and no more than this of it is ever held."""
 MOST_PASSED: Final = 10_000
 """Addresses that are remembered because their answers could not be stored: who asks for one waits for nobody."""
+LONGEST_PASSED: Final = 2_048
+"""Characters of such an address: others are forgotten, so that nobody fills the memory with them."""
 
 
 class ResponseCache:
@@ -65,7 +67,9 @@ class ResponseCache:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        if request.method not in ("GET", "HEAD") or request.has_body:
+        if not await self._is_ready(request):
+            await self._pass(request, "bypass")
+        elif request.method not in ("GET", "HEAD") or request.has_body:
             await self._change(request)
         elif rule.wants_only_stored(request.fields, self.rules):
             if not await self._serve_stored(request, asks=False):
@@ -77,6 +81,12 @@ class ResponseCache:
             await self._pass(request, "miss", learns=True)
         else:
             await self._get(request)
+
+    async def _is_ready(self, request: Request) -> bool:
+        """Whether a request may be answered from here: it can be read, and what its client has seen of the log is applied. Where that can
+        not be found out, the application is asked.
+        """
+        return request.is_readable and (request.least is None or await self.answers.reaches(request.least))
 
     # --- reading --------------------------------------------------------------------------------------------------------------------
 
@@ -102,6 +112,8 @@ class ResponseCache:
 
         def accepts(kept: Kept, age: float) -> bool:
             answer = kept.answer
+            if request.least is not None:
+                return False
             if answer is None or not request.is_selected_by(answer):
                 return answer is not None
             chosen = rule.choose(answer, request.fields, age, self.rules, is_ended=answer.remains(age) > 0)
@@ -123,7 +135,7 @@ class ResponseCache:
             return
         age = found.age
         if found.is_spare:
-            if rule.may_stand_in(answer, request.fields, age, self.rules):
+            if request.least is None and rule.may_stand_in(answer, request.fields, age, self.rules):
                 await self._serve(request, answer, age, cache_status(ttl=answer.remains(age), detail="stale-if-error"))
             else:
                 await self._fail(request, attempt, attempt.failure)
@@ -149,6 +161,8 @@ class ResponseCache:
         if entry is None or answer is None or not request.is_selected_by(answer):
             return False
         is_ended = entry.is_stale and answer.remains(entry.age) > 0
+        if entry.is_stale and request.least is not None:
+            return False
         chosen = rule.choose(answer, request.fields, entry.age, self.rules, is_ended=is_ended)
         if asks and chosen.use is Use.VALIDATE and request.method == "GET" and b"range" not in request.fields:
             await self._validate(request, answer, chosen.fwd)
@@ -221,7 +235,7 @@ class ResponseCache:
                 if learns and not why and not is_known:
                     self.note_passed(request, is_passed=False)
                 is_known = True
-                if request.method == "HEAD":
+                if request.method == "HEAD" and message["status"] == HTTPStatus.OK:
                     await self._notice_head(request, answer)
                 message = {**message, "headers": with_status(answer, cache_status(fwd=fwd, detail=why))}
             await request.send(message)
@@ -229,16 +243,18 @@ class ResponseCache:
         await self.app(request.scope, request.receive, send)
 
     async def _notice_head(self, request: Request, head: HeaderFields) -> None:
-        """The answer to a HEAD may show that what is stored is out of date (RFC 9111, 4.3.5)."""
+        """The answer to a HEAD may show that what is stored is out of date, if that could have been its answer (RFC 9111, 4.3.5)."""
         entry = await self.answers.find(request.url)
         answer = None if entry is None else entry.value.answer
-        if answer is not None and rule.is_contradicted_by(answer, head):
+        if answer is None or not request.is_selected_by(answer) or not rule.is_for(answer, request.fields, self.rules):
+            return
+        if rule.is_contradicted_by(answer, head):
             await self.answers.end(request.url)
 
     def note_passed(self, request: Request, *, is_passed: bool) -> None:
         """Remember, or forget, that answers to this kind of request can not be stored."""
         self._passed.pop(request.kind, None)
-        if is_passed:
+        if is_passed and len(request.url) <= LONGEST_PASSED:
             self._passed[request.kind] = None
             if len(self._passed) > MOST_PASSED:
                 del self._passed[next(iter(self._passed))]

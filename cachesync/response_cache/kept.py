@@ -19,6 +19,7 @@ from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http_cache import StoredAnswer
 from cachesync.core.keys import written
 from cachesync.core.records import TAG
+from cachesync.core.stamps import Stamp
 from cachesync.core.units import as_written
 from cachesync.errors import PolicyError
 from cachesync.response_cache.request import Request
@@ -60,6 +61,10 @@ class KeptAnswers:
     async def find(self, address: str) -> Entry[Kept] | None:
         """What is kept. Nobody is waited for."""
         return await self._cache.apeek(self._key(address))
+
+    async def reaches(self, stamp: Stamp) -> bool:
+        """As `Keeper.areaches`."""
+        return await self._keeper.areaches(stamp)
 
     def spare(self, address: str) -> Obtained[Kept] | None:
         """What this process has that may stand in for an answer that fails."""

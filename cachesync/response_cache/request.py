@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from http import HTTPStatus
+from typing import Final
 
 from cachesync.coordination.asgi import Receive, Scope, Send, target_of
 from cachesync.core import http_cache as rule
 from cachesync.core.header_fields import HeaderFields
+from cachesync.core.http import AT_LEAST
 from cachesync.core.http_cache import StoredAnswer
+from cachesync.core.stamps import Stamp
+
+_HOST: Final = re.compile(r"[a-z0-9._~:%\[\]-]*")
+"""What may stand in ``Host`` (RFC 3986, 3.2.2, without what nobody uses). Anything else could be taken for a part of a path."""
 
 
 class Request:
@@ -23,7 +30,16 @@ class Request:
         self.fields = HeaderFields(scope["headers"])
         host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
-        self.url = self.origin + target_of(scope).decode("latin-1")
+        self.url = self.origin + target_of(scope).decode("latin-1").replace(" ", "%20")
+        self.is_readable = _HOST.fullmatch(host) is not None
+        """Whether it has an address, and says nothing that can not be understood."""
+        self.least: Stamp | None = None
+        """The stamp that its answer may not be older than (``Cachesync-At-Least``)."""
+        if (least := self.fields.value(AT_LEAST)) is not None:
+            try:
+                self.least = Stamp.parse(least.decode("latin-1"))
+            except ValueError:
+                self.is_readable = False
 
     @property
     def has_body(self) -> bool:
@@ -36,10 +52,10 @@ class Request:
         return self.url, b"authorization" in self.fields, b"cookie" in self.fields
 
     def variant(self, names: Iterable[bytes]) -> str:
-        """The address of the answer for requests that say the same in these fields. What they say is hashed: it may be secret."""
+        """The address of the answer for requests that say the same in these fields. No other address has a space."""
         said = (name + b"\1" + (b"" if value is None else b"=" + value) for name, value in rule.selected(tuple(names), self.fields))
         digest = blake2b(b"\0".join(said), digest_size=16).hexdigest()
-        return f"{self.url}#{digest}"
+        return f"{self.url} {digest}"
 
     def is_selected_by(self, answer: StoredAnswer) -> bool:
         """Whether ``Vary`` lets this request have that answer (RFC 9111, 4.1). A key is a hash: here it is looked at itself."""
