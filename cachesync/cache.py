@@ -451,19 +451,9 @@ class Cache:
         """
         return RequestScope(self._engine)
 
-    def answers(
-        self,
-        *,
-        now: Callable[[], float] = time.time,
-        require_match: Collection[str] = (),
-        largest: int = LARGEST,
-        remember: int = REMEMBERED,
-    ) -> Answers:
-        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
-
-        ``now`` is the time for dates in conditions, seconds since 1970.
-        """
-        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=frozenset(require_match))
+    def answers(self, *, require_match: Collection[str] = (), largest: int = LARGEST, remember: int = REMEMBERED) -> Answers:
+        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments."""
+        return Answers(self._operations, now=time.time, remember=remember, largest=largest, require_match=frozenset(require_match))
 
     def etag(self, value: Any) -> str:
         """A strong entity tag of a value, with its quotes (RFC 9110, 8.8.3): the content hash of its bytes, the same in every process.

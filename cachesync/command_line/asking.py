@@ -17,6 +17,7 @@ TOKEN_VARIABLE: Final = "CACHESYNC_ADMIN_TOKEN"
 PATIENCE: Final = 10.0
 """Seconds an answer may take: ``/health`` may ask slow checks."""
 MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that are read of an answer."""
 
 
 class AskingError(Exception):

@@ -9,7 +9,7 @@ from cachesync.command_line.exits import OK
 from cachesync.command_line.parsing import FILE_HELP, Commands, add_json, command
 from cachesync.command_line.policies import duration_text, other_settings, policy_as_json, redis_as_text, ttl_text
 from cachesync.command_line.policy_files import file_of, tell_problems
-from cachesync.command_line.printing import address_of, paint, print_json, print_table
+from cachesync.command_line.printing import address_of, counted, paint, print_json, print_table
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.encryption_keys import VARIABLE
 from cachesync.core.policy import Policy
@@ -43,8 +43,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_settings_as_json(file, settings))
         return OK
-    count = len(settings.policies)
-    print(f"{paint(file, 'head')}: {paint('no mistakes', 'good')}, {count} {'policy' if count == 1 else 'policies'}")
+    print(f"{paint(file, 'head')}: {paint('no mistakes', 'good')}, {counted(len(settings.policies), 'policy', 'policies')}")
     print(f"namespace {settings.namespace}, {redis_as_text(settings)}")
     if settings.ttl:
         print("named durations: " + ", ".join(f"{name} = {format_duration(seconds)}" for name, seconds in settings.ttl.items()))

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from cachesync.coordination.consumed import Consumed
 from cachesync.coordination.operations import Operations
-from cachesync.coordination.remembered import REMEMBERED, AnswerMemory, Remembered
+from cachesync.coordination.remembered import AnswerMemory, Remembered
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.cache_control import control_of
 from cachesync.core.etag import content_tag
@@ -89,9 +89,9 @@ class Answers:
         operations: Operations,
         *,
         now: Callable[[], float],
-        remember: int = REMEMBERED,
-        largest: int = LARGEST,
-        require_match: frozenset[str] = frozenset(),
+        remember: int,
+        largest: int,
+        require_match: frozenset[str],
     ) -> None:
         self.engine = operations.engine
         self.run = operations.run

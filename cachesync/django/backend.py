@@ -122,13 +122,13 @@ class CachesyncCache(BaseCache):
     def set_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         """Store several values, each by itself, in as few trips as a single one. Returns the keys that could not be stored."""
         made = self._made(data, version)
-        wanted = {text: self._timed(data[key], timeout) for key, text in made.items()}
+        wanted: dict[str, Wanted] = {text: self._timed(data[key], timeout) for key, text in made.items()}
         return self._failed(made, self._run(self._entries.changing_many(wanted)))
 
     async def aset_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         """As `set_many`."""
         made = self._made(data, version)
-        wanted = {text: await self._atimed(data[key], timeout) for key, text in made.items()}
+        wanted: dict[str, Wanted] = {text: await self._atimed(data[key], timeout) for key, text in made.items()}
         return self._failed(made, await self._arun(self._entries.changing_many(wanted)))
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
