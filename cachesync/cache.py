@@ -462,9 +462,13 @@ class Cache:
     ) -> Answers:
         """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
 
-        ``now`` is the time for dates in conditions, seconds since 1970.
+        ``now`` is the time for dates in conditions, seconds since 1970. Raises ``TypeError`` for a ``require_match`` that is one text: its
+        letters are no methods.
         """
-        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=frozenset(require_match))
+        if isinstance(require_match, str):
+            raise TypeError(f"require_match is a list of methods; write [{require_match!r}]")
+        methods = frozenset(method.upper() for method in require_match)
+        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=methods)
 
     def etag(self, value: Any) -> str:
         """A strong entity tag of a value, with its quotes (RFC 9110, 8.8.3): the content hash of its bytes, the same in every process.
