@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, abort, request
-from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
+from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, code_in, failure, named, ok
 from werkzeug.exceptions import HTTPException
 
 from cachesync import Cache
@@ -105,7 +105,11 @@ def read_overview() -> dict[str, Any]:
 
 @app.post("/admin/sync")
 def sync() -> dict[str, Any]:
-    return found(sync_store(str(request.get_json().get("code"))) or None)
+    try:
+        code = code_in(request.get_json())
+    except ValueError as error:
+        abort(400, str(error))
+    return found(sync_store(code) or None)
 
 
 @app.post("/admin/cache/invalidate")
