@@ -452,8 +452,14 @@ class Cache:
         return RequestScope(self._engine)
 
     def answers(self, *, require_match: Collection[str] = (), largest: int = LARGEST, remember: int = REMEMBERED) -> Answers:
-        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments."""
-        return Answers(self._operations, now=time.time, remember=remember, largest=largest, require_match=frozenset(require_match))
+        """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
+
+        Raises ``TypeError`` for a ``require_match`` that is one text: its letters are no methods.
+        """
+        if isinstance(require_match, str):
+            raise TypeError(f"require_match is a list of methods; write [{require_match!r}]")
+        methods = frozenset(method.upper() for method in require_match)
+        return Answers(self._operations, now=time.time, remember=remember, largest=largest, require_match=methods)
 
     def etag(self, value: Any) -> str:
         """A strong entity tag of a value, with its quotes (RFC 9110, 8.8.3): the content hash of its bytes, the same in every process.

@@ -53,6 +53,8 @@ class EventStreams:
         life: float | str = "1h",
         origins: Collection[str] = (),
     ) -> None:
+        if isinstance(origins, str):
+            raise TypeError(f"origins is a list of origins; write [{origins!r}]")
         self._cache = cache
         lives = read_duration(heartbeat), read_duration(life)
         self._desk = _Desk(cache, identify, entitled, most, *lives, frozenset(origins), Farewell(cache.hub.leave))

@@ -486,6 +486,13 @@ def test_a_condition_of_writes_may_be_required() -> None:
     asyncio.run(story())
 
 
+def test_methods_that_need_a_condition_are_a_list_in_any_case() -> None:
+    """The letters of one text would be taken for methods, and protect nothing; methods in small letters are meant as they are known."""
+    with pytest.raises(TypeError, match=r"require_match is a list of methods; write \['PUT'\]"):
+        Site(require_match="PUT")
+    assert asyncio.run(put(Site(require_match=["put"]))).status == 428
+
+
 def test_an_answer_says_what_its_request_has_invalidated() -> None:
     """By the groups that answers have, and with the stamp of the invalidation (RFC 9875, 3)."""
 

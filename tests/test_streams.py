@@ -490,6 +490,15 @@ def test_pages_of_the_same_and_of_named_origins_may_open_streams() -> None:
     in_loop(story)
 
 
+def test_origins_are_a_list() -> None:
+    """The letters of one text are no origins."""
+    with (
+        Cache(policies=[Policy(name="stores", match="stores:*", ttl="5m")]) as cache,
+        pytest.raises(TypeError, match=r"write \['https://shop.example'\]"),
+    ):
+        EventStreams(cache, origins="https://shop.example")
+
+
 def test_one_stream_too_many_is_refused_and_told_when_to_come_again() -> None:
     """Clients go by lifetimes until then. When one has gone there is room again."""
 

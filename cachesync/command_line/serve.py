@@ -117,7 +117,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace, token: str | None)
     try:
         listening = socket.create_server((arguments.host, arguments.port), family=_family(arguments.host), backlog=2048)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # the address is said already
         print(f"cachesync serve: {arguments.host}:{arguments.port} can not be listened on: {why}; choose another --port", file=sys.stderr)
         return NO
     with closing(listening), _sigterm_ends(), Cache(settings) as cache:

@@ -315,7 +315,7 @@ class Exchange:
 _CONDITIONS: Final[Mapping[int, tuple[str, str]]] = {
     Verdict.PRECONDITION_FAILED: (
         "precondition_failed",
-        "it has changed since you read it: read it again, and repeat the change on what it is now",
+        "what stands there now is not what the condition asks for: read it again, and repeat the change on what it is",
     ),
     Verdict.PRECONDITION_REQUIRED: (
         "precondition_required",

@@ -58,9 +58,12 @@ class CacheMiddleware:
         if unknown := sorted(given.keys() - _SETTINGS.keys()):
             raise ImproperlyConfigured(f"CACHESYNC: {unknown[0]} has no meaning; known are {', '.join(_SETTINGS)}")
         chosen: dict[str, Any] = {**_SETTINGS, **given}
+        if isinstance(chosen["REQUIRE_MATCH"], str):
+            raise ImproperlyConfigured(f"CACHESYNC: REQUIRE_MATCH is a list of methods; write [{chosen['REQUIRE_MATCH']!r}]")
+        self._identify = _function(chosen["IDENTIFY"])
         location = chosen["CACHE"] or conf.settings.CACHES["default"].get("LOCATION", "")
-        identify = chosen["IDENTIFY"]
-        self._identify = import_string(identify) if isinstance(identify, str) else identify
+        if not location:
+            raise ImproperlyConfigured('CACHESYNC: CACHE is missing, and CACHES["default"] has no LOCATION; write "myapp.caches:cache"')
         self._answers = cache_at(location).answers(
             require_match=chosen["REQUIRE_MATCH"], largest=chosen["LARGEST"], remember=chosen["REMEMBER"]
         )
@@ -120,6 +123,14 @@ class CacheMiddleware:
     def _begin(self, request: HttpRequest, identity: str | None, *, is_look: bool = False) -> Exchange:
         target = request.get_full_path().encode("ascii", "replace")
         return self._answers.begin(request.method or "GET", target, fields_of(request.META), identity, is_look=is_look)
+
+
+def _function(identify: Any) -> Any:
+    """What IDENTIFY names. Raises ``ImproperlyConfigured`` where that is nothing."""
+    try:
+        return import_string(identify) if isinstance(identify, str) else identify
+    except ImportError as error:
+        raise ImproperlyConfigured(f"CACHESYNC: IDENTIFY: {identify!r} can not be imported: {error}") from error
 
 
 def _asked(request: HttpRequest) -> HttpRequest:
