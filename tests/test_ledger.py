@@ -394,6 +394,33 @@ def test_what_the_new_server_lacks_is_announced_again() -> None:
     assert not ledger.refuses("kept", (), 6)
 
 
+def test_the_window_of_what_was_lost_goes_on_from_when_it_was_heard_of() -> None:
+    """Of several, from the first: while they wait to be announced again, when they are, and when another process was faster."""
+    for faster in (False, True):
+        ledger = ledger_at(5)
+        apply(ledger, record(6, "s", kind=TAG, mode=SOFT), at=50.0)
+        apply(ledger, record(7, "t", kind=TAG, mode=SOFT), at=60.0)
+        apply(ledger, record(8, "a"), at=70.0)
+        assert rejoin(ledger, joined(5, OTHER, cuts={EPOCH: 5})) == Rejoined("cut", lost=3)
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+        [again] = [ticket for ticket in queued(ledger) if ticket.targets[0].is_soft]
+        if faster:
+            apply(ledger, record(6, "s", "t", kind=TAG, mode=SOFT, epoch=OTHER), record(7, "b", epoch=OTHER))
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+        ledger.settle(again, Stamp(OTHER, 7 if faster else 6), NOW)
+        assert again not in ledger.tickets
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+
+
+def test_a_lost_soft_invalidation_of_unknown_age_leaves_no_window() -> None:
+    """Its number was read where this process joined, and not the time: it is refused, and so is what was lost together with it."""
+    ledger = Ledger(None, contact=math.inf)
+    assert rejoin(ledger, joined(5), page((Targets(TAG, ("s",), SOFT), 5))) == Rejoined("first")
+    apply(ledger, record(6, "t", kind=TAG, mode=SOFT), at=60.0)
+    assert rejoin(ledger, joined(4, OTHER, cuts={EPOCH: 4}, asked=NOW + 1), at=NOW + 1) == Rejoined("cut", lost=2)
+    assert [ledger.softened("x", tagged(tag), 4) for tag in "st"] == [LONG_AGO, LONG_AGO]
+
+
 def test_many_lost_records_become_several_tickets() -> None:
     """One record holds so many texts and no more."""
     ledger = ledger_at(0)

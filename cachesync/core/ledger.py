@@ -129,7 +129,8 @@ class Ledger:
 
         ``pages`` hold the bans from the number ``since`` on. Raises ``LookupError`` where all of them are needed.
 
-        What was applied here and is not known there is queued, to be announced again by ``origin``.
+        What was applied here and is not known there is queued, to be announced again by ``origin``. Windows of what was soft among it go
+        on from the first: they may be too short, never too long.
         """
         how = self._how(joined)
         if how is None:
@@ -138,6 +139,7 @@ class Ledger:
             raise LookupError("what was known here belongs to another log: all bans are needed")
         shared = self._shared_until(joined.lineage) or 0
         missing = (*self.bans.above(shared), *_softly(self.soft.above(shared))) if how.lost else ()
+        heard = self.soft.first_above(shared) if how.lost else None
         if how.ends_copies:
             self._forget()
         for page in pages:
@@ -148,7 +150,7 @@ class Ledger:
         self.lineage = joined.lineage
         for index, part in enumerate(part for targets in missing for part in parts_of((targets,))):
             ticket = Ticket(part, (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
-            self.tickets.add(ticket, now)
+            self.tickets.add(ticket, now if heard is None else heard)
             self.tickets.queue(ticket)
         self._move(joined.head, joined.nonce, now)
         return how
