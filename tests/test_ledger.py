@@ -489,6 +489,38 @@ def test_only_the_master_that_numbers_the_records_proves_contact(beat: Beat, agr
     assert ledger.agrees(beat) is agrees
 
 
+@pytest.mark.parametrize(
+    ("beat", "agrees"),
+    [
+        (Beat(Stamp(EPOCH, 4), "c4", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 6), "nonce0", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=True, asked=NOW + 3), False),
+        (Beat(Stamp(EPOCH, 5), "another", is_master=True, is_same=True, asked=NOW - 1), False),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=False, is_same=True, asked=NOW - 1), False),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=False, asked=NOW - 1), False),
+        (Beat(Stamp(OTHER, 5), "c5", is_master=True, is_same=True, asked=NOW - 1), False),
+    ],
+)
+def test_an_answer_that_was_overtaken_names_a_record_that_was_applied(beat: Beat, agrees: bool) -> None:
+    """One of several that were applied at once, or one of this process's own. After that the log can not end there any more."""
+    ledger = ledger_at(3)
+    apply(ledger, record(4), record(5))
+    ticket = ticket_for(A)
+    ledger.pend(ticket, NOW + 1)
+    ledger.settle(ticket, Stamp(EPOCH, 6), NOW + 1)
+    apply(ledger, Record(EPOCH, 7, "c7", "nonce0", A, "somebody"), at=NOW + 2)
+    assert ledger.agrees(beat) is agrees
+
+
+def test_an_answer_about_another_log_is_not_taken_for_one_that_was_overtaken() -> None:
+    """Where the log was joined anew, its numbers may stand for other records."""
+    ledger = ledger_at(3)
+    apply(ledger, record(4), record(5))
+    assert rejoin(ledger, joined(8)) == Rejoined("gap")
+    assert not ledger.agrees(Beat(Stamp(EPOCH, 4), "c4", is_master=True, is_same=True))
+
+
 def test_a_process_that_never_joined_agrees_with_nobody() -> None:
     """Also not where there is no log."""
     ledger = Ledger(None, contact=-math.inf)
