@@ -235,6 +235,30 @@ def test_what_is_made_of_something_stale_is_not_for_those_who_come_after_its_win
     assert (early.result(LONG), late.result(LONG)) == ([1], [2])
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("joins", [False, True], ids=["never joined", "joins meanwhile"])
+def test_before_the_log_was_heard_an_own_invalidation_concerns_those_who_join_later(
+    colour: Colour, loop: LoopThread, soft: bool, joins: bool
+) -> None:
+    """Nobody knew what the page would be made of, so its flight went on; and it has no stamp. Without a window soft is as good as hard."""
+    pair = Pair(colour, loop, stale=0.0)
+    node, gate = pair.nodes[0], pair.origin.hold()
+    pair.shared.down = True
+    early = node.start(node.page, 1)
+    gate.wait()
+    pair.origin.version = 2
+    assert node.invalidate("tag of the policy", soft=soft).pending
+    late = node.start(node.page, 1)
+    until(lambda: node.cache.stats().total.joined, "joining")
+    if joins:
+        pair.shared.down = False
+        node.read_log()
+        until(lambda: node.read_log() is None and not node.cache.stats().log.pending, "announcing")
+    gate.open()
+    assert (early.result(LONG), late.result(LONG)) == ([1, 1], [1, 2])
+    pair.close()
+
+
 def test_what_was_softly_invalidated_while_it_was_computed_is_stale_for_those_who_join_later(pair: Pair) -> None:
     """Nobody knew while it was computed what it is made of. What they make of it is not stored, and for a stamp it is computed anew."""
     node = pair.nodes[0]
