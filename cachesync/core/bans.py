@@ -282,6 +282,13 @@ class SoftIndex(BanIndex):
         found += [self._first(kind, text, number, newest) for kind, text, newest in self.matching(key, dependencies) if newest > number]
         return min(found, default=None)
 
+    def heard(self, targets: Targets, number: int) -> float:
+        """When the first of the bans above ``number`` on what ``targets`` name was heard of; long ago where that is not known."""
+        if targets.kind == EVERYTHING:
+            return self._first(EVERYTHING, "*", number, self.floors.all) if self.floors.all > number else _LONG_AGO
+        bans = self._bans[targets.kind]
+        return min((self._first(targets.kind, text, number, bans.get(text, 0)) for text in targets.texts), default=_LONG_AGO)
+
     def lies_between(self, key: str, dependencies: tuple[Dependency, ...], above: int, most: int) -> bool:
         """Whether one of the bans above ``above`` and up to ``most`` matches; also where that is not known."""
         if above >= min(most, self.highest):

@@ -35,7 +35,7 @@ class Rejoined:
     """How a process came to another position of the log.
 
     ``first``: it had none. ``gap``: records are gone that it had not read. ``cut``: another server numbers the records now. ``epoch``:
-    the log was begun anew, and nothing from before is valid. ``lost`` counts records that were applied here and that the server
+    the log was begun anew, and nothing from before is valid. ``lost`` counts the numbers that were known here and that the server
     lacks; what they said is to be announced again.
     """
 
@@ -138,6 +138,8 @@ class Ledger:
             raise LookupError("what was known here belongs to another log: all bans are needed")
         shared = self._shared_until(joined.lineage) or 0
         missing = (*self.bans.above(shared), *_softly(self.soft.above(shared))) if how.lost else ()
+        # A window that has begun goes on: what was softly invalidated is not served longer because it is announced again.
+        lost = [(part, self._heard(part, shared, now)) for targets in missing for part in parts_of((targets,))]
         if how.ends_copies:
             self._forget()
         for page in pages:
@@ -146,12 +148,15 @@ class Ledger:
             for targets, number in page.found:
                 (self.soft if targets.is_soft else self.bans).add_all(targets, number)
         self.lineage = joined.lineage
-        for index, part in enumerate(part for targets in missing for part in parts_of((targets,))):
+        for index, (part, at) in enumerate(lost):
             ticket = Ticket(part, (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
-            self.tickets.add(ticket, now)
+            self.tickets.add(ticket, at)
             self.tickets.queue(ticket)
         self._move(joined.head, joined.nonce, now)
         return how
+
+    def _heard(self, part: Sequence[Targets], above: int, now: float) -> float:
+        return min((self.soft.heard(targets, above) for targets in part if targets.is_soft), default=now)
 
     def _how(self, joined: Joined) -> Rejoined | None:
         before, head = self.position, joined.head
@@ -161,7 +166,10 @@ class Ledger:
             if joined.asked < self._moved:
                 return None  # a reply that was overtaken: this process has gone on since it was asked for
             shared = self._shared_until(joined.lineage)
-            return Rejoined("epoch") if shared is None else Rejoined("cut", max(0, before.number - shared))
+            if shared is None:
+                return Rejoined("epoch")
+            known = max(before.number, self.bans.highest, self.soft.highest)  # one's own may have a number that is not reached yet
+            return Rejoined("cut", max(0, known - shared))
         if before.number < head.number:
             return Rejoined("gap")
         if before.number == head.number:
