@@ -12,6 +12,7 @@ Nothing is fetched: links to other hosts are not followed.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -184,12 +186,13 @@ def drawing_problems() -> list[str]:
 @cache
 def help_text(command: str) -> str:
     """What ``cachesync ... --help`` prints, 80 columns wide and without colours."""
-    script = "import sys; from cachesync.cli import main; sys.argv = sys.argv[1:]; sys.exit(main())"
-    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-    run = subprocess.run(
-        [sys.executable, "-c", script, *shlex.split(command)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    return run.stdout + run.stderr
+    from cachesync.cli import main as called
+
+    os.environ |= {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said), suppress(SystemExit):
+        called(shlex.split(command)[1:])
+    return said.getvalue()
 
 
 def shows(excerpt: Iterable[str], whole: str) -> bool:

@@ -160,6 +160,21 @@ def test_a_namespace_is_flushed_and_its_neighbours_are_not() -> None:
     servers.stop(keep_logs=False)
 
 
+def test_what_tests_open_to_shared_servers_is_closed_after_each() -> None:
+    """Else thousands of tests would leave thousands of sockets. A client that is used once more connects again."""
+    servers = Servers()
+    server = servers["valkey9"]
+    watcher = redis.Redis(port=server.port, retry=tries_once())
+    for _ in range(3):
+        kept = server.client()
+        kept.set("mine", 1)
+        servers.flush("mine")
+        until(lambda: len(watcher.client_list()) == 1, "nobody but the watcher is connected")
+    assert kept.get("mine") is None
+    watcher.close()
+    servers.stop(keep_logs=False)
+
+
 def test_a_cut_resets_open_connections_and_welcomes_new_ones(proxy: Proxy, line: redis.Redis) -> None:
     """After ``cut`` the old connection is dead, not silent."""
     assert line.ping()

@@ -38,7 +38,7 @@ class Rejoined:
     """How a process came to another position of the log.
 
     ``first``: it had none. ``gap``: records are gone that it had not read. ``cut``: another server numbers the records now. ``epoch``:
-    the log was begun anew, and nothing from before is valid. ``lost`` counts records that were applied here and that the server
+    the log was begun anew, and nothing from before is valid. ``lost`` counts the numbers that were known here and that the server
     lacks; what they said is to be announced again.
     """
 
@@ -171,7 +171,10 @@ class Ledger:
             if joined.asked < self._moved:
                 return None  # a reply that was overtaken: this process has gone on since it was asked for
             shared = self._shared_until(joined.lineage)
-            return Rejoined("epoch") if shared is None else Rejoined("cut", max(0, before.number - shared))
+            if shared is None:
+                return Rejoined("epoch")
+            known = max(before.number, self.bans.highest, self.soft.highest)  # one's own may have a number that is not reached yet
+            return Rejoined("cut", max(0, known - shared))
         if before.number < head.number:
             return Rejoined("gap")
         if before.number == head.number:

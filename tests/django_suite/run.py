@@ -1,7 +1,8 @@
-"""Django's own tests of cache backends, on ours: ``python -m django_suite.run TESTS PART [REDIS_URL]``, with Django's ``tests`` folder.
+"""Django's own tests of cache backends, on ours: ``python -m django_suite.run TESTS [REDIS_URL]``, with Django's ``tests`` folder.
 
 The parts: ``def``, the tests of backends; ``async``, the same with the methods for ``async def`` code; and ``middleware``, those of what
-Django builds on a cache. Without a server time is a `FakeClock`, which Django's sleeps advance. Prints one JSON object.
+Django builds on a cache. Nobody sleeps: time is a `FakeClock`, which Django's sleeps advance, and what lies in the server grows older
+with it. So no test depends on how quick the machine is. Prints one JSON object, by part.
 """
 
 from __future__ import annotations
@@ -18,23 +19,39 @@ from typing import Any
 from unittest import mock
 
 import django
+import redis
 from asgiref.sync import async_to_sync
 from django.conf import settings
 
-from cachesync import Cache, Policy
+from cachesync import Cache, Policy, RedisShared, Settings
+from cachesync.core.settings import CoordinationSettings
 from cachesync.testing import FakeClock
+from support.nodes import HoldingShared
 
-FOLDER, PART, URL = sys.argv[1], sys.argv[2], (sys.argv[3] if len(sys.argv) > 3 else None)
+FOLDER, URL = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else None)
+NAMESPACE = "django-suite"
 NOT_APPLICABLE = dict.fromkeys(
     ("test_cull", "test_zero_cull", "test_cull_delete_when_store_empty"),
     "MAX_ENTRIES and CULL_FREQUENCY are refused: [local] of the policy file bounds what is held, by entries and bytes",
 )
 """Django's own way to say so: these tests skip themselves where there is no alias ``cull``."""
 
-clock = None if URL else FakeClock()
+clock = FakeClock(time.monotonic())
+patient = Settings(namespace=NAMESPACE, coordination=CoordinationSettings(budget="1h", max_lag="1h"))  # deadlines are times of that clock
 policy = Policy(name="django", match="django:*", ttl="dynamic", min_ttl="1ms", max_ttl="365d")
-shared = Cache(policies=[policy], redis=URL, namespace=f"django-suite-{PART}", clock=clock)
+layer = None if URL is None else HoldingShared(RedisShared(URL, namespace=NAMESPACE))
+shared = Cache(patient, policies=[policy], shared=layer, clock=clock)
 BACKEND = {"BACKEND": "cachesync.django.CachesyncCache", "LOCATION": shared}
+
+
+def sleep(seconds: float) -> None:
+    """Let time pass, here and in the server: each key has so much less to live."""
+    clock.advance(seconds)
+    if URL is not None:
+        with redis.Redis.from_url(URL) as server:
+            for name in server.scan_iter(match=f"*{NAMESPACE}*"):
+                if (left := server.pttl(name)) >= 0:
+                    server.pexpire(name, max(0, left - round(seconds * 1000)))
 
 
 class Colour:
@@ -56,7 +73,7 @@ class Colour:
         return bool(self.has_key(key))
 
 
-def cases() -> list[type[unittest.TestCase]]:
+def parts() -> dict[str, list[type[unittest.TestCase]]]:
     """Django's classes, under settings with our backend."""
     tests: Any = importlib.import_module("cache.tests")
     from django.test import TestCase, override_settings
@@ -93,8 +110,19 @@ def cases() -> list[type[unittest.TestCase]]:
     names = (*names, "CacheMiddlewareTest")
     over = override_settings(CACHES=of_middleware)
     of_django: list[Any] = [over(type(f"Our{name}", (getattr(tests, name),), {})) for name in names]
-    parts: dict[str, list[Any]] = {"def": [base], "async": [type("AsyncTests", (base,), {"setUp": set_up})], "middleware": of_django}
-    return parts[PART]
+    return {"def": [base], "async": [type("AsyncTests", (base,), {"setUp": set_up})], "middleware": of_django}
+
+
+def outcome_of(classes: list[type[unittest.TestCase]]) -> dict[str, Any]:
+    """Run them, and say what came of it."""
+    suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromTestCase, classes))
+    with mock.patch.object(time, "sleep", sleep):
+        result = unittest.TextTestRunner(stream=io.StringIO(), verbosity=0).run(suite)
+    skipped = {test.id().rpartition(".")[2]: reason for test, reason in result.skipped}
+    wrong = [f"{test.id()}\n{text}" for test, text in (*result.failures, *result.errors)]
+    unlisted = {name: why for name, why in skipped.items() if name not in NOT_APPLICABLE}
+    reasons = {name: NOT_APPLICABLE[name] for name in skipped if name in NOT_APPLICABLE}
+    return {"ran": result.testsRun, "wrong": wrong, "unlisted": unlisted, "not_applicable": reasons}
 
 
 def main() -> None:
@@ -115,15 +143,7 @@ def main() -> None:
 
     setup_test_environment()
     call_command("migrate", run_syncdb=True, verbosity=0)
-    suite = unittest.TestSuite(unittest.defaultTestLoader.loadTestsFromTestCase(case) for case in cases())
-    told = io.StringIO()
-    with mock.patch.object(time, "sleep", time.sleep if clock is None else clock.advance):
-        result = unittest.TextTestRunner(stream=told, verbosity=0).run(suite)
-    skipped = {test.id().rpartition(".")[2]: reason for test, reason in result.skipped}
-    wrong = [f"{test.id()}\n{text}" for test, text in (*result.failures, *result.errors)]
-    unlisted = {name: why for name, why in skipped.items() if name not in NOT_APPLICABLE}
-    reasons = {name: NOT_APPLICABLE[name] for name in skipped if name in NOT_APPLICABLE}
-    print(json.dumps({"ran": result.testsRun, "wrong": wrong, "unlisted": unlisted, "not_applicable": reasons}))
+    print(json.dumps({part: outcome_of(classes) for part, classes in parts().items()}))
     shared.close()
 
 

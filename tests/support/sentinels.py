@@ -24,6 +24,9 @@ SERVICE: Final = "shop"
 DOWN_AFTER: Final = 2_000
 """Milliseconds of silence after which a sentinel takes a server for dead. Where nothing is to fail over: `NEVER_DOWN`."""
 NEVER_DOWN: Final = 600_000
+PERIODS: Final = {"info-period": 500, "ask-period": 200, "publish-period": 200, "tilt-trigger": 60_000}
+"""Milliseconds. A sentinel looks around more often than usual, so that tests do not wait for it; and it goes on where the machine stands
+still for a moment: usually it trusts nobody then for half a minute (TILT)."""
 OPTIONS: Final = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
 QUORUM: Final = 2
 
@@ -46,6 +49,11 @@ class Sentinel(Server):
 
     def arguments(self, port: int) -> list[str]:
         return [str(self._config), "--sentinel", "--port", str(port), "--bind", "127.0.0.1", "--logfile", str(self.log)]
+
+    def start(self) -> Self:
+        super().start()
+        self.client().execute_command("SENTINEL", "DEBUG", *(word for period in PERIODS.items() for word in period))  # type: ignore[no-untyped-call]
+        return self
 
     def state(self) -> dict[str, str]:
         """What it knows of the master."""
