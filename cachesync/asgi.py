@@ -10,8 +10,9 @@ from collections.abc import Collection
 from typing import Final
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, Exchange, Reply
 from cachesync.coordination.asgi import App, Identify, Message, Receive, Scope, Send, identity_of, target_of
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 
@@ -92,7 +93,9 @@ class CacheMiddleware:
 
 
 class _Answer:
-    """The ``send`` of an application: what it says is held back only while a body is waited for that is known to be short."""
+    """The ``send`` of an application. How its answer begins is sent with the first part of the body, as servers may do (ASGI, HTTP,
+    Response Start): what that is made of is known then. Parts are held back only while a body is waited for that is known to be short.
+    """
 
     def __init__(self, exchange: Exchange, send: Send, method: str) -> None:
         self._exchange = exchange
@@ -101,40 +104,29 @@ class _Answer:
         self._start: Message | None = None
         self._fields = HeaderFields()
         self._parts: list[bytes] = []
-        self._length = 0
         self._is_replaced = False
 
     async def __call__(self, message: Message) -> None:
-        kind = message["type"]
-        if kind == "http.response.start":
-            await self._begin(message)
-        elif self._start is not None and kind == "http.response.body":
-            await self._go_on(message)
+        if message["type"] == "http.response.start":
+            self._start, self._fields = message, HeaderFields(message.get("headers", ()))
+        elif (start := self._start) is not None and message["type"] == "http.response.body":
+            await self._go_on(start, message)
         elif not self._is_replaced:
-            if self._start is not None:  # a body that goes past us, such as a file that the server sends
-                start, self._start = self._start, None
+            if start is not None:  # a body that goes past us, such as a file that the server sends
+                self._start = None
                 await self._tell(start, self._exchange.answer(start["status"], self._fields))
             if not self._is_replaced:
                 await self._send(message)
 
-    async def _begin(self, message: Message) -> None:
-        self._fields = HeaderFields(message.get("headers", ()))
-        if self._exchange.waits(message["status"], self._fields) and not message.get("trailers"):
-            self._start, self._length = message, int(self._fields.value(b"content-length") or 0)
-            return
-        await self._tell(message, self._exchange.answer(message["status"], self._fields))
-
-    async def _go_on(self, message: Message) -> None:
-        assert self._start is not None
+    async def _go_on(self, start: Message, message: Message) -> None:
         self._parts.append(message.get("body", b""))
         length = sum(map(len, self._parts))
-        if message.get("more_body", False) and length < self._length:
+        awaited = None if start.get("trailers") else self._exchange.awaits(start["status"], self._fields)
+        if message.get("more_body", False) and awaited is not None and length < awaited:
             return
-        is_longer = length > self._length  # than it said: the server complains of that
-        start, self._start = self._start, None
-        body = b"".join(self._parts)
-        self._parts = []
-        await self._tell(start, self._exchange.answer(start["status"], self._fields, None if is_longer else body))
+        self._start, body = None, b"".join(self._parts)
+        is_whole = awaited is not None and length <= awaited  # of one that is longer than it said the server complains
+        await self._tell(start, self._exchange.answer(start["status"], self._fields, body if is_whole else None))
         if not self._is_replaced:
             await self._send({**message, "body": body})
 

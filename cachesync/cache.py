@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, Final, Literal, ParamSpec, TypeVar, cast, overload
 
 from cachesync.batch import MOST, AsyncCachedMany, CachedMany, dress_many
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Answers
+from cachesync.coordination.answers import LARGEST, Answers
 from cachesync.coordination.engine import Engine
 from cachesync.coordination.entries import Entries
 from cachesync.coordination.events import Events
@@ -31,6 +31,7 @@ from cachesync.coordination.policy_file import load_settings
 from cachesync.coordination.policy_watcher import PolicyWatcher
 from cachesync.coordination.registry import Registry, fit
 from cachesync.coordination.reloading import Reloader, bounds_of
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.coordination.replacing import Block
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.coordination.results import tags_of
@@ -450,19 +451,15 @@ class Cache:
         """
         return RequestScope(self._engine)
 
-    def answers(
-        self,
-        *,
-        now: Callable[[], float] = time.time,
-        require_match: Collection[str] = (),
-        largest: int = LARGEST,
-        remember: int = REMEMBERED,
-    ) -> Answers:
+    def answers(self, *, require_match: Collection[str] = (), largest: int = LARGEST, remember: int = REMEMBERED) -> Answers:
         """HTTP as this cache sees it: what the doors for ASGI, WSGI and Django are made with. See `CacheMiddleware` for the arguments.
 
-        ``now`` is the time for dates in conditions, seconds since 1970.
+        Raises ``TypeError`` for a ``require_match`` that is one text: its letters are no methods.
         """
-        return Answers(self._operations, now=now, remember=remember, largest=largest, require_match=frozenset(require_match))
+        if isinstance(require_match, str):
+            raise TypeError(f"require_match is a list of methods; write [{require_match!r}]")
+        methods = frozenset(method.upper() for method in require_match)
+        return Answers(self._operations, now=time.time, remember=remember, largest=largest, require_match=methods)
 
     def etag(self, value: Any) -> str:
         """A strong entity tag of a value, with its quotes (RFC 9110, 8.8.3): the content hash of its bytes, the same in every process.

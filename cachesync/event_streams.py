@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from cachesync.cache import Cache
-from cachesync.coordination.asgi import Identify, Receive, Scope, Send, identity_of
+from cachesync.coordination.asgi import REFUSED_CLOSE, Identify, Receive, Refusal, Scope, Send, header_of, identity_of, is_cross_site, raw
 from cachesync.coordination.farewell import Farewell, expect
 from cachesync.coordination.streams import Stream
 from cachesync.core.event_stream import Message
@@ -24,11 +23,13 @@ Entitled = Callable[[str | None, str], bool]
 """Whether an identity may hear of the data of a policy, by its name."""
 
 MOST_STREAMS: Final = 2_000
+"""Streams that are open in a process at once."""
 AGAIN: Final = 30
 """Seconds after which a client that was refused may come again, at the least."""
 OUTDATED_CLOSE: Final = 1012
 """The server restarts (RFC 6455, 7.4.1 and the registry of IANA)."""
 BUSY_CLOSE: Final = 1013
+"""Try again later (the same registry)."""
 
 
 class EventStreams:
@@ -52,6 +53,8 @@ class EventStreams:
         life: float | str = "1h",
         origins: Collection[str] = (),
     ) -> None:
+        if isinstance(origins, str):
+            raise TypeError(f"origins is a list of origins; write [{origins!r}]")
         self._cache = cache
         lives = read_duration(heartbeat), read_duration(life)
         self._desk = _Desk(cache, identify, entitled, most, *lives, frozenset(origins), Farewell(cache.hub.leave))
@@ -107,46 +110,6 @@ class _Desk:
     def close(self, stream: Stream) -> None:
         """End a stream."""
         self.cache.hub.close(stream)
-
-
-class Refusal:
-    """An answer of JSON that says why something is refused, and what to do."""
-
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        self.status = status
-        self.body = json.dumps({"success": False, "error": {"code": code, "message": message}}).encode()
-        self.headers = {
-            "content-type": "application/json",
-            "content-length": str(len(self.body)),
-            "cache-control": "no-store",
-            "x-content-type-options": "nosniff",
-            **(headers or {}),
-        }
-
-    async def send(self, send: Send, kind: str = "http.response") -> None:
-        """As an ASGI application answers."""
-        await send({"type": f"{kind}.start", "status": self.status, "headers": raw(self.headers)})
-        await send({"type": f"{kind}.body", "body": self.body})
-
-
-def raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them."""
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-
-
-def header_of(scope: Scope, name: bytes) -> str | None:
-    """A header of a request, ``None`` where there is none."""
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)
-
-
-def is_cross_site(scope: Scope, origins: Collection[str] = ()) -> bool:
-    """Whether a browser sends this for a page of another origin (Fetch Metadata; RFC 6454). What is no browser sends neither header."""
-    origin = header_of(scope, b"origin")
-    if origin is not None and origin in origins:
-        return False
-    if origin is not None and urlsplit(origin).netloc.casefold() != (header_of(scope, b"host") or "").casefold():
-        return True
-    return header_of(scope, b"sec-fetch-site") in ("cross-site", "same-site")
 
 
 def since_of(scope: Scope) -> Stamp | None:
@@ -260,7 +223,7 @@ class _WebSocket(_Door):
         if "websocket.http.response" in (self._scope.get("extensions") or {}):
             await refusal.send(self._send, "websocket.http.response")
         else:
-            await self._send({"type": "websocket.close", "code": BUSY_CLOSE if refusal.status == 503 else 1008})
+            await self._send({"type": "websocket.close", "code": BUSY_CLOSE if refusal.status == 503 else REFUSED_CLOSE})
 
     async def _wait_for_end(self) -> None:
         while (await self._receive())["type"] != "websocket.disconnect":

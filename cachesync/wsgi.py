@@ -14,7 +14,8 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 from cachesync.cache import Cache
-from cachesync.coordination.answers import LARGEST, OF_A_WRITE, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, OF_A_WRITE, Exchange, Reply
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
 
@@ -88,6 +89,8 @@ class _Call:
         self._start: StartResponse | None = None
         """The server's, once it was called: what the application says after that is for the server."""
         self._server: StartResponse | None = None
+        self._instead: Iterable[bytes] | None = None
+        """What is said in the place of all that an application writes by itself."""
         self._body: Any = ()
         self._rest: Iterator[bytes] = iter(())
 
@@ -98,7 +101,7 @@ class _Call:
         try:
             self._body = self._context.run(self._app, self._environ, self._hear)
             if self._start is not None:  # it writes by itself
-                self._rest = iter(self._body)
+                self._rest = iter(self._body if self._instead is None else self._instead)
                 return self
             first = self._first()
             assert self._said is not None, "an application says how its answer begins before it ends (PEP 3333)"
@@ -109,10 +112,9 @@ class _Call:
 
     def _told(self, status: str, fields: HeaderFields, first: list[bytes]) -> Iterable[bytes]:
         code, body = int(status[:3]), None
-        if self._exchange.waits(code, fields):
+        if (awaited := self._exchange.awaits(code, fields)) is not None:
             body = b"".join((*first, *self))
-            length = int(fields.value(b"content-length") or 0)
-            reply = self._exchange.answer(code, fields, body if len(body) <= length else None)  # more than it said: the server complains
+            reply = self._exchange.answer(code, fields, body if len(body) <= awaited else None)  # more than it said: the server complains
         else:
             reply = self._exchange.answer(code, fields)
         assert self._server is not None
@@ -124,8 +126,7 @@ class _Call:
         if body is not None:
             self.close()
             return [body]
-        wrapper = self._environ.get("wsgi.file_wrapper")
-        if isinstance(wrapper, type) and isinstance(self._body, wrapper):
+        if self._is_file:
             self._end()
             return cast("Iterable[bytes]", self._body)
         self._rest = chain(first, self._rest)
@@ -146,19 +147,30 @@ class _Call:
             assert self._said is not None and self._server is not None
             status, fields = self._said
             self._start = self._server
-            self._send = self._start(status, _pairs(self._exchange.answer(int(status[:3]), fields).fields))
-        return self._send(data)
+            reply = self._exchange.answer(int(status[:3]), fields)
+            if reply.body is None:
+                self._send = self._start(status, _pairs(reply.fields))
+            else:
+                self._instead = _say(self._start, reply, self._environ["REQUEST_METHOD"])
+        return None if self._instead is not None else self._send(data)
 
     def _first(self) -> list[bytes]:
-        """What comes until the application has said how its answer begins: one that is a generator says so when it is asked."""
+        """What comes until there is some of the body, as servers wait for it (PEP 3333): what that is made of is known then, and one that
+        is a generator says how its answer begins when it is asked. A file is left to the server.
+        """
         self._rest = iter(self._body)
         first: list[bytes] = []
-        while self._said is None:
+        while self._said is None or not (self._is_file or any(first)):
             part = self._context.run(next, self._rest, None)
             if part is None:
                 break
             first.append(part)
         return first
+
+    @property
+    def _is_file(self) -> bool:
+        wrapper = self._environ.get("wsgi.file_wrapper")
+        return isinstance(wrapper, type) and isinstance(self._body, wrapper)
 
     def __iter__(self) -> Iterator[bytes]:
         return self

@@ -17,7 +17,8 @@ from django.core.management import execute_from_command_line
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
-from store_data import USERS, failure, named, ok
+from django.views.decorators.http import require_POST
+from store_data import USERS, code_in, failure, named, ok
 from store_functions import cache, find_overview, find_store, find_stores, find_user_stats, find_video_stats, sync_store
 
 
@@ -53,12 +54,18 @@ def found(data: Any) -> JsonResponse:
     return JsonResponse(ok(data), json_dumps_params={"default": vars})
 
 
+@require_POST
 def sync(request: HttpRequest) -> JsonResponse:
+    try:
+        code = code_in(json.loads(request.body))
+    except ValueError as error:
+        return JsonResponse(failure("refused", str(error)), status=400)
     django_cache.get_or_set("syncs", 0, timeout=None)
     django_cache.incr("syncs")  # exact, whichever worker counts
-    return found(sync_store(str(json.loads(request.body).get("code"))) or None)
+    return found(sync_store(code) or None)
 
 
+@require_POST
 def invalidate(request: HttpRequest) -> JsonResponse:
     try:
         patterns, tags = named(json.loads(request.body))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
-from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, failure, named, ok
+from store_data import USERS, Database, Overview, Store, UserStats, VideoStats, code_in, failure, named, ok
 
 from cachesync import Cache
 from cachesync.asgi import CacheMiddleware
@@ -110,7 +110,11 @@ async def read_overview() -> dict[str, Any]:
 
 
 @app.post("/admin/sync")
-async def sync(code: Annotated[str, Body(embed=True)]) -> dict[str, Any]:
+async def sync(body: Annotated[Any, Body()]) -> dict[str, Any]:
+    try:
+        code = code_in(body)
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
     return found(await sync_store(code) or None)
 
 

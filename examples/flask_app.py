@@ -9,7 +9,7 @@ With CACHESYNC_REDIS_URL=redis://localhost:6379/0 workers share what they have c
 from typing import Any
 
 from flask import Flask, abort, request
-from store_data import USERS, failure, named, ok
+from store_data import USERS, code_in, failure, named, ok
 from store_functions import cache, find_overview, find_store, find_stores, find_user_stats, find_video_stats, sync_store
 from werkzeug.exceptions import HTTPException
 
@@ -70,7 +70,11 @@ def read_overview() -> dict[str, Any]:
 
 @app.post("/admin/sync")
 def sync() -> dict[str, Any]:
-    return found(sync_store(str(request.get_json().get("code"))) or None)
+    try:
+        code = code_in(request.get_json())
+    except ValueError as error:
+        abort(400, str(error))
+    return found(sync_store(code) or None)
 
 
 @app.post("/admin/cache/invalidate")

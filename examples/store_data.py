@@ -80,6 +80,14 @@ def failure(code: str, message: str) -> dict[str, Any]:
     return {"success": False, "error": {"code": code, "message": message}}
 
 
+def code_in(body: Any) -> str:
+    """The code of the store that a request names. Raises ValueError where it names none."""
+    code: Any = body.get("code") if hasattr(body, "get") else None
+    if not isinstance(code, str):
+        raise ValueError('send {"code": "CGK"}')
+    return code
+
+
 def named(body: Any) -> tuple[list[str], list[str]]:
     """The patterns and the tags that a request names. Raises ValueError where it names none."""
     said: Any = body if hasattr(body, "get") else {}

@@ -302,6 +302,14 @@ def test_a_body_that_is_wrong_changes_nothing(cache: Cache, caller: Caller, body
     assert cache.stamp().number == 0
 
 
+@pytest.mark.parametrize("name", ["invalidate", "switch", "sweep"])
+def test_what_is_no_json_is_answered_with_an_example_that_would_do(caller: Caller, name: str) -> None:
+    """Each endpoint shows a body of its own, and takes it."""
+    answered = caller.ask("POST", f"/{name}", content=b"", headers={"content-type": "application/json"})
+    _, _, sample = caller.refused(answered, 400, "malformed_json").partition("such as ")
+    caller.post(f"/{name}", json.loads(sample))
+
+
 def test_a_body_that_is_too_large_is_not_read_into_memory(cache: Cache, caller: Caller) -> None:
     """Its sender hears why, also where it does not say how long it is; one of ten megabytes may be sent to its end."""
 

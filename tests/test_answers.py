@@ -15,8 +15,9 @@ import pytest
 
 from cachesync import Cache, MemoryShared, Policy, Settings, Stamp
 from cachesync.asgi import CacheMiddleware
+from cachesync.coordination.answers import LONGEST
 from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
-from cachesync.coordination.request_scope import Consumed
+from cachesync.coordination.consumed import Consumed
 from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Reply, SharedStep
@@ -485,6 +486,13 @@ def test_a_condition_of_writes_may_be_required() -> None:
     asyncio.run(story())
 
 
+def test_methods_that_need_a_condition_are_a_list_in_any_case() -> None:
+    """The letters of one text would be taken for methods, and protect nothing; methods in small letters are meant as they are known."""
+    with pytest.raises(TypeError, match=r"require_match is a list of methods; write \['PUT'\]"):
+        Site(require_match="PUT")
+    assert asyncio.run(put(Site(require_match=["put"]))).status == 428
+
+
 def test_an_answer_says_what_its_request_has_invalidated() -> None:
     """By the groups that answers have, and with the stamp of the invalidation (RFC 9875, 3)."""
 
@@ -597,7 +605,7 @@ def streaming(site: Site, parts: list[bytes], length: int | None, log: list[str]
 
 @pytest.mark.parametrize("length", [None, 101, 200_000_000_000])
 def test_a_stream_is_never_held_back(length: int | None) -> None:
-    """Each part is sent before the next is made, and the start before all, where the length is not told or large. No ETag, then."""
+    """Each part is sent before the next is made, and the start with the first, where the length is not told or large. No ETag, then."""
 
     async def story() -> None:
         log: list[str] = []
@@ -607,7 +615,7 @@ def test_a_stream_is_never_held_back(length: int | None) -> None:
 
         site = Site()
         answered = await ask(streaming(site, [b"a", b"b", b"c"], length, log), on_message=sent)
-        assert log == ["sent start", "made 0", "sent a", "made 1", "sent b", "made 2", "sent c"]
+        assert log == ["made 0", "sent start", "sent a", "made 1", "sent b", "made 2", "sent c"]
         assert answered["etag"] == "" and answered["cache-control"] == "private, no-cache"
 
     asyncio.run(story())
@@ -820,6 +828,7 @@ def test_a_look_ends_when_the_answer_begins() -> None:
                 await receive()
                 gone = asyncio.ensure_future(receive())
                 await send({"type": "http.response.start", "status": 200, "headers": [(b"etag", b'"mine"')]})
+                await send({"type": "http.response.body", "body": b"part", "more_body": True})
                 await gone
                 behind.append("the look has gone")
             await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -917,6 +926,46 @@ def test_nobody_is_told_what_a_stream_is_made_of_before_it_is() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("when", ["before its first part", "after it"])
+def test_a_stream_that_reads_when_it_has_begun_is_its_callers_alone(when: str) -> None:
+    """Where nothing was read yet, nothing is known of what will be: nobody is to guess that he may keep it."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            if when == "before its first part":
+                await site.read("store:1")
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            await site.read("store:1")
+            await send({"type": "http.response.body", "body": b"y"})
+
+        answered = await ask(CacheMiddleware(app, site.cache))
+        assert answered["cache-control"] == "private, no-cache"
+        assert answered["vary"] == ("Accept-Language" if when == "before its first part" else "")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("status", [206, 301, 404, 304, 500])
+def test_what_is_no_success_is_its_callers_alone_where_it_was_made_of_managed_data(status: int) -> None:
+    """Of many statuses caches guess that they may be kept (RFC 9110, 15.1). A handler's own 304 tells nothing new."""
+
+    async def story() -> None:
+        site = Site()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("public:1")
+            await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        answered = await ask(CacheMiddleware(app, site.cache))
+        assert answered["cache-control"] == ("" if status == 304 else "private, no-cache") and answered["etag"] == ""
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("more", [{"content-length": "2000"}, {"content-length": "2", "etag": '"mine"'}])
 def test_what_is_read_while_a_body_is_made_counts(more: dict[str, str]) -> None:
     """A told length is no word of what comes. What is short is waited for, also with an ETag of its own; what is long is a stream."""
@@ -956,6 +1005,52 @@ def test_what_another_cache_has_given_is_for_its_caller_alone() -> None:
             answered = await ask(door)
             assert answered["cache-control"] == "private, no-cache" and answered["cdn-cache-control"] == ""
             assert answered["etag"] and answered["cachesync-cache-control"] == "max-age=0"
+
+    asyncio.run(story())
+
+
+def test_what_a_public_value_is_made_of_counts_too() -> None:
+    """At second hand as at first: private data does not become public because a public function has read it."""
+
+    async def story() -> None:
+        site = Site(identify=None)
+
+        async def outer() -> Any:
+            return [await site.read("store:1"), await site.read("inner:1")]
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.cache.aget_or_compute("public:1", outer)
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        for _ in range(2):
+            answered = await ask(CacheMiddleware(app, site.cache))
+            assert answered["cache-control"] == "private, no-cache" and answered["vary"] == "Accept-Language"
+
+    asyncio.run(story())
+
+
+def test_what_a_handler_says_itself_is_not_overruled_by_a_lifetime() -> None:
+    """Neither in ``Cache-Control`` nor in the field of the managed client, which comes before it."""
+
+    async def story() -> None:
+        site = Site()
+        site.more = {"Cache-Control": "max-age=1"}
+        answered = await site.get("/public:1")
+        assert answered["cache-control"] == "max-age=1" and answered["cachesync-cache-control"] == ""
+
+    asyncio.run(story())
+
+
+def test_what_takes_much_memory_is_not_remembered() -> None:
+    """Nobody fills it with long addresses, or with what they say where ``Vary`` looks."""
+
+    async def story() -> None:
+        for more in ("/store:1?" + "x" * LONGEST, "/store:1"):
+            site = Site()
+            headers = {"Accept-Language": "x" * LONGEST} if "?" not in more else {}
+            etag = (await site.get(more, headers=headers))["etag"]
+            assert (await site.get(more, etag, headers=headers)).status == 304 and site.calls == 2
 
     asyncio.run(story())
 

@@ -381,6 +381,18 @@ def test_a_bounded_index_of_soft_bans_says_no_later_time(
 
 
 @settings(max_examples=300)
+@given(st.lists(bans, max_size=25, unique_by=lambda ban: ban.number), st.sampled_from((1, 2, 1_000)), st.integers(0, 40))
+def test_the_first_of_all_soft_bans_is_no_later_than_any(known: list[Ban], limit: int, above: int) -> None:
+    """Whatever they match: exactly, where nothing had to be dropped."""
+    known.sort(key=lambda ban: ban.number)
+    missed = [10.0 * ban.number for ban in known if ban.number > above]
+    found = soft_of(*known, limit=limit).first_above(above)
+    if limit == 1_000:
+        assert found == min(missed, default=None)
+    assert not missed or (found is not None and found <= min(missed))
+
+
+@settings(max_examples=300)
 @given(
     st.lists(bans, max_size=12, unique_by=lambda ban: ban.number),
     st.sampled_from((1, 2, 1_000)),

@@ -165,7 +165,7 @@ def test_check_shows_the_policies_of_a_good_file(run: Run, good: str) -> None:
     assert "no mistakes, 2 policies" in out
     rows = [line.split() for line in out.splitlines()]
     assert ["stores", "stores:*", "1m", "30s", "stores", "compress_over", "16KiB"] in rows
-    assert ["stats", "stores:*:stats", "dynamic,", "10s", "to", "1h", "-", "-"] in rows
+    assert ["stats", "stores:*:stats", "dynamic,", "10s", "to", "1h", "-", "-", "private,", "vary", "Accept"] in rows
 
 
 def test_check_never_shows_a_password(run: Run, good: str) -> None:
@@ -310,6 +310,24 @@ def test_explain_says_which_policy_wins_and_why(run: Run, good: str) -> None:
     assert rows.index(["stats", "stores:*:stats", "13"]) < rows.index(["stores", "stores:*", "7"])
     assert ["entry", "dashboard:e:{stores:JKT:stats}"] in rows
     assert ["lease", "dashboard:l:{stores:JKT:stats}"] in rows
+
+
+def test_what_a_policy_says_of_http_is_shown(run: Run, tmp_path: Path) -> None:
+    """Who may keep an answer, also where the table is empty, and every setting that is not its default."""
+    file = tmp_path / "cachesync.toml"
+    table = '[policy.{0}]\nmatch = "{0}:*"\nttl = "5m"\n'
+    file.write_text(
+        table.format("a")
+        + "[policy.a.http]\n"
+        + table.format("b")
+        + '[policy.b.http]\nvisibility = "public"\nmax_age = 0\n'
+        + table.format("c")
+    )
+    rows = [line.split() for line in run("check", str(file))[1].splitlines()]
+    assert [row[5:] for row in rows[-3:]] == [["private"], ["public,", "max_age", "0s"], []]
+    found = [line.split() for line in run("explain", "b:1", "--file", str(file))[1].splitlines()]
+    assert ["http.visibility", "public"] in found and ["http.max_age", "0s"] in found
+    assert "http" not in run("explain", "c:1", "--file", str(file))[1]
 
 
 def test_explain_as_json(run: Run, good: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
 from django.test.utils import override_settings
 from django.utils.safestring import SafeString, mark_safe
 
@@ -26,6 +27,7 @@ from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
 from cachesync.core.steps import Announce, Step, Store
 from cachesync.django import CachesyncCache
+from cachesync.django.middleware import CacheMiddleware
 from cachesync.testing import FakeClock
 from support.nodes import LONG, engine_of, until
 from support.servers import Server
@@ -558,6 +560,24 @@ def test_options_that_mean_nothing_here_are_told_at_the_start() -> None:
         for options, told in (({"MAX_ENTRIES": 3}, "of the policy file"), ({"CLIENT_CLASS": "x"}, "known are PREFIX, PICKLE")):
             with pytest.raises(ImproperlyConfigured, match=told):
                 backend(cache, **options)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"REQUIRE_MATCH": "PUT"}, r"REQUIRE_MATCH is a list of methods; write \['PUT'\]"),
+        ({"IDENTIFY": "no_such_module.who"}, "IDENTIFY: 'no_such_module.who' can not be imported"),
+        ({}, "CACHE is missing, and CACHES"),
+    ],
+)
+def test_settings_of_the_middleware_that_make_no_sense_are_told_at_the_start(chosen: dict[str, Any], told: str) -> None:
+    """Each by its name in CACHESYNC."""
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    with override_settings(CACHESYNC=chosen), pytest.raises(ImproperlyConfigured, match=f"CACHESYNC: {told}"):
+        CacheMiddleware(answer)
 
 
 def test_a_reload_may_change_the_bounds_and_not_the_kind() -> None:

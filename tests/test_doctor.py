@@ -236,5 +236,5 @@ def test_an_application_is_asked_where_it_is_named(
     assert code == 1 and "does not answer" in of(found, "wrong", "application")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
-    assert "\nwrong    application  http://127.0.0.1:1/ does not answer" in out and "-> start it" in out
+    assert "\nwrong    application  http://127.0.0.1:1/ does not answer" in out and "-> is the application running" in out
     assert "\n1 thing is wrong, " in out

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from email.utils import formatdate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cachesync.core.etag import MOST_TAGS, EntityTag, content_tag, read_tag, read_tags
-from cachesync.core.http_date import read_date, write_date
+from cachesync.core.http_date import read_date
 
 OPAQUE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters='"' + "".join(map(chr, range(0x7F, 0x80)))))
 TAGS = st.builds(EntityTag, OPAQUE, st.booleans())
@@ -108,10 +109,9 @@ def test_a_tag_is_the_same_everywhere_and_bound_to_what_it_names() -> None:
     ],
 )
 def test_the_three_forms_of_a_date_are_read(text: str, year: int) -> None:
-    """Those of RFC 9110, 5.6.7; only the first is written."""
+    """Those of RFC 9110, 5.6.7."""
     seconds = datetime(year, 11, 6, 8, 49, 37, tzinfo=UTC).timestamp()
     assert read_date(text, now=datetime(2026, 1, 1, tzinfo=UTC).timestamp()) == seconds
-    assert write_date(seconds + 0.9) == "Sun, 06 Nov 1994 08:49:37 GMT"
 
 
 def test_a_year_of_two_digits_is_at_most_fifty_years_ahead() -> None:
@@ -142,6 +142,6 @@ def test_what_is_no_date_is_none(text: str) -> None:
 
 
 @given(st.integers(0, 253_402_300_799))
-def test_a_date_that_is_written_is_read_again(seconds: int) -> None:
+def test_a_date_as_the_standard_library_writes_it_is_read(seconds: int) -> None:
     """To the year 9999."""
-    assert read_date(write_date(seconds)) == seconds
+    assert read_date(formatdate(seconds, usegmt=True)) == seconds

@@ -220,6 +220,9 @@ def test_a_dashboard_says_what_is_wrong(kind: str) -> None:
         for wrong in wrongs:
             status, _, body = worker.post("/admin/cache/invalidate", wrong)
             assert (status, body["success"]) == (400, False)
+        for wrong in ({}, {"code": 7}, ["CGK"], "CGK"):
+            status, written, body = worker.post("/admin/sync", wrong)
+            assert (status, body["success"], written.get("cache-group-invalidation")) == (400, False, None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -270,6 +270,7 @@ CONFIRMED: dict[str, tuple[Stamp | None, Table, Any]] = {
             (STRICT, fetched()),
             (Position, stands(5, is_heard=False)),
             (Confirm(100.0), Beat(at(5), "c", is_master=True, is_same=True, asked=50.0)),
+            (Position, stands(5)),
             (Contact, DONE),
             (Admit, SERVED),
         ],
@@ -925,6 +926,7 @@ CATCH_UP: dict[str, tuple[Stamp | None, Table, bool]] = {
         [
             (Position, stands(5, is_heard=False)),
             (Confirm(100.0), Beat(at(5), "c", is_master=True, is_same=True)),
+            (Position, stands(5)),
             (Contact, DONE),
         ],
         True,
@@ -943,15 +945,19 @@ def beat(number: int | None = 5, epoch: str = EPOCH, *, is_master: bool = True, 
 
 
 CONFIRM: dict[str, tuple[Beat | None, Table, bool]] = {
-    "the master is asked, and the log ends where we stand": (None, [(Confirm(100.0), beat()), (Contact(beat()), DONE)], True),
-    "it has been asked already": (beat(), [(Contact(beat()), DONE)], True),
+    "the master is asked, and the log ends where we stand": (
+        None,
+        [(Confirm(100.0), beat()), (Position, stands(5)), (Contact(beat()), DONE)],
+        True,
+    ),
+    "it has been asked already": (beat(), [(Position, stands(5)), (Contact(beat()), DONE)], True),
     "nobody answers": (None, [(Confirm, DOWN)], False),
     "a server that follows another one proves nothing": (beat(is_master=False), [], False),
     "the log went on: read it, and compare again": (
         beat(6),
         [
-            (Contact(beat(6)), NOT_DONE),
             (Position, stands(5)),
+            (Contact(beat(6)), NOT_DONE),
             (Position, stands(5)),
             (ReadLog(at(5), 100.0), SIX),
             (Apply, DONE),
@@ -962,38 +968,44 @@ CONFIRM: dict[str, tuple[Beat | None, Table, bool]] = {
     ),
     "it went on, and can not be read": (
         beat(6),
-        [(Contact, NOT_DONE), (Position, stands(5)), (Position, stands(5)), (ReadLog, DOWN)],
+        [(Position, stands(5)), (Contact, NOT_DONE), (Position, stands(5)), (ReadLog, DOWN)],
         False,
     ),
     "it went on further while it was read: ask anew": (
         beat(6),
         [
-            (Contact, NOT_DONE),
             (Position, stands(5)),
+            (Contact, NOT_DONE),
             (Position, stands(7)),
             (Contact(beat(6)), NOT_DONE),
             (Confirm(100.0), beat(7)),
+            (Position, stands(7)),
             (Contact(beat(7)), DONE),
         ],
         True,
     ),
-    "the same number after another record: join": (beat(5), [(Contact, NOT_DONE), (Position, stands(5)), *rejoining(stands(5), 6)], True),
-    "the log has become shorter: join": (beat(4), [(Contact, NOT_DONE), (Position, stands(5)), *rejoining(stands(5), 6)], True),
-    "another epoch: join": (beat(9, OTHER_EPOCH), [(Contact, NOT_DONE), (Position, stands(5)), *rejoining(stands(5), 6)], True),
-    "there is no log: begin one": (beat(None), [(Contact, NOT_DONE), (Position, stands(5)), *rejoining(stands(5), 6)], True),
-    "this process never joined": (beat(), [(Contact, NOT_DONE), (Position, stands(None)), *rejoining(stands(None), 0)], True),
-    "another server has taken over: it has to begin its own epoch": (
-        beat(6, is_same=False),
-        [(Contact, NOT_DONE), (Position, stands(5)), *rejoining(stands(5), 6)],
+    "it was reached while it was compared": (
+        beat(6),
+        [(Position, stands(5)), (Contact, NOT_DONE), (Position, stands(6)), (Contact(beat(6)), DONE)],
         True,
     ),
-    "it can not be joined": (beat(None), [(Contact, NOT_DONE), (Position, stands(5)), (Position, stands(5)), (Snapshot, DOWN)], False),
+    "the same number after another record: join": (beat(5), [(Position, stands(5)), (Contact, NOT_DONE), *rejoining(stands(5), 6)], True),
+    "the log has become shorter: join": (beat(4), [(Position, stands(5)), (Contact, NOT_DONE), *rejoining(stands(5), 6)], True),
+    "another epoch: join": (beat(9, OTHER_EPOCH), [(Position, stands(5)), (Contact, NOT_DONE), *rejoining(stands(5), 6)], True),
+    "there is no log: begin one": (beat(None), [(Position, stands(5)), (Contact, NOT_DONE), *rejoining(stands(5), 6)], True),
+    "this process never joined": (beat(), [(Position, stands(None)), (Contact, NOT_DONE), *rejoining(stands(None), 0)], True),
+    "another server has taken over: it has to begin its own epoch": (
+        beat(6, is_same=False),
+        [(Position, stands(5)), (Contact, NOT_DONE), *rejoining(stands(5), 6)],
+        True,
+    ),
+    "it can not be joined": (beat(None), [(Position, stands(5)), (Contact, NOT_DONE), (Position, stands(5)), (Snapshot, DOWN)], False),
     "others go on and on: this time without contact": (
         None,
         [
             (Confirm, beat(6)),
-            (Contact, NOT_DONE),
             (Position, stands(5)),
+            (Contact, NOT_DONE),
             (Position, stands(7)),
             (Contact, NOT_DONE),
         ]
@@ -1117,8 +1129,8 @@ LISTEN: dict[str, tuple[Table, bool]] = {
             (HEAR, Heard((LATER,))),
             (Apply, NOT_DONE),
             (Confirm(UNTIL), beat(7)),
-            (Contact, NOT_DONE),
             (Position, stands(5)),
+            (Contact, NOT_DONE),
             (Position, stands(5)),
             (ReadLog(at(5), UNTIL), Log((RECORD, LATER), at(7), gap=False)),
             (Apply, DONE),
@@ -1129,14 +1141,14 @@ LISTEN: dict[str, tuple[Table, bool]] = {
     ),
     "a record that does not follow, and nobody answers": ([(HEAR, Heard((LATER,))), (Apply, NOT_DONE), (Confirm, DOWN)], False),
     "an answer counts behind all records that came before it": (
-        [(HEAR, Heard((RECORD, beat(6)))), (Apply, DONE), (Contact(beat(6)), DONE)],
+        [(HEAR, Heard((RECORD, beat(6)))), (Apply, DONE), (Position, stands(6)), (Contact(beat(6)), DONE)],
         True,
     ),
     "an answer that names what did not come: something was lost": (
         [
             (HEAR, Heard((beat(6),))),
-            (Contact, NOT_DONE),
             (Position, stands(5)),
+            (Contact, NOT_DONE),
             (Position, stands(5)),
             (ReadLog, SIX),
             (Apply, DONE),
@@ -1146,7 +1158,10 @@ LISTEN: dict[str, tuple[Table, bool]] = {
         True,
     ),
     "the server is no master any more: the turn has failed": ([(HEAR, Heard((beat(is_master=False),)))], False),
-    "a message that can not be read: the master is asked": ([(HEAR, Heard((Torn(),))), (Confirm(UNTIL), beat()), (Contact, DONE)], True),
+    "a message that can not be read: the master is asked": (
+        [(HEAR, Heard((Torn(),))), (Confirm(UNTIL), beat()), (Position, stands(5)), (Contact, DONE)],
+        True,
+    ),
     "a lease has ended": ([(HEAR, Heard((Woken("item:1"), Woken("item:2")))), (Wake("item:1"), DONE), (Wake("item:2"), DONE)], True),
     "the auditor asks: what would be served is told": (
         [(HEAR, Heard((QUESTION,))), (Examine(QUESTION), ANSWER), (ANSWER, DONE)],
@@ -1158,6 +1173,7 @@ LISTEN: dict[str, tuple[Table, bool]] = {
             (HEAR, Heard((RECORD, Woken("item:1"), beat(6), LATER))),
             (Apply(Log((RECORD,), None, gap=False)), DONE),
             (Wake, DONE),
+            (Position, stands(6)),
             (Contact, DONE),
             (Apply(Log((LATER,), None, gap=False)), DONE),
         ],

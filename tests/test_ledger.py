@@ -405,18 +405,31 @@ def test_one_s_own_is_announced_again_though_its_number_was_not_reached(mode: Mo
     assert [ticket.targets for ticket in queued(ledger)] == [own.targets]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_soft_invalidation_that_is_announced_again_is_as_old_as_it_was(kind: Kind) -> None:
-    """Else a failover would let the same process serve what it invalidated for another window: until it is announced, and after."""
-    texts = {EVERYTHING: ("*",), GLOB: ("*:b",), PREFIX: ("a:",)}.get(kind, ("a:b",))
-    ledger = ledger_at(5)
-    apply(ledger, record(6, *texts, kind=kind, mode=SOFT), at=50.0)
-    apply(ledger, record(7, *texts, kind=kind, mode=SOFT), at=60.0)
-    assert rejoin(ledger, joined(5, OTHER, cuts={EPOCH: 5}), at=70.0) == Rejoined("cut", lost=2)
-    assert ledger.softened("a:b", tagged("a:b"), 5) == 50.0
-    (ticket,) = queued(ledger)
-    ledger.settle(ticket, Stamp(OTHER, 6), 80.0)
-    assert ledger.softened("a:b", tagged("a:b"), 5) == 50.0
+def test_the_window_of_what_was_lost_goes_on_from_when_it_was_heard_of() -> None:
+    """Of several, from the first: while they wait to be announced again, when they are, and when another process was faster."""
+    for faster in (False, True):
+        ledger = ledger_at(5)
+        apply(ledger, record(6, "s", kind=TAG, mode=SOFT), at=50.0)
+        apply(ledger, record(7, "t", kind=TAG, mode=SOFT), at=60.0)
+        apply(ledger, record(8, "a"), at=70.0)
+        assert rejoin(ledger, joined(5, OTHER, cuts={EPOCH: 5})) == Rejoined("cut", lost=3)
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+        [again] = [ticket for ticket in queued(ledger) if ticket.targets[0].is_soft]
+        if faster:
+            apply(ledger, record(6, "s", "t", kind=TAG, mode=SOFT, epoch=OTHER), record(7, "b", epoch=OTHER))
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+        ledger.settle(again, Stamp(OTHER, 7 if faster else 6), NOW)
+        assert again not in ledger.tickets
+        assert [ledger.softened("x", tagged(tag), 5) for tag in "st"] == [50.0, 50.0]
+
+
+def test_a_lost_soft_invalidation_of_unknown_age_leaves_no_window() -> None:
+    """Its number was read where this process joined, and not the time: it is refused, and so is what was lost together with it."""
+    ledger = Ledger(None, contact=math.inf)
+    assert rejoin(ledger, joined(5), page((Targets(TAG, ("s",), SOFT), 5))) == Rejoined("first")
+    apply(ledger, record(6, "t", kind=TAG, mode=SOFT), at=60.0)
+    assert rejoin(ledger, joined(4, OTHER, cuts={EPOCH: 4}, asked=NOW + 1), at=NOW + 1) == Rejoined("cut", lost=2)
+    assert [ledger.softened("x", tagged(tag), 4) for tag in "st"] == [LONG_AGO, LONG_AGO]
 
 
 def test_many_lost_records_become_several_tickets() -> None:
@@ -485,6 +498,38 @@ def test_only_the_master_that_numbers_the_records_proves_contact(beat: Beat, agr
     ledger = ledger_at(3)
     apply(ledger, record(4))
     assert ledger.agrees(beat) is agrees
+
+
+@pytest.mark.parametrize(
+    ("beat", "agrees"),
+    [
+        (Beat(Stamp(EPOCH, 4), "c4", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 6), "nonce0", is_master=True, is_same=True, asked=NOW - 1), True),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=True, asked=NOW + 3), False),
+        (Beat(Stamp(EPOCH, 5), "another", is_master=True, is_same=True, asked=NOW - 1), False),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=False, is_same=True, asked=NOW - 1), False),
+        (Beat(Stamp(EPOCH, 5), "c5", is_master=True, is_same=False, asked=NOW - 1), False),
+        (Beat(Stamp(OTHER, 5), "c5", is_master=True, is_same=True, asked=NOW - 1), False),
+    ],
+)
+def test_an_answer_that_was_overtaken_names_a_record_that_was_applied(beat: Beat, agrees: bool) -> None:
+    """One of several that were applied at once, or one of this process's own. After that the log can not end there any more."""
+    ledger = ledger_at(3)
+    apply(ledger, record(4), record(5))
+    ticket = ticket_for(A)
+    ledger.pend(ticket, NOW + 1)
+    ledger.settle(ticket, Stamp(EPOCH, 6), NOW + 1)
+    apply(ledger, Record(EPOCH, 7, "c7", "nonce0", A, "somebody"), at=NOW + 2)
+    assert ledger.agrees(beat) is agrees
+
+
+def test_an_answer_about_another_log_is_not_taken_for_one_that_was_overtaken() -> None:
+    """Where the log was joined anew, its numbers may stand for other records."""
+    ledger = ledger_at(3)
+    apply(ledger, record(4), record(5))
+    assert rejoin(ledger, joined(8)) == Rejoined("gap")
+    assert not ledger.agrees(Beat(Stamp(EPOCH, 4), "c4", is_master=True, is_same=True))
 
 
 def test_a_process_that_never_joined_agrees_with_nobody() -> None:

@@ -15,7 +15,7 @@ from cachesync.core.stamps import NOWHERE
 from cachesync.core.steps import Announce, Extend, Failed, Hear, Heard, Lease, Leased, Reply, SharedStep, Together, Torn
 from cachesync.layers.memory import MemoryEar, MemoryShared
 from cachesync.testing import ChaosLayer, FakeClock
-from support.nodes import LONG, engine_of, operations_of, read_log, until
+from support.nodes import LONG, HoldingShared, engine_of, operations_of, read_log, until
 
 POLICIES = [Policy(name="items", match="item:*", ttl="1h")]
 SOON = 0.05
@@ -134,6 +134,37 @@ def test_contact_is_not_proven_by_what_is_published() -> None:
         assert engine_of(cache).ledger.contact == contact
         assert read_log(cache)
         assert engine_of(cache).ledger.contact == clock.monotonic()
+
+
+def test_an_answer_that_was_overtaken_is_contact_and_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master says where the log ends; before that is taken in, this process has announced something itself, and so has another.
+
+    All that there was when the question was sent is applied: nothing is asked again, and nothing is told of a log that was joined anew.
+    """
+    events: list[Event] = []
+    clock = FakeClock()
+    monkeypatch.setattr("cachesync.coordination.log_reader.time", clock)
+    shared = MemoryShared(clock.monotonic)
+    with (
+        Cache(policies=POLICIES, shared=shared, clock=clock, listen=False, on_event=events.append) as cache,
+        Cache(policies=POLICIES, shared=shared, clock=clock, listen=False) as other,
+    ):
+        assert read_log(cache)
+        reader, engine = operations_of(cache).reader, engine_of(cache)
+        clock.advance(1.0)
+        turn = reader.begin()
+        assert turn.step.beat
+        assert engine.waiters.ear is not None
+        heard = engine.waiters.ear.perform(turn.step)
+        asked = clock.monotonic()
+        clock.advance(1.0)
+        assert [str(one.invalidate("item:1")).rpartition(":")[2] for one in (cache, other)] == ["1", "2"]
+        layer = HoldingShared(shared)
+        engine.shared = layer
+        assert reader.end(turn, heard)
+        assert layer.steps == []
+        assert engine.ledger.contact == asked
+        assert [event.name for event in events if event.name.startswith("log_")] == []
 
 
 # --- its beginning and its end ----------------------------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ def test_an_application_that_says_no_is_told_with_advice(run: Run, application: 
     ):
         code, out, err = run(command, *argv)
         assert (code, out, err.count("\n")) == (1, "", 1) and says in err, argv
+    assert "answers 404; is the admin app mounted there?" in run(command, "--url", application.url.removesuffix("/admin/cache"))[2]
     for url in ("nonsense", "ftp://x/", "http://", "http://x:99999/", "http://a b/"):
         code, _, err = run(command, "--url", url)
         assert code == 2 and "no address of an admin app" in err
@@ -186,6 +187,18 @@ def test_doctor_asks_an_application_how_it_is(run: Run, application: Application
     application.cache.switch_here("local", "off")
     code, out, err = run("doctor")
     assert (code, err) == (0, "") and "is degraded: a switch was thrown" in out
+
+
+def test_doctor_advises_by_why_an_application_does_not_say_how_it_is(run: Run, application: Application) -> None:
+    """A token for one that says no, and a start for one that is not there."""
+    for argv, says, advice in (
+        (("--token", "wrong"), "says no (403)", "name a token by --token"),
+        (("--url", "http://127.0.0.1:1/"), "does not answer", "is the application running"),
+    ):
+        code, out, _ = run("doctor", *argv)
+        found = next(line for line in out.splitlines() if line.startswith("wrong"))
+        then = out.splitlines()[out.splitlines().index(found) + 1]
+        assert code == 1 and says in found and advice not in found and then.lstrip().startswith(f"-> {advice}")
 
 
 def test_a_token_follows_nobody_elsewhere(run: Run, application: Application) -> None:

@@ -266,6 +266,16 @@ def told_about(path: Path | str) -> str:
     return str(refused.value)
 
 
+def test_what_contradicts_the_table_for_http_is_told_with_its_line_beside_what_is_wrong_in_it() -> None:
+    """A name that is none of a header field would be a field that no answer can have."""
+    text = '[policy.a]\nmatch = "a:*"\nttl = "5m"\n[policy.a.http]\nrespond_from_cache = true\nvary = ["Accept", "no name", "\u0436"]\n'
+    contradiction, *wrong = problems(text)
+    assert contradiction.startswith("c.toml:5: policy.a.http.respond_from_cache: each answer says how long it is fresh")
+    names = ((1, "no name"), (2, "\u0436"))
+    hint = 'is not the name of a header field; write one, such as "Accept-Language"'
+    assert wrong == [f'c.toml:6: policy.a.http.vary[{index}]: "{name}" {hint}' for index, name in names]
+
+
 def test_what_can_not_be_read_is_a_policy_error(tmp_path: Path) -> None:
     """Missing, a directory, no path at all: the file is named and the reason given."""
     assert told_about(tmp_path / "none.toml") == f"{tmp_path}/none.toml: the policy file can not be read: No such file or directory"

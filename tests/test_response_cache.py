@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import pytest
 
 from cachesync import Cache, Policy
 from cachesync.asgi import CacheMiddleware
 from cachesync.coordination.asgi import Message, Receive, Scope, Send
-from cachesync.core.http_cache import Rules
+from cachesync.core.http_cache import Rules, StoredAnswer
 from cachesync.core.policy import HttpPolicy
 from cachesync.errors import PolicyError
 from cachesync.layers.memory import MemoryShared
-from cachesync.response_cache import Request, ResponseCache
+from cachesync.response_cache import ResponseCache
+from cachesync.response_cache.door import LONGEST_PASSED
+from cachesync.response_cache.request import LONGEST_ADDRESS, Request
 from cachesync.testing import FakeClock
 from support.asgi import Answered, ask, scope_of
 
@@ -375,7 +378,7 @@ async def test_a_vary_that_grows_is_learned_anew() -> None:
     site.says |= {"Vary": "A, B"}
     await site.get(a="2", b="1")
     assert (await site.get(a="2", b="2")).body == b"3"
-    assert await site.bodies({"a": "2", "b": "2"}, {"a": "2", "b": "1"}, {"a": "2", "b": "2"}) == [b"3", b"4", b"3"]
+    assert await site.bodies({"a": "2", "b": "2"}, {"a": "2", "b": "1"}, {"a": "2", "b": "2"}) == [b"3", b"2", b"3"]
 
 
 @in_loop
@@ -384,10 +387,10 @@ async def test_a_key_that_two_variants_share_by_accident_gives_nobody_the_others
     site = Site()
     site.says |= {"Vary": "A"}
 
-    def same(_door: ResponseCache, request: Request, _names: Iterable[bytes]) -> str:
+    def same(request: Request, _names: Iterable[bytes]) -> str:
         return f"{request.url}#same"
 
-    monkeypatch.setattr(ResponseCache, "variant", same)
+    monkeypatch.setattr(Request, "variant", same)
     assert await site.bodies({"a": "1"}, {"a": "2"}, {"a": "1"}) == [b"1", b"2", b"1"]
 
 
@@ -449,6 +452,272 @@ async def test_who_waits_does_not_wait_for_the_first_ones_client() -> None:
         assert (await site.get()).body == b"1"
     stuck.set()
     await slow
+
+
+async def leaving(door: ResponseCache, leaves: asyncio.Event, told: list[Message], content: bytes = b"") -> None:
+    """A client that goes away when ``leaves`` says so, having sent ``content``."""
+    sent = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Message:
+        if sent:
+            return sent.pop()
+        await leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        told.append(message)
+
+    await door(scope_of("GET", "/", {"host": "shop"}), receive, send)
+
+
+@in_loop
+@pytest.mark.parametrize("control", ["max-age=60", "no-store"])
+async def test_an_answer_that_others_may_be_given_is_not_broken_off_for_the_first_client(control: str) -> None:
+    """An application that stops when its client leaves may look as if its answer had come to its end: half a page would be everybody's.
+    It hears that its client has left as soon as the answer is nobody else's.
+    """
+    heard, leaves, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        has_left = False
+
+        async def listen() -> None:
+            nonlocal has_left
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            has_left = True
+            heard.set()
+
+        listening = asyncio.create_task(listen())
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", control.encode())]})
+        await send({"type": "http.response.body", "body": b"half ", "more_body": True})
+        await go_on.wait()
+        rest = b"" if has_left else b"a page"
+        await send({"type": "http.response.body", "body": rest, "more_body": False})
+        listening.cancel()
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    first = asyncio.create_task(leaving(door, leaves, told := []))
+    await until(lambda: len(told) == 2)
+    leaves.set()
+    if control == "no-store":
+        await heard.wait()
+    else:
+        for _ in range(20):
+            await asyncio.sleep(0)
+    go_on.set()
+    await first
+    again = await ask(door, headers={"host": "shop"})
+    assert again.body == b"half a page" and ("hit" in again["cache-status"]) is (control == "max-age=60")
+
+
+@in_loop
+async def test_an_answer_that_was_made_of_a_requests_content_is_its_own() -> None:
+    """Over HTTP/2 nothing but the content itself tells that there is any."""
+    never = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive()).get("body", b"")
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"for " + body, "more_body": False})
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    await leaving(door, never, told := [], b"evil")
+    assert told[1]["body"] == b"for evil"
+    assert (await ask(door, headers={"host": "shop"})).body == b"for "
+
+
+@in_loop
+@pytest.mark.parametrize("host", ["shop/a", "shop?b", "shop#c", "ann@shop", "shop, other", "sh op"])
+async def test_what_is_no_host_is_no_part_of_an_address(host: str) -> None:
+    """``Host: shop/a`` and ``/b`` would be the address of ``/a/b``, which is another page."""
+    site = Site()
+    assert await site.bodies({"target": "/b", "host": host}, {"target": "/b", "host": host}) == [b"1", b"2"]
+    assert (await site.get("/b", host=host))["cache-status"] == "cachesync; fwd=bypass"
+
+
+@in_loop
+async def test_no_address_is_that_of_a_variant() -> None:
+    """Whoever knows what others say in the fields of ``Vary`` could ask for their variant by name, and store another page there."""
+    site = Site()
+    site.says |= {"Vary": "Accept-Language"}
+    request = Request(scope_of("GET", "/page", {"host": "shop", "accept-language": "de"}), cast("Any", None), cast("Any", None))
+    suffix = request.variant((b"accept-language",)).removeprefix(request.url)
+    site.says = {"Cache-Control": "max-age=60"}
+    for written in (suffix, suffix.replace(" ", "#"), suffix.replace(" ", "%20")):
+        await site.get("/page" + written)
+    site.says |= {"Vary": "Accept-Language"}
+    assert (await site.get("/page", accept_language="de")).body == b"%d" % len(site.asked)
+
+
+@in_loop
+async def test_who_asks_for_a_stamp_is_given_nothing_older_and_nothing_stale() -> None:
+    """``Cachesync-At-Least``: also by a process that has not heard of it yet, and where a stale page might stand in."""
+    shared = MemoryShared()
+    here, there = (
+        Cache(policies=[STATS, pages(stale_while_revalidate="1h", stale_if_error="1h")], shared=shared, listen=False) for _ in "12"
+    )
+    site = Site(here)
+    site.says = {"Cache-Control": "max-age=60, stale-while-revalidate=600", "Cache-Groups": '"shop"'}
+    assert await site.bodies({}, {}) == [b"1", b"1"]
+    stamp = str(await there.ainvalidate("pages:*"))
+    assert (await site.get(cachesync_at_least=stamp)).body == b"2"
+    stamp = str(await there.ainvalidate("pages:*", soft=True))
+    assert (await site.get(cachesync_at_least=stamp)).body == b"3"
+    stamp = str(await there.ainvalidate("pages:*", soft=True))
+    site.status = 503
+    assert (await site.get(cachesync_at_least=stamp)).status == 503
+    assert (await site.get(cachesync_at_least="soon"))["cache-status"] == "cachesync; fwd=bypass"
+
+
+@in_loop
+async def test_what_a_request_says_of_itself_is_stored_by_its_hash_alone() -> None:
+    """A session in a cookie, or the key of an API, is no use to who reads Redis."""
+    shared = MemoryShared()
+    site = Site(Cache(policies=[pages()], shared=shared))
+    site.says |= {"Vary": "Cookie, X-Api-Key"}
+    await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")
+    assert (await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")).body == b"1"
+    answers = [one for one in gc.get_objects() if isinstance(one, StoredAnswer)]
+    assert answers and "SECRET" not in repr(answers)
+
+
+class Reading(Site):
+    """An application that reads what it is sent before it answers, whether there is any or not: Django's handler always does."""
+
+    def __init__(self, **policy: Any) -> None:
+        super().__init__(**policy)
+        self.read: list[Message] = []
+        self.door.app = self.reading
+
+    async def reading(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.read.append(await receive())
+        await self.app(scope, receive, send)
+
+
+@in_loop
+async def test_an_application_that_reads_its_request_answers_behind_the_callers_back_too() -> None:
+    """It is told that there is no content, and waits for nobody."""
+    site = Reading(stale_while_revalidate="1h")
+    site.says = {"Cache-Control": "max-age=1, stale-while-revalidate=600"}
+    await site.get()
+    site.clock.advance(1.5)
+    assert (await site.get()).body == b"1"
+    await until(lambda: len(site.read) == 2 and not site.door.running)
+    assert [message["type"] for message in site.read] == ["http.request"] * 2
+
+
+@in_loop
+async def test_an_application_that_reads_its_request_is_asked_again() -> None:
+    """What the client has sent was read the first time."""
+    site = Reading(stale_if_error="1h")
+    site.says = {"Cache-Control": "max-age=1", "ETag": '"a"'}
+    await site.get()
+    site.clock.advance(1.5)
+    site.says, site.status = {"ETag": '"b"'}, 304
+
+    async def once() -> None:
+        site.says, site.status, site.does = {"Cache-Control": "max-age=1"}, 200, None
+
+    site.does = once
+    async with asyncio.timeout(10):
+        assert (await site.get()).body == b"3"
+    assert [message["type"] for message in site.read] == ["http.request"] * 3
+
+
+@in_loop
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_what_is_too_long_for_a_key_goes_through(method: str) -> None:
+    """An address that grows when it is percent-encoded, too."""
+    site = Site()
+    for _ in range(2):
+        answered = await site.get("/?" + "*" * LONGEST_ADDRESS, method=method)
+        assert answered.status == 200 and answered["cache-status"].startswith("cachesync; fwd=bypass")
+
+
+@in_loop
+async def test_what_a_streams_generator_reads_ends_the_kept_page() -> None:
+    """Also where the middleware that describes answers stands inside, whose request is over when the answer begins."""
+    site = Site()
+    shop = site.cache.cached("stats:{store}")(lambda store: "data")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        site.asked.append({})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"public, max-age=60")]})
+        await send({"type": "http.response.body", "body": b"%d " % len(site.asked), "more_body": True})
+        shop("JKT")
+        await send({"type": "http.response.body", "body": b"end", "more_body": False})
+
+    site.door.app = CacheMiddleware(app, site.cache)
+    assert await site.bodies({}, {}) == [b"1 end", b"1 end"]
+    await site.cache.ainvalidate("stats:JKT")
+    assert (await site.get()).body == b"2 end"
+
+
+@in_loop
+async def test_a_hit_has_the_stamp_at_which_it_was_found_fresh() -> None:
+    """Or a client would ask for newer for ever, where something that merely shares a group was invalidated after the page was kept."""
+    site = Site()
+    shop = site.cache.cached("stats:{store}")(lambda store: "data")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        shop("JKT")
+        await site.app(scope, receive, send)
+
+    site.says = {"Content-Length": "1"}
+    site.door.app = CacheMiddleware(app, site.cache)
+    assert (await site.get())["cachesync-stamp"] == str(await site.cache.astamp())
+    stamp = str(await site.cache.ainvalidate("stats:BDG"))
+    for wanted in ({}, {"cachesync_at_least": stamp}):
+        again = await site.get(**wanted)
+        assert (again.body, again["cachesync-stamp"]) == (b"1", stamp) and "hit" in again["cache-status"]
+
+
+@in_loop
+async def test_a_vary_that_comes_and_goes_is_learned_once() -> None:
+    """The names under an address only grow, so nobody can have the same page made anew, and the log written, each other time."""
+    site = Site()
+    for vary, origin in (("A", ""), ("A, B", "x"), ("A", ""), ("A, B", "x"), ("A", ""), ("A, B", "x")):
+        site.says |= {"Vary": vary}
+        await site.get(a="1", **({"b": origin} if origin else {}))
+    number = (await site.cache.astamp()).number
+    assert len(site.asked) <= 3
+    await site.bodies(*[{"a": "1"}, {"a": "1", "b": "x"}] * 3)
+    assert len(site.asked) <= 3 and (await site.cache.astamp()).number == number
+
+
+@in_loop
+async def test_an_event_stream_is_nobody_elses() -> None:
+    """It has no end, so who waits for it would wait for ever."""
+    site = Site()
+    site.says = {"Cache-Control": "no-cache", "Content-Type": "text/event-stream; charset=utf-8", "ETag": '"a"'}
+    assert await site.bodies({}, {}) == [b"1", b"2"]
+    assert (await site.get())["cache-status"] == 'cachesync; fwd=miss; detail="stream"'
+
+
+@in_loop
+async def test_long_addresses_are_not_remembered() -> None:
+    """Nobody fills the memory with addresses whose answers can not be stored."""
+    site = Site()
+    site.says = {"Cache-Control": "no-store"}
+    for number in range(3):
+        await site.get(f"/?{number}{'x' * LONGEST_PASSED}")
+    await site.get("/?short")
+    assert len(site.door._passed) == 1  # pyright: ignore[reportPrivateUsage] - what it takes of memory
+
+
+@in_loop
+async def test_a_file_that_the_server_sends_is_not_sent_behind_a_304() -> None:
+    """By ``http.response.pathsend``, which has no body that could be left out."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60"), (b"etag", b'"a"')]})
+        await send({"type": "http.response.pathsend", "path": "/some/file"})
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    answered = await ask(door, headers={"host": "shop", "if-none-match": '"a"'})
+    assert [message["type"] for message in answered.events] == ["http.response.start", "http.response.body"]
+    assert (answered.status, answered.body) == (304, b"")
 
 
 @in_loop
@@ -676,6 +945,22 @@ async def test_a_head_that_tells_of_another_answer_ends_the_stored_one() -> None
     site.says = {"Cache-Control": "max-age=1", "ETag": '"b"'}
     assert (await site.get(method="HEAD"))["etag"] == '"b"'
     assert (await site.get()).body == b"3"
+
+
+@in_loop
+@pytest.mark.parametrize("how", ["cookie", "status", "vary"])
+async def test_a_head_that_could_not_have_been_answered_so_ends_nothing(how: str) -> None:
+    """Of somebody known, of another variant, or of a failure: or anybody could keep a page out of the cache (RFC 9111, 4.3.5)."""
+    site = Site()
+    site.says = {"Cache-Control": "max-age=1", "ETag": '"a"'} | ({"Vary": "Accept-Language"} if how == "vary" else {})
+    await site.get()
+    stamp = await site.cache.astamp()
+    site.clock.advance(1.5)
+    site.says |= {"ETag": '"b"'}
+    site.status = 404 if how == "status" else 200
+    headers = {"cookie": {"cookie": "session=1"}, "status": {}, "vary": {"accept_language": "de"}}[how]
+    await site.get(method="HEAD", **headers)
+    assert await site.cache.astamp() == stamp
 
 
 # --- setting up ----------------------------------------------------------------------------------------------------

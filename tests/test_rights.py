@@ -227,8 +227,7 @@ def test_each_channel_is_needed(every_server: Server, namespace: str, allow: Cal
 
 # --- what users do ----------------------------------------------------------------------------------------------------------------
 
-SILENT: Final = {"invalidated", "refresh_failed", "log_rejoined"}
-"""The last where a process has heard where the log ends, and has gone on since: it takes the position as it stands then."""
+SILENT: Final = {"invalidated", "refresh_failed"}
 
 
 @pytest.fixture

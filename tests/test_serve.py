@@ -142,7 +142,7 @@ def test_a_port_that_is_taken_is_told(capsys: pytest.CaptureFixture[str]) -> Non
     """With 1: another one may do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, err = refusal(capsys, "--port", str(taken.getsockname()[1]))
-    assert code == 1 and "choose another --port" in err
+    assert code == 1 and err.rstrip().endswith("can not be listened on: Address already in use; choose another --port")
 
 
 def test_what_has_to_be_installed_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,33 @@ def test_the_window_is_counted_from_the_invalidation(pair: Pair, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("who", [0, 1], ids=["the process that made it", "another that had heard it"])
+def test_a_failover_that_loses_a_soft_invalidation_lengthens_no_window(pair: Pair, kind: str, who: int) -> None:
+    """Whoever had applied it goes on counting from then, while it waits to be announced again and when it was."""
+    node, other = pair.nodes
+    assert [one.read() for one in pair.nodes * 2] == [1] * 4
+    pair.hear()
+    pair.nodes[who].invalidate(kind, soft=True)
+    pair.hear()
+    pair.origin.version = 2
+    pair.clock.advance(WINDOW - 2)
+    pair.shared.fail_over(lost=1)
+    node.read_log()
+    assert node.told("possible_loss")
+    assert node.valid() == 1, "the entry has outlived the failover, and its window is not over"
+    pair.clock.advance(1)
+    node.read_log()
+    assert node.cache.stats().log.pending == 0
+    assert node.valid() == 1
+    other.read_log()
+    other.read_log()
+    pair.clock.advance(2)
+    pair.hear()
+    assert (node.valid(), other.valid()) == (None, None)
+    assert (node.read(), other.read()) == (2, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_a_window_a_soft_invalidation_leaves_nothing(colour: Colour, loop: LoopThread, kind: str) -> None:
     """There is nothing that the policy would allow to be served."""
     pair = Pair(colour, loop, stale=0.0)
@@ -206,6 +233,30 @@ def test_what_is_made_of_something_stale_is_not_for_those_who_come_after_its_win
     gate.open()
     refreshing.open()
     assert (early.result(LONG), late.result(LONG)) == ([1], [2])
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("joins", [False, True], ids=["never joined", "joins meanwhile"])
+def test_before_the_log_was_heard_an_own_invalidation_concerns_those_who_join_later(
+    colour: Colour, loop: LoopThread, soft: bool, joins: bool
+) -> None:
+    """Nobody knew what the page would be made of, so its flight went on; and it has no stamp. Without a window soft is as good as hard."""
+    pair = Pair(colour, loop, stale=0.0)
+    node, gate = pair.nodes[0], pair.origin.hold()
+    pair.shared.down = True
+    early = node.start(node.page, 1)
+    gate.wait()
+    pair.origin.version = 2
+    assert node.invalidate("tag of the policy", soft=soft).pending
+    late = node.start(node.page, 1)
+    until(lambda: node.cache.stats().total.joined, "joining")
+    if joins:
+        pair.shared.down = False
+        node.read_log()
+        until(lambda: node.read_log() is None and not node.cache.stats().log.pending, "announcing")
+    gate.open()
+    assert (early.result(LONG), late.result(LONG)) == ([1, 1], [1, 2])
+    pair.close()
 
 
 def test_what_was_softly_invalidated_while_it_was_computed_is_stale_for_those_who_join_later(pair: Pair) -> None:

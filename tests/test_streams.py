@@ -461,6 +461,7 @@ def test_a_client_that_has_gone_is_forgotten() -> None:
     [
         (405, "method_not_allowed", "/events", "POST", {}),
         (403, "cross_site", "/events", "GET", {"origin": "https://evil.example"}),
+        (403, "cross_site", "/events", "GET", {"origin": "http://["}),
         (403, "cross_site", "/events", "GET", {"sec_fetch_site": "cross-site"}),
         (400, "bad_stamp", "/events?since=nonsense", "GET", {}),
         (400, "bad_stamp", "/events", "GET", {"last_event_id": "x"}),
@@ -494,6 +495,15 @@ def test_pages_of_the_same_and_of_named_origins_may_open_streams() -> None:
                     assert (sent[b"cache-control"], sent[b"x-accel-buffering"]) == (b"no-store", b"no")
 
     in_loop(story)
+
+
+def test_origins_are_a_list() -> None:
+    """The letters of one text are no origins."""
+    with (
+        Cache(policies=[Policy(name="stores", match="stores:*", ttl="5m")]) as cache,
+        pytest.raises(TypeError, match=r"write \['https://shop.example'\]"),
+    ):
+        EventStreams(cache, origins="https://shop.example")
 
 
 def test_one_stream_too_many_is_refused_and_told_when_to_come_again() -> None:

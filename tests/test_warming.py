@@ -1349,6 +1349,12 @@ def test_a_cache_that_is_not_there_is_told_with_the_next_step(run: Run, argv: tu
     assert problem in err
 
 
+def test_a_module_that_raises_is_shown_from_its_own_first_line_on(run: Run) -> None:
+    """Neither our own frames nor those of the import stand before it."""
+    _, _, err = run("shop.broken:cache")
+    assert [Path(line.split('"')[1]).name for line in err.splitlines() if line.startswith("  File ")] == ["broken.py"]
+
+
 def test_where_nothing_is_declared_the_command_says_how_that_is_done(run: Run) -> None:
     """It is no mistake. Where caching is switched off it is one."""
     Path("shop/empty.py").write_text(

@@ -245,7 +245,9 @@ def wrapped(app: Any, **how: Any) -> tuple[Any, Cache]:
 
 
 def test_a_stream_passes_part_by_part() -> None:
-    """Nothing is read ahead: each part is asked of the application when the server wants it. It is closed at the end."""
+    """How it begins is told with the first part, and nothing else is read ahead: each part is asked of the application when the server
+    wants it. It is closed at the end.
+    """
     told: list[str] = []
 
     class Stream:
@@ -278,12 +280,12 @@ def test_a_stream_passes_part_by_part() -> None:
         told.append("begun")
 
     body = middleware(environ, begins)
-    assert told == ["begun"]
+    assert told == ["made", "begun"]
     for part in body:
         assert part == b"x"
         told.append("sent")
     body.close()
-    assert told == ["begun", *["made", "sent"] * 3, "closed"]
+    assert told == ["made", "begun", "sent", *["made", "sent"] * 2, "closed"]
 
 
 def test_a_large_body_passes() -> None:
@@ -353,6 +355,22 @@ def test_an_application_may_write_by_itself() -> None:
     page = ask(middleware)
     assert (page.status, page.body) == (200, b"ab")
     assert page["Cache-Control"] == "private, no-cache"
+
+
+@pytest.mark.parametrize(("condition", "status"), [("IF_NONE_MATCH", 304), ("IF_MATCH", 412)])
+def test_what_an_application_writes_by_itself_is_not_sent_behind_a_refusal(condition: str, status: int) -> None:
+    """What it says is answered in its place, whole, and the rest of it is dropped."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        cache.get_or_compute("store:1", lambda: 1)
+        write = start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "2"), ("ETag", '"mine"')])
+        write(b"a")
+        return [b"b"]
+
+    middleware, cache = wrapped(app)
+    page = ask(middleware, headers={f"HTTP_{condition}": '"mine"' if status == 304 else '"another"'})
+    assert page.status == status and page.body not in (b"ab", b"a", b"b")
+    assert page["Content-Length"] == (str(len(page.body)) if status == 412 else "")
 
 
 def test_a_file_is_left_to_the_server() -> None:

@@ -5,7 +5,7 @@ Names are in camel case, as JSON has them; durations are seconds.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -31,12 +31,14 @@ class Body(BaseModel):
     """A JSON object of a request: exactly as it is described, and nothing besides."""
 
     model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel, frozen=True)
+    sample: ClassVar[str]
 
 
 class InvalidateBody(Body):
     """What is to be made out of date."""
 
     model_config = ConfigDict(json_schema_extra=_one_is_not_empty)
+    sample = '{"patterns": ["stores:*"]}'
 
     patterns: Texts = Field(default=[], description="Keys, prefixes (stores:*) and globs (*:stats); * is everything.")
     tags: Texts = Field(default=[], description="Names that entries were tagged with.")
@@ -48,11 +50,15 @@ class InvalidateBody(Body):
 class KeyBody(Body):
     """What is to be looked at."""
 
+    sample = '{"key": "stores:JKT"}'
+
     key: _Text = Field(description="A key as it is written: stores:JKT.")
 
 
 class SwitchBody(Body):
     """What is to be switched, in every process."""
+
+    sample = '{"target": "all", "value": "ttl"}'
 
     target: str = Field(max_length=200, description="all, the name of a policy, local, or redis.")
     value: str = Field(max_length=20, description="full, ttl, headers or off; for local and redis on or off.")
@@ -61,6 +67,8 @@ class SwitchBody(Body):
 
 class SweepBody(Body):
     """An empty object: there is nothing to say, but that it is JSON."""
+
+    sample = "{}"
 
 
 class Answer(BaseModel):

@@ -8,15 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from cachesync.coordination.asgi import Identify, identity_of
+from cachesync.admin.bodies import Body
+from cachesync.coordination.asgi import Identify, identity_of, is_cross_site
+from cachesync.core.http import failure
 from cachesync.core.token_bucket import TokenBuckets
-from cachesync.event_streams import is_cross_site
 
-B = TypeVar("B", bound=BaseModel)
+B = TypeVar("B", bound=Body)
 
 MOST_BYTES: Final = 1024 * 1024
 """Bytes of a request's body."""
@@ -48,7 +49,7 @@ class RefusedError(Exception):
 
     def response(self) -> Response:
         """The answer that says so."""
-        return answer({"success": False, "error": {"code": self.code, "message": self.message}}, self.status, self.headers)
+        return answer(failure(self.code, self.message), self.status, self.headers)
 
 
 def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -114,7 +115,7 @@ class Guard:
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
-            raise _refusal(error) from error
+            raise _refusal(error, model.sample) from error
 
 
 async def _body_of(request: Request) -> bytes:
@@ -138,11 +139,11 @@ async def _body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _refusal(error: ValidationError) -> RefusedError:
-    """What is wrong with a body, without quoting it: it may hold what is masked."""
+def _refusal(error: ValidationError, sample: str) -> RefusedError:
+    """What is wrong with a body, without quoting it: it may hold what is masked. A ``sample`` is shown of what would do."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
-        return RefusedError(400, "malformed_json", 'the body is no JSON, or not UTF-8; send an object such as {"patterns": ["stores:*"]}')
+        return RefusedError(400, "malformed_json", f"the body is no JSON, or not UTF-8; send an object such as {sample}")
     said = [f"{_place(problem['loc'])}: {problem['msg']}" for problem in problems[:MOST_SAID]]
     more = f" (and {len(problems) - MOST_SAID:,} more)" if len(problems) > MOST_SAID else ""
     code = "too_many" if any(problem["type"] == "too_long" for problem in problems) else "invalid_body"

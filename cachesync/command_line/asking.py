@@ -17,10 +17,16 @@ TOKEN_VARIABLE: Final = "CACHESYNC_ADMIN_TOKEN"
 PATIENCE: Final = 10.0
 """Seconds an answer may take: ``/health`` may ask slow checks."""
 MOST_BYTES: Final = 64 * 1024 * 1024
+"""Bytes that are read of an answer."""
 
 
 class AskingError(Exception):
-    """There is no answer, or it says no: why, and what to do."""
+    """There is no answer, or it says no: what it ``says``, and an ``advice``."""
+
+    def __init__(self, says: str, advice: str = "") -> None:
+        super().__init__(f"{says}; {advice}" if advice else says)
+        self.says = says
+        self.advice = advice
 
 
 class AdminAddress(NamedTuple):
@@ -89,10 +95,12 @@ def ask(address: AdminAddress, path: str) -> dict[str, Any]:
             body = error.read(MOST_BYTES)
         with suppress(ValueError):
             return _data_of(body)  # 503 is what /health answers where it is down
-        raise AskingError(_refusal(address, error.code, body)) from None
+        raise _refusal(address, error.code, body) from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise AskingError(f"{address} does not answer: {reason}; is the application running, and is the admin app mounted there?") from None
+        raise AskingError(
+            f"{address} does not answer: {reason}", "is the application running, and is the admin app mounted there?"
+        ) from None
 
 
 def _data_of(body: bytes) -> dict[str, Any]:
@@ -106,13 +114,13 @@ def _data_of(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", data)
 
 
-def _refusal(address: AdminAddress, status: int, body: bytes) -> str:
+def _refusal(address: AdminAddress, status: int, body: bytes) -> AskingError:
     try:
-        message = str(json.loads(body)["error"]["message"])
+        message = f": {json.loads(body)['error']['message']}"
     except (ValueError, LookupError, TypeError):
-        message = "and says nothing that we know"
+        message = ""
     if status in (401, 403):
-        return f"{address} says no ({status}): {message}; name a token by --token or {TOKEN_VARIABLE}"
+        return AskingError(f"{address} says no ({status}){message}", f"name a token by --token or {TOKEN_VARIABLE}")
     if 300 <= status < 400:
-        return f"{address} leads elsewhere ({status}); name where the admin app is mounted"
-    return f"{address} answers {status}: {message}"
+        return AskingError(f"{address} leads elsewhere ({status})", "name where the admin app is mounted")
+    return AskingError(f"{address} answers {status}{message}", "" if message else "is the admin app mounted there?")

@@ -7,9 +7,9 @@ from typing import Any
 
 from cachesync.command_line.exits import OK
 from cachesync.command_line.parsing import FILE_HELP, Commands, add_json, command
-from cachesync.command_line.policies import duration_text, other_settings, policy_as_json, redis_as_text, ttl_text
+from cachesync.command_line.policies import duration_text, http_settings, other_settings, policy_as_json, redis_as_text, ttl_text
 from cachesync.command_line.policy_files import file_of, tell_problems
-from cachesync.command_line.printing import address_of, paint, print_json, print_table
+from cachesync.command_line.printing import address_of, counted, paint, print_json, print_table
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.encryption_keys import VARIABLE
 from cachesync.core.policy import Policy
@@ -43,13 +43,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(_settings_as_json(file, settings))
         return OK
-    count = len(settings.policies)
-    print(f"{paint(file, 'head')}: {paint('no mistakes', 'good')}, {count} {'policy' if count == 1 else 'policies'}")
+    print(f"{paint(file, 'head')}: {paint('no mistakes', 'good')}, {counted(len(settings.policies), 'policy', 'policies')}")
     print(f"namespace {settings.namespace}, {redis_as_text(settings)}")
     if settings.ttl:
         print("named durations: " + ", ".join(f"{name} = {format_duration(seconds)}" for name, seconds in settings.ttl.items()))
     print()
-    print_table(("policy", "match", "ttl", "local_ttl", "tags", "also"), (_row(policy) for policy in settings.policies))
+    print_table(("policy", "match", "ttl", "local_ttl", "tags", "also", "http"), (_row(policy) for policy in settings.policies))
     if (encrypting := [policy.name for policy in settings.policies if policy.encrypt]) and settings.encryption_keys is None:
         print(f"\n{paint(f'{VARIABLE} is not set here', 'note')}: an application needs it, to encrypt {', '.join(encrypting)}.")
     return OK
@@ -57,7 +56,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _row(policy: Policy) -> tuple[str, ...]:
     also = ", ".join(f"{name} {value}" for name, value in other_settings(policy).items())
-    return (policy.name, policy.match, ttl_text(policy), duration_text(policy.local_ttl), ", ".join(policy.tags) or "-", also)
+    http = ", ".join(value if name == "visibility" else f"{name} {value}" for name, value in http_settings(policy).items())
+    return (policy.name, policy.match, ttl_text(policy), duration_text(policy.local_ttl), ", ".join(policy.tags) or "-", also, http)
 
 
 def _settings_as_json(file: str, settings: Settings) -> dict[str, Any]:

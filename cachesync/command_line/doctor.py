@@ -76,7 +76,7 @@ def _application(arguments: argparse.Namespace) -> Iterator[Finding]:
         reasons = "; ".join(str(reason["text"]) for reason in health["reasons"])
         status = str(health["status"])
     except AskingError as error:
-        yield wrong("application", str(error), "start it, or name the address under which others reach it")
+        yield wrong("application", error.says, error.advice or "name where the admin app is mounted")
     except (LookupError, TypeError) as error:
         yield wrong("application", f"{address} is of another version: {error!r}", "deploy the same version everywhere")
     else:

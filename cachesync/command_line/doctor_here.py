@@ -10,6 +10,7 @@ from importlib import metadata
 from typing import Final, NamedTuple
 
 from cachesync.command_line.findings import Finding, fine, warning, wrong
+from cachesync.command_line.printing import counted
 from cachesync.coordination.environment import SECRET, SWITCH, read_environment
 from cachesync.core.encryption_keys import VARIABLE
 from cachesync.core.rules import listed, nearest
@@ -44,7 +45,7 @@ def _policy_file(settings: Settings, file: str) -> Iterator[Finding]:
             "policy file", f"{file} has no policy, so nothing can be cached", 'write one: [policy.stores], match = "stores:*", ttl = "5m"'
         )
     else:
-        yield fine("policy file", f"{file}: {count} {'policy' if count == 1 else 'policies'}, namespace {settings.namespace}")
+        yield fine("policy file", f"{file}: {counted(count, 'policy', 'policies')}, namespace {settings.namespace}")
 
 
 def _environment(settings: Settings) -> Iterator[Finding]:

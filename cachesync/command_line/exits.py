@@ -8,8 +8,11 @@ OK: Final = 0
 NO: Final = 1
 USAGE: Final = 2
 UNWRITTEN: Final = 74
+"""The output could not be written: ``EX_IOERR`` of sysexits.h."""
 INTERRUPTED: Final = 130
+"""As a shell says it of a program that SIGINT has ended: 128 and the signal's number."""
 PIPE_CLOSED: Final = 141
+"""The same of SIGPIPE."""
 
 EXIT_CODES: Final = """\
 exit codes:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from cachesync.command_line.exits import NO, OK, USAGE
 from cachesync.command_line.parsing import Commands, add_file, add_json, command
-from cachesync.command_line.policies import duration_text, other_settings, policy_as_json, redis_as_text, ttl_text
+from cachesync.command_line.policies import duration_text, http_settings, other_settings, policy_as_json, redis_as_text, ttl_text
 from cachesync.command_line.policy_files import file_of, tell_problems
 from cachesync.command_line.printing import paint, print_json, print_pairs, print_table, quoted
 from cachesync.coordination.policy_file import load_settings
@@ -106,6 +106,7 @@ def _meaning(policy: Policy) -> Iterable[tuple[str, str]]:
         ", ".join((quoted("*"), *(f"the tag {quoted(tag)}" for tag in policy.tags), "its own key, and patterns that match it")),
     )
     yield from other_settings(policy).items()
+    yield from ((f"http.{name}", value) for name, value in http_settings(policy).items())
 
 
 def _text(name: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TextIO
 from cachesync.cache import Cache
 from cachesync.command_line.briefly import BUDGET, PAUSE, Outcome, brief_cache, sentence
 from cachesync.command_line.exits import INTERRUPTED, NO, OK, USAGE
-from cachesync.command_line.parsing import Commands, add_file, add_json, command, seconds
+from cachesync.command_line.parsing import Commands, add_file, add_json, add_timeout, command
 from cachesync.command_line.policy_files import with_redis
 from cachesync.command_line.printing import address_of, counted, quoted
 from cachesync.coordination.masking import Masking
@@ -49,7 +49,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--tag", metavar="TAG", dest="tags", action="append", default=[], help="what carries this tag; may be repeated")
     parser.add_argument("--soft", action="store_true", help="the old value may be served stale while it is refreshed")
     parser.add_argument("--everything", action="store_true", help="every key of the namespace")
-    parser.add_argument("--timeout", metavar="T", type=seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
+    add_timeout(parser)
     add_file(parser)
     add_json(parser)
     parser.set_defaults(run=_run)

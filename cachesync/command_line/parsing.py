@@ -54,6 +54,11 @@ def add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", metavar="FILE", help=FILE_HELP)
 
 
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """``--timeout T``, in seconds."""
+    parser.add_argument("--timeout", metavar="T", type=seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
+
+
 def number(what: str, least: int, most: int = 9_999_999) -> Callable[[str], int]:
     """Reads a whole number of something."""
 

@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 from cachesync.command_line.printing import address_of
 from cachesync.core.policy import Policy
+from cachesync.core.section import Section
 from cachesync.core.settings import Settings
 from cachesync.core.units import format_duration, format_size
 
@@ -26,10 +27,19 @@ def duration_text(seconds: float | None) -> str:
 
 def other_settings(policy: Policy) -> dict[str, str]:
     """The settings that differ from their defaults, as they are written in a file; those of the table apart."""
-    usual = policy.defaults()
+    return _unusual(policy)
+
+
+def http_settings(policy: Policy) -> dict[str, str]:
+    """The same of the ``http`` table, and who may keep an answer in any case. Empty where there is no such table."""
+    return {} if policy.http is None else {"visibility": policy.http.visibility} | _unusual(policy.http)
+
+
+def _unusual(section: Section) -> dict[str, str]:
+    usual = section.defaults()
     found: dict[str, str] = {}
-    for name, rule in policy.rules.items():
-        value = getattr(policy, name)
+    for name, rule in section.rules.items():
+        value = getattr(section, name)
         if name in _SHOWN_APART or value == usual.get(name):
             continue
         if rule.is_duration:

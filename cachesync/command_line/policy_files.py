@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from cachesync.command_line.exits import NO, USAGE
 from cachesync.command_line.parsing import DEFAULT_FILE
-from cachesync.command_line.printing import paint, print_json
+from cachesync.command_line.printing import counted, paint, print_json
 from cachesync.coordination.environment import read_environment
 from cachesync.coordination.policy_file import load_settings
 from cachesync.core.settings import Settings
@@ -53,6 +53,5 @@ def tell_problems(file: str, error: PolicyError, arguments: argparse.Namespace) 
         print(problem, file=sys.stderr)
     if not arguments.file and not os.path.exists(file):
         print("Name the policy file, or set CACHESYNC_FILE.", file=sys.stderr)
-    count = len(error.problems)
-    print(paint(f"{count} {'mistake' if count == 1 else 'mistakes'}", "bad", sys.stderr), file=sys.stderr)
+    print(paint(counted(len(error.problems), "mistake", "mistakes"), "bad", sys.stderr), file=sys.stderr)
     return NO

@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from cachesync.command_line.exits import NO, OK, USAGE
 from cachesync.command_line.parsing import Commands, add_file, add_json, command, number
 from cachesync.command_line.policy_files import with_settings
 from cachesync.command_line.printing import address_of
+from cachesync.coordination.asgi import REFUSED_CLOSE, App, Receive, Refusal, Scope, Send
 from cachesync.core.settings import Settings
 from cachesync.errors import LayerError
 
@@ -36,11 +37,6 @@ _HOST: Final = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]*)?")
 """A name and a port (RFC 9110, 7.2)."""
 LOCAL: Final = "local"
 """Whoever comes from this machine, where no token is asked for."""
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class NoTokenError(Exception):
@@ -121,7 +117,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace, token: str | None)
     try:
         listening = socket.create_server((arguments.host, arguments.port), family=_family(arguments.host), backlog=2048)
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+        why = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]  # the address is said already
         print(f"cachesync serve: {arguments.host}:{arguments.port} can not be listened on: {why}; choose another --port", file=sys.stderr)
         return NO
     with closing(listening), _sigterm_ends(), Cache(settings) as cache:
@@ -198,19 +194,16 @@ class Gate:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """With a challenge, to which a browser answers by asking its user (RFC 9110, 11.6.1; RFC 7617)."""
-        status, code, message = 401, "unauthorized", "bring the token: Authorization: Bearer TOKEN, or as the password of Basic"
-        if self._token is None:
-            status, code, message = 403, "forbidden", "ask by localhost or 127.0.0.1: this server has no token, and is for this machine"
-        body = json.dumps({"success": False, "error": {"code": code, "message": message}}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        if status == 401:
-            headers.append((b"www-authenticate", b'Basic realm="cachesync", charset="UTF-8"'))
         if scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            await send({"type": "websocket.close", "code": REFUSED_CLOSE})
+        elif self._token is None:
+            text = "ask by localhost or 127.0.0.1: this server has no token, and is for this machine"
+            await Refusal(403, "forbidden", text).send(send)
+        else:
+            text = "bring the token: Authorization: Bearer TOKEN, or as the password of Basic"
+            challenge = {"www-authenticate": 'Basic realm="cachesync", charset="UTF-8"'}
+            await Refusal(401, "unauthorized", text, challenge).send(send)
 
 
 def who_of(scope: Scope) -> str | None:

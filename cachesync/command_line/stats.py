@@ -85,7 +85,8 @@ def _show_application(told: Mapping[str, Any]) -> None:
     rows = [*told["policies"].items(), ("all", told["total"])]
     head = ("policy", "calls", "hits", "local", "redis", "joined", "computed", "failed", "stale", "p50", "p99")
     print_table(head, (_row(name, row, latencies.get(name)) for name, row in rows), numbers=head[1:])
-    print("\np50 and p99: how long computations took lately")
+    if latencies:
+        print("\np50 and p99: how long computations took lately")
 
 
 def _row(name: str, row: Mapping[str, Any], latency: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TextIO
 from cachesync.cache import Cache
 from cachesync.command_line.briefly import BUDGET, PAUSE, Outcome, brief_cache, sentence
 from cachesync.command_line.exits import INTERRUPTED, NO, OK, USAGE
-from cachesync.command_line.parsing import Commands, add_file, add_json, command, seconds
+from cachesync.command_line.parsing import Commands, add_file, add_json, add_timeout, command
 from cachesync.command_line.policy_files import with_redis
 from cachesync.command_line.printing import address_of, plain, print_table
 from cachesync.core.settings import Settings
@@ -41,7 +41,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("target", nargs="?", metavar="TARGET", help="all, local, redis, or the name of a policy")
     parser.add_argument("value", nargs="?", metavar="VALUE", help="full, ttl, headers or off; for a layer on or off")
-    parser.add_argument("--timeout", metavar="T", type=seconds, default=10.0, help="how long to try while Redis does not answer (10s)")
+    add_timeout(parser)
     add_file(parser)
     add_json(parser)
     parser.set_defaults(run=_run)

@@ -267,7 +267,7 @@ def _page(view: View, told: Mapping[str, Any], rows: Sequence[Row], address: Adm
     log, local = told["log"], told["local"]
     state = (
         f"{counted(view.rates.processes, 'process', 'processes')}; log at {log['position'] or '-'};"
-        f" {local['entries']:,} copies, {bytes_text(local['bytes'])}; breaker {told['shared']['breaker']}"
+        f" {counted(local['entries'], 'copy', 'copies')}, {bytes_text(local['bytes'])}; breaker {told['shared']['breaker']}"
     )
     return [(about, "head"), (plain(state), ""), ("", ""), (_head(view, rows), "dim"), *((_line(view, row, rows), "") for row in rows)]
 

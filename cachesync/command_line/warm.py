@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from types import TracebackType
 from typing import Any, Final, TextIO, cast
 
 from cachesync.cache import Cache
@@ -84,8 +85,9 @@ def warm(target: str, wish: Wish, *, out: TextIO, errors: TextIO) -> int:
     except NotFoundError as error:
         errors.write(f"cachesync warm: {error}\n")
         return USAGE
-    except Exception:  # whatever the application's module raises
-        errors.write(f"cachesync warm: {target!r} could not be imported, because it raised:\n{traceback.format_exc()}")
+    except Exception as error:  # whatever the application's module raises
+        told = "".join(traceback.format_exception(error.with_traceback(_below_import(error.__traceback__))))
+        errors.write(f"cachesync warm: {target!r} could not be imported, because it raised:\n{told}")
         return NO
     if not cache.settings.enabled:
         errors.write("cachesync warm: CACHESYNC_ENABLED is false, so nothing is cached and nothing can be warmed; unset it\n")
@@ -131,6 +133,14 @@ def find_cache(target: str) -> Cache:
     if not isinstance(found, Cache):
         raise NotFoundError(f"{target!r} is no Cache, but {type(found).__name__}; {_caches_of(module, module_name)}")
     return found
+
+
+def _below_import(found: TracebackType | None) -> TracebackType | None:
+    """A traceback without its beginning: our own frames, and those of the machinery of imports."""
+    at = found
+    while at is not None and (at.tb_frame.f_code.co_filename == __file__ or "importlib" in at.tb_frame.f_code.co_filename):
+        at = at.tb_next
+    return at
 
 
 def _caches_of(module: Any, module_name: str) -> str:

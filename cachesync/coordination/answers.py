@@ -1,30 +1,28 @@
 """Answers: HTTP as one cache sees it, for every door.
 
 A door hands over what it was asked and what the application answered; here it is decided what to say. Nothing here reads or writes a
-connection. An `Exchange` is one request: `early` may end it before the application is called, `fields` describes the answer, and
-`ends` settles the conditions against it.
+connection. An `Exchange` is one request: `early` may end it before the application is called, `settle` judges the conditions of a write
+before it has any effect, and `answer` describes what the application has answered, or puts a 304 in its place.
 
 An ETag is always that of the content. Where all the policies of an answer's data say ``etag = "stamp"``, what the answer was made of is
-remembered beside it, in this process; a later request for the same with that ETag is answered with 304 at once, if the log says that
-nothing of it has changed, while all of it is fresh. Nobody is asked: not the application, nor a database, nor Redis.
+`remembered` beside it, in this process; a later request for the same with that ETag is answered with 304 at once, if the log says that
+nothing of it has changed, while all of it is fresh.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Generator, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-import xxhash
-
+from cachesync.coordination.consumed import Consumed
 from cachesync.coordination.operations import Operations
-from cachesync.coordination.request_scope import Consumed, RequestScope
+from cachesync.coordination.remembered import AnswerMemory, Remembered
+from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.cache_control import control_of
-from cachesync.core.entry import Dependency
-from cachesync.core.etag import content_tag, read_tags
+from cachesync.core.etag import content_tag
 from cachesync.core.flows import confirm
 from cachesync.core.groups import Audience, concerns_of
 from cachesync.core.header_fields import HeaderFields
@@ -37,6 +35,7 @@ from cachesync.core.http import (
     Current,
     Terms,
     Verdict,
+    failure,
     is_conditional,
     is_guarded,
     is_shareable,
@@ -51,20 +50,22 @@ from cachesync.core.http import (
     varied,
     vary_of,
 )
-from cachesync.core.ledger import Mark
+from cachesync.core.policy import Policy
+from cachesync.core.records import KEY, TAG
 from cachesync.core.stamps import UNREACHED, Stamp
 from cachesync.core.steps import Step
-from cachesync.layers.forks import lock_across_forks
 
 LARGEST: Final = 1024 * 1024
 """Bytes of a body that is waited for, to name its content. What is larger, or does not say how large it is, passes at once."""
-REMEMBERED: Final = 10_000
-"""Answers that one process remembers."""
+LONGEST: Final = 2_048
+"""Bytes of an address, and of what the request says where ``Vary`` looks, of an answer that is remembered."""
 OF_A_WRITE: Final = frozenset((
     b"if-match", b"if-none-match", b"if-unmodified-since", b"if-modified-since", b"if-range", b"range",
     b"content-length", b"content-type", b"transfer-encoding", b"expect",
 ))  # fmt: skip
 """Fields that a look leaves out of the write that it is made of: conditions, ranges, and what describes a body."""
+LONGEST_LENGTH: Final = 15
+"""Digits of a Content-Length that is looked at."""
 OK: Final = 200
 
 
@@ -74,45 +75,6 @@ class Reply(NamedTuple):
     status: int
     fields: HeaderFields
     body: bytes | None = b""
-
-
-@dataclass(slots=True)
-class Remembered:
-    """An answer that may be confirmed without the application: ``base`` are the fields of a 304 that do not change with time, ``terms``
-    what they were at the time ``told`` (seconds, monotonic clock).
-
-    ``selecting`` is what ``Vary`` names and what the request said there. It stands up to ``stamp``, ``mark`` is that of the ledger it was
-    last judged by, and it is fresh before ``until`` (seconds, monotonic clock).
-    """
-
-    base: HeaderFields
-    terms: Terms
-    told: float
-    selecting: Mapping[bytes, bytes | None]
-    dependencies: tuple[Dependency, ...]
-    policies: tuple[str, ...]
-    stamp: Stamp
-    mark: Mark
-    until: float
-    _fields: HeaderFields | None = None
-    _said: tuple[int, Stamp] | None = None
-
-    def is_selected(self, request: HeaderFields) -> bool:
-        """Whether a request would be given it (RFC 9111, 4.1)."""
-        return all(request.value(name) == said for name, said in self.selecting.items())
-
-    def fields(self, now: float) -> HeaderFields:
-        """The fields of a 304, with the lifetimes that are left. Those of one second are the same."""
-        passed, stamp = int(now - self.told) + 1, self.stamp
-        if self._fields is None or self._said != (passed, stamp):
-            terms = self.terms
-            keeps = None if terms.keeps is None else terms.keeps - passed
-            terms = replace(terms, remains=terms.remains - passed, keeps=keeps, stamp=stamp, is_hit=True)
-            self._fields, self._said = managed(terms, _NO_FIELDS, self.base), (passed, stamp)
-        return self._fields
-
-
-_NO_FIELDS: Final = HeaderFields()
 
 
 class Answers:
@@ -127,9 +89,9 @@ class Answers:
         operations: Operations,
         *,
         now: Callable[[], float],
-        remember: int = REMEMBERED,
-        largest: int = LARGEST,
-        require_match: frozenset[str] = frozenset(),
+        remember: int,
+        largest: int,
+        require_match: frozenset[str],
     ) -> None:
         self.engine = operations.engine
         self.run = operations.run
@@ -137,9 +99,7 @@ class Answers:
         self.now = now
         self.largest = largest
         self.require_match = require_match
-        self._most = remember
-        self._remembered: OrderedDict[tuple[bytes, str, str], Remembered] = OrderedDict()
-        self._lock = lock_across_forks()
+        self.memory = AnswerMemory(self.engine, remember)
 
     def begin(self, method: str, target: bytes, request: HeaderFields, identity: str | None, *, is_look: bool = False) -> Exchange:
         """One request. ``target`` names the resource (path and query), ``identity`` says whose it is, ``None`` that nobody knows.
@@ -149,48 +109,6 @@ class Answers:
         if identity is not None and not isinstance(identity, str):  # pyright: ignore[reportUnnecessaryIsInstance] - of the user's
             raise TypeError(f"identify: whose request it is, is a text or None, not {type(identity).__name__}")
         return Exchange(self, method, target, request, identity or None, is_look=is_look)
-
-    def recall(self, target: bytes, request: HeaderFields, known: bytes, identity: str | None) -> Remembered | None:
-        """An answer that the client has, by ``If-None-Match``, and that still stands."""
-        whose = _whose(request, identity)
-        for tag in read_tags(known.decode("latin-1")).listed:
-            found = self._remembered.get((target, tag.opaque, whose))
-            if found is not None and found.is_selected(request) and self._stands(found):
-                return found
-        return None
-
-    def remember(self, target: bytes, opaque: str, whose: str, answer: Remembered) -> None:
-        """Keep an answer in mind. The one that was remembered first goes where there are too many."""
-        name = (target, opaque, whose)
-        with self._lock:
-            self._remembered[name] = answer
-            self._remembered.move_to_end(name)
-            while len(self._remembered) > self._most:
-                self._remembered.popitem(last=False)
-
-    def _stands(self, answer: Remembered) -> bool:
-        """Whether all that it was made of is fresh, and nothing that was applied of the log concerns it. Asks nobody."""
-        engine, now = self.engine, self.engine.now()
-        if now >= answer.until or not engine.is_heard(now):
-            return False
-        ledger = engine.ledger
-        if answer.mark is ledger.mark:
-            return True
-        with engine.lock:
-            position, number = ledger.position, ledger.lineage.number(answer.stamp)
-            if position is None or number is None or number < ledger.bans.floors.keys or answer.mark.reloads != ledger.mark.reloads:
-                return False
-            if not self.is_usual(answer.policies):
-                return False
-            if ledger.refuses("", answer.dependencies, number) or ledger.softened("", answer.dependencies, number) is not None:
-                return False
-            answer.stamp, answer.mark = position, ledger.mark
-        return True
-
-    def is_usual(self, policies: tuple[str, ...]) -> bool:
-        """Whether data of these policies is cached as they say: nothing is switched."""
-        switches = self.engine.switches
-        return switches.is_usual or all(switches.mode_of(name) == "full" for name in policies)
 
 
 class Exchange:
@@ -231,7 +149,7 @@ class Exchange:
         known = request.value(b"if-none-match")
         if known is None or self._method not in READS or b"if-match" in request or b"if-unmodified-since" in request:
             return None
-        found = self._answers.recall(self._target, request, known, self._identity)
+        found = self._answers.memory.recall(self._target, request, known, self._identity)
         return None if found is None else Reply(Verdict.NOT_MODIFIED, found.fields(self._answers.engine.now()))
 
     @property
@@ -273,15 +191,16 @@ class Exchange:
 
     # --- when it has answered -------------------------------------------------------------------------------------------------------
 
-    def waits(self, status: int, answer: HeaderFields) -> bool:
-        """Whether the body is to be waited for, all of it: to name its content, and because only then it is known what it is made of.
-        Anything else passes as it comes.
+    def awaits(self, status: int, answer: HeaderFields) -> int | None:
+        """The length of the body, if all of it is to be waited for: to name its content, and because only then it is known what it is made
+        of. Anything else passes as it comes: ``None``.
         """
-        if self._method not in READS or status != OK or "no-store" in control_of(answer):
-            return False
+        if self._method not in READS or status != OK or "no-store" in control_of(answer) or not self._consumed.policies:
+            return None
         length = answer.value(b"content-length")
-        is_short = length is not None and length.isdigit() and len(length) < 12 and int(length) <= self._answers.largest
-        return is_short and bool(self._consumed.policies)
+        if length is None or not length.isdigit() or len(length) > LONGEST_LENGTH:
+            return None
+        return int(length) if int(length) <= self._answers.largest else None
 
     def answer(self, status: int, answer: HeaderFields, body: bytes | None = None) -> Reply:
         """What is sent: with the fields that describe it, or a 304 in its place. ``body`` is given where it was waited for."""
@@ -292,10 +211,13 @@ class Exchange:
         return reply._replace(fields=self._tell_writes(consumed, reply.fields)) if consumed.written else reply
 
     def _described(self, consumed: Consumed, status: int, answer: HeaderFields, body: bytes | None) -> Reply:
-        if self._method not in READS or status != OK:
+        if self._method not in READS:
             return Reply(status, answer, None)
         policies = [policy for policy in consumed.policies.values() if policy.http is not None]
         is_managed = bool(policies) and len(policies) == len(consumed.policies)
+        if status != OK:
+            may_be_guessed = is_managed and status != Verdict.NOT_MODIFIED  # RFC 9110, 15.1: also 206, 301, 404
+            return Reply(status, managed(self._terms(consumed), self._request, answer, is_whole=False) if may_be_guessed else answer, None)
         if is_managed:
             terms = self._terms(consumed)
             if body is not None and b"etag" not in answer and (self._method == "GET" or body):
@@ -304,6 +226,8 @@ class Exchange:
                 answer = answer.plus((b"etag", str(tag).encode("ascii")))
                 self._remember(tag.opaque, terms, consumed, answer)
             answer = managed(terms, self._request, answer, is_whole=body is not None)
+        elif b"content-length" not in answer and b"cache-control" not in answer:  # a stream: what it will be made of is not known yet
+            answer = answer.plus((b"cache-control", b"private, no-cache"))
         current = validators_of(answer, now=self._answers.now()) if is_conditional(self._request) else Current()
         verdict = judge(self._method, self._request, current, now=self._answers.now())
         if verdict == Verdict.NOT_MODIFIED:
@@ -319,8 +243,9 @@ class Exchange:
 
     def _terms(self, consumed: Consumed) -> Terms:
         engine, now = self._answers.engine, self._answers.engine.now()
+        policies = self._policies(consumed)
         terms = terms_of(
-            consumed.policies.values(),
+            consumed.policies.values() if policies is None else policies,
             remains=consumed.until - now if math.isfinite(consumed.until) else 0.0,
             age=now - consumed.made if math.isfinite(consumed.made) else 0.0,
             groups=engine.groups.of_answer(engine.settings.policies, consumed.dependencies, self._identity),
@@ -328,9 +253,20 @@ class Exchange:
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )
-        if not consumed.is_alone:  # what another cache has given may be anybody's, and out of date at any time
-            return replace(terms, is_public=False, remains=0.0, keeps=None)
-        return terms if self._identity is None else replace(terms, is_public=False)
+        if not consumed.is_alone:  # what another cache has given may be out of date at any time, and anybody's
+            terms = replace(terms, remains=0.0, keeps=None)
+        is_anybodys = consumed.is_alone and policies is not None and self._identity is None
+        return terms if is_anybodys else replace(terms, is_public=False)
+
+    def _policies(self, consumed: Consumed) -> Collection[Policy] | None:
+        """Those of all that the answer is made of, at first hand or at second; ``None`` where that is more than is told apart."""
+        known, found = self._answers.engine.settings.policies, dict(consumed.policies)
+        for kind, text in consumed.dependencies:
+            if kind not in (KEY, TAG):
+                return None
+            if kind == KEY and (policy := known.match(text)) is not None:
+                found[policy.name] = policy
+        return found.values()
 
     def _stamp(self, consumed: Consumed) -> Stamp | None:
         """The position before anything was read: what is served as fresh holds there. What is served stale is as old as it is."""
@@ -353,15 +289,16 @@ class Exchange:
             or is_strict
             or position is None
             or chosen is None
+            or len(self._target) + sum(len(said or b"") for said in chosen.values()) > LONGEST
             or b"set-cookie" in answer
         ):
             return
-        if not self._answers.is_usual(names):
+        engine = self._answers.engine
+        if not engine.switches.are_usual(names):
             return
         base, terms = not_modified(answer.without((b"date",))), replace(terms, is_public=is_public)
-        whose, now = _whose(self._request, self._identity), self._answers.engine.now()
-        found = Remembered(base, terms, now, chosen, consumed.dependencies, names, position, self._mark, consumed.until)
-        self._answers.remember(self._target, opaque, whose, found)
+        found = Remembered(base, terms, engine.now(), chosen, consumed.dependencies, names, position, self._mark, consumed.until)
+        self._answers.memory.remember(self._target, self._request, opaque, self._identity, found)
 
     def _tell_writes(self, consumed: Consumed, answer: HeaderFields) -> HeaderFields:
         """What the request has invalidated, by groups (RFC 9875, 3), and the position in the log after it."""
@@ -378,7 +315,7 @@ class Exchange:
 _CONDITIONS: Final[Mapping[int, tuple[str, str]]] = {
     Verdict.PRECONDITION_FAILED: (
         "precondition_failed",
-        "it has changed since you read it: read it again, and repeat the change on what it is now",
+        "what stands there now is not what the condition asks for: read it again, and repeat the change on what it is",
     ),
     Verdict.PRECONDITION_REQUIRED: (
         "precondition_required",
@@ -395,18 +332,9 @@ def _everything(_identity: str | None, _policy: str) -> bool:
 _UNKNOWN: Final = "it can not be found out what stands there now, so nothing was written: read it again"
 
 
-def _whose(request: HeaderFields, identity: str | None) -> str:
-    """Whose answers a request is confirmed from: an identity's, or of whoever says the same of himself in ``Authorization`` and cookies."""
-    if identity is not None:
-        return f"i{identity}"
-    said = (request.value(b"authorization"), request.value(b"cookie"))
-    return f"a{xxhash.xxh3_128_hexdigest(repr(said).encode('ascii'))}" if said != (None, None) else ""
-
-
 def refusal(status: int, code: str, message: str) -> Reply:
-    """An error as JSON: ``{"success": false, "error": {"code": ..., "message": ...}}``."""
-    body = json.dumps({"success": False, "error": {"code": code, "message": message}}).encode()
-    length = str(len(body)).encode("ascii")
-    return Reply(
-        status, HeaderFields(((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))), body
-    )
+    """A request that is refused."""
+    body = json.dumps(failure(code, message)).encode()
+    length = b"%d" % len(body)
+    fields = ((b"content-type", b"application/json"), (b"content-length", length), (b"cache-control", b"no-store"))
+    return Reply(status, HeaderFields(fields), body)

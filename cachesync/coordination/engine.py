@@ -723,8 +723,6 @@ class Engine:
             number = 0 if called.stamp is None else ledger.lineage.number(called.stamp)
             if number is None or (flight.pends != arrival.pends and ledger.tickets.refuses(key, found)):
                 return None
-            if called.stamp is None:
-                return called
             if ledger.bans.newest(key, found) > number:
                 return None
             softened = ledger.softened(key, found, number)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import nullcontext
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 from cachesync.coordination.operations import PAGE, Operations
 from cachesync.coordination.registry import Registry
@@ -72,8 +72,10 @@ class UnknownError(Exception):
     """The shared layer has not answered, so nothing is known and nothing was changed. Told to the door only."""
 
 
-Decide = Callable[[Found | None], "Timed | str"]
-"""Says what is to stand under a key, from what stands there: something `Timed`, `LEAVE` or `REMOVE`."""
+Wanted = Timed | Literal["leave", "remove"]
+"""What is to stand under a key: something, what stands there (`LEAVE`), or nothing (`REMOVE`)."""
+Decide = Callable[[Found | None], Wanted]
+"""Says what is wanted, from what stands there."""
 
 
 class Entries:
@@ -162,7 +164,7 @@ class Entries:
             raise UnknownError(str(result.error))
         return self._found(result)
 
-    def changing_many(self, wanted: Mapping[str, Timed | str]) -> Generator[Step, Any, list[str]]:
+    def changing_many(self, wanted: Mapping[str, Wanted]) -> Generator[Step, Any, list[str]]:
         """Put or remove under several keys, whatever stands there, in as few trips as can be. Returns those where it could not be done."""
         failed: list[str] = []
         rest = iter(wanted.items())
@@ -171,7 +173,7 @@ class Entries:
             failed += [key for (key, _), is_done in zip(page, done, strict=True) if not is_done]
         return failed
 
-    def _changed(self, key: str, wanted: Timed | str) -> Generator[Step, Any, bool]:
+    def _changed(self, key: str, wanted: Wanted) -> Generator[Step, Any, bool]:
         try:
             yield from self.changing(key, lambda _: wanted, looks=False, ends=True)
         except UnknownError:

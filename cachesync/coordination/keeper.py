@@ -9,7 +9,8 @@ from cachesync.coordination.engine import Engine
 from cachesync.coordination.gathering import Gathering
 from cachesync.coordination.operations import Operations, value_of
 from cachesync.core.entry import NEVER, Dependency
-from cachesync.core.flows import Ask
+from cachesync.core.flows import Ask, confirm
+from cachesync.core.stamps import Stamp
 from cachesync.core.steps import Called, Spare
 
 T = TypeVar("T")
@@ -56,6 +57,21 @@ class Keeper:
         called = cast("Called", result)
         age = 0.0 if called.stamp is None else max(0.0, now() - called.made)
         return Obtained(value, age, called.is_stale, called.is_stale and called.until == NEVER, called.stamp is None)
+
+    async def areaches(self, stamp: Stamp) -> bool:
+        """Whether nothing older than a stamp is read from now on: the log is applied up to where it ends, unless it was up to there. A
+        stamp that is not reached then is of another log, or was made up. False where nobody can say where the log ends.
+        """
+        engine = self._engine
+        if engine.shared is None or engine.has_reached(stamp):
+            return True
+        is_confirmed: bool = await self._operations.arun(confirm(engine.now() + engine.budget))
+        return is_confirmed
+
+    @property
+    def position(self) -> Stamp | None:
+        """Up to where the log is applied here, ``None`` before it was joined."""
+        return self._engine.ledger.position
 
     def spare(self, key: str) -> Obtained[Any] | None:
         """The copy in this process that may stand in for a computation that fails (``stale_if_error``); ``None`` where there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 from pydantic import ValidationError
 
@@ -89,7 +89,10 @@ def _name_durations(raw: object) -> list[Problem]:
 def _against_rules(raw: object) -> Iterator[Problem]:
     """What the rules of each table say, also about its settings taken together. What is null or a table is left to the model."""
     for path, section, table in _tables(raw):
-        _, wrong = section.examine({key: value for key, value in table.items() if value is not None and key not in ("name", "http")})
+        given = {key: value for key, value in table.items() if value is not None and key not in ("name", "http")}
+        if section is Policy and _is_table(http := table.get("http")):
+            given["http"] = HttpPolicy(**cast("dict[str, Any]", HttpPolicy.examine(http)[0]))  # what is right of it; the rest is told apart
+        _, wrong = section.examine(given)
         yield from (problem.within(path) for problem in wrong)
 
 

@@ -9,18 +9,18 @@ What a cached function computes is for everybody, so inside of its computation n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from cachesync.coordination.consumed import Consumed
 from cachesync.coordination.gathering import Gathering, gathering
 from cachesync.coordination.results import is_used_up
 from cachesync.core.bans import BanIndex
-from cachesync.core.entry import MAX_DEPENDENCIES, Dependency, bounded
+from cachesync.core.entry import Dependency
 from cachesync.core.policy import Policy
-from cachesync.core.records import EVERYTHING, KEY, Targets
+from cachesync.core.records import Targets
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
 from cachesync.layers.forks import lock_across_forks
@@ -32,104 +32,6 @@ R = TypeVar("R")
 
 MOST_READ: Final = 10_000
 """Keys that one request remembers. Beyond that the one it read first is read anew."""
-
-
-class Consumed:
-    """What one request was answered from, and what it has changed: for whoever describes its answer to the outside.
-
-    ``policies`` are those of what was read, by name. ``until`` is when the first of it ends to be fresh, ``made`` when the computation of
-    the oldest began (seconds, monotonic clock). ``oldest`` are the stamps of what was served although it is not fresh. ``is_alone``: no
-    other cache was asked, whose policies and log nobody knows here.
-    """
-
-    __slots__ = (
-        "_asked",
-        "_found",
-        "_is_known",
-        "is_alone",
-        "is_hit",
-        "is_stale",
-        "made",
-        "oldest",
-        "policies",
-        "stamp",
-        "until",
-        "written",
-    )
-
-    def __init__(self) -> None:
-        self.policies: dict[str, Policy] = {}
-        self.until = math.inf
-        self.made = math.inf
-        self.is_alone = True
-        self.is_hit = True
-        self.is_stale = False
-        self.oldest: list[Stamp] = []
-        self._is_known = True
-        self._asked: set[str] = set()  # keys that were asked for, and have brought no value yet
-        self.written: list[Targets] = []
-        """What the request has invalidated or set itself, and the position in the log after that."""
-        self.stamp: Stamp | None = None
-        self._found: dict[Dependency, None] = {}
-
-    @property
-    def is_known(self) -> bool:
-        """Whether an invalidation of any of it would be noticed. What was not there, or has failed, may come without one."""
-        return self._is_known and not self._asked
-
-    @property
-    def is_judged(self) -> bool:
-        """Whether all that it is made of was judged by the log."""
-        return self._is_known
-
-    def doubt(self) -> None:
-        """It is made of something, too, of which nobody here would know that it has changed."""
-        self._is_known = False
-
-    def ask(self, key: str) -> None:
-        """A key is asked for. Until it has brought a value, there is something that was not there. The scope's lock is held."""
-        if len(self._asked) < MAX_DEPENDENCIES:
-            self._asked.add(key)
-
-    @property
-    def dependencies(self) -> tuple[Dependency, ...]:
-        """All of it: keys that were read, what their values depend on, and what the request itself has named (`Cache.depends_on`)."""
-        return bounded(self._found)
-
-    def read(self, key: str, policy: Policy, called: Called) -> None:
-        """A value was handed out. The scope's lock is held."""
-        self.policies[policy.name] = policy
-        self._asked.discard(key)
-        self.name((Dependency(KEY, key), *called.dependencies))
-        self.until, self.made = min(self.until, called.until), min(self.made, called.made)
-        self.is_hit = self.is_hit and called.fresh is None
-        if called.until == math.inf or called.stamp is None or called.stamp == BY_LIFETIME:
-            self.doubt()
-        if called.is_stale:
-            self.is_stale = True
-            if called.stamp is None or len(self.oldest) == MAX_DEPENDENCIES:
-                self.doubt()
-            else:
-                self.oldest.append(called.stamp)
-
-    def name(self, dependencies: Iterable[Dependency]) -> None:
-        """The answer depends on these, too: beyond the number that is told apart, on anything. The scope's lock is held."""
-        if len(self._found) <= MAX_DEPENDENCIES:
-            self._found.update(dict.fromkeys(dependencies))
-
-    def write(self, targets: Iterable[Targets]) -> None:
-        """The request changes something itself. Of very much that is everything. The scope's lock is held."""
-        self.written += targets
-        if len(self.written) > MAX_DEPENDENCIES:
-            self.written = [Targets(EVERYTHING, ("*",))]
-
-    def wrote(self, stamp: Stamp) -> None:
-        """It has changed it. The position after several changes is that of the last; one that is not known counts above all. The scope's
-        lock is held.
-        """
-        before = self.stamp
-        if before is None or stamp.pending or (not before.pending and (stamp.epoch != before.epoch or stamp.number > before.number)):
-            self.stamp = stamp
 
 
 class Scope(Gathering):
@@ -320,11 +222,17 @@ def reading_of(engine: Engine, key: str, *, anew: bool) -> Reading | None:
     scope = inside.of(engine)
     inside.doubt(engine)
     if scope is None:
-        while inside is not None and not inside.is_open:
-            inside = inside.outer
-        gathering.set(inside)  # what goes on after its request is slowed down no longer
+        gathering.set(_outlived(inside))  # what goes on after its request is slowed down no longer
         return None
     return Reading(scope, key, anew=anew)
+
+
+def _outlived(inside: Scope) -> Gathering | None:
+    """What stands around whatever goes on after its request: a computation whose result is still being made, or a request around it."""
+    found: Gathering | None = inside
+    while isinstance(found, Scope) and not found.is_open:
+        found = found.outer if found._part_of is None else found._part_of
+    return found
 
 
 class RequestScope:

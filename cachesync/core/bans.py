@@ -252,8 +252,9 @@ class SoftIndex(BanIndex):
             times = self._times.setdefault((targets.kind, text), [])
             if known and (not times or times[-1][0] < known):
                 times.append((known, _LONG_AGO))
-            if times and times[-1][0] == number:  # one's own, which the log has brought first
-                times[-1] = (number, min(times[-1][1], at))
+            if times and times[-1][1] > at:  # one's own, or one that was lost: the log, or another process, was faster to say it
+                times[:] = [(earlier, min(since, at)) for earlier, since in times]
+            if times and times[-1][0] == number:
                 continue
             times.append((number, at))
             if len(times) > TIMES_OF_A_BAN:
@@ -282,12 +283,16 @@ class SoftIndex(BanIndex):
         found += [self._first(kind, text, number, newest) for kind, text, newest in self.matching(key, dependencies) if newest > number]
         return min(found, default=None)
 
-    def heard(self, targets: Targets, number: int) -> float:
-        """When the first of the bans above ``number`` on what ``targets`` name was heard of; long ago where that is not known."""
-        if targets.kind == EVERYTHING:
-            return self._first(EVERYTHING, "*", number, self.floors.all) if self.floors.all > number else _LONG_AGO
-        bans = self._bans[targets.kind]
-        return min((self._first(targets.kind, text, number, bans.get(text, 0)) for text in targets.texts), default=_LONG_AGO)
+    def first_above(self, number: int) -> float | None:
+        """As `since`, whatever they match."""
+        if max(self._untimed, self.floors.keys, self.floors.tags) > number:
+            return _LONG_AGO
+        found = [
+            self._first(kind, text, number, newest) for kind, bans in self._bans.items() for text, newest in bans.items() if newest > number
+        ]
+        if self.floors.all > number:
+            found.append(self._first(EVERYTHING, "*", number, self.floors.all))
+        return min(found, default=None)
 
     def lies_between(self, key: str, dependencies: tuple[Dependency, ...], above: int, most: int) -> bool:
         """Whether one of the bans above ``above`` and up to ``most`` matches; also where that is not known."""

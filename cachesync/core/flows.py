@@ -640,10 +640,10 @@ def confirm(deadline: float, beat: Beat | None = None) -> Generator[Step, Any, b
             beat = asked
         if not beat.is_master:
             return False
+        stands: Stands = yield Position()  # first: others may go on meanwhile
         contact: Done = yield Contact(beat)
         if contact.done:
             return True
-        stands: Stands = yield Position()
         head, position = beat.head, stands.stamp
         if head is None or position is None or not beat.is_same or head.epoch != position.epoch or head.number <= position.number:
             return (yield from rejoin(deadline))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from cachesync.core.cache_control import FOREVER, control_of, write_cache_control
+from cachesync.core.cache_control import FOREVER, write_cache_control
 from cachesync.core.etag import EntityTag, read_tag, read_tags
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http_date import read_date
@@ -224,9 +224,9 @@ def managed(terms: Terms, request: HeaderFields, answer: HeaderFields, *, is_who
         found.append((b"cache-control", write_cache_control({**who, **_lifetime(terms.keeps, terms)})))
         if is_public and terms.keeps is not None:
             found.append((b"cdn-cache-control", write_cache_control(_lifetime(terms.keeps, terms))))  # RFC 9213, 3.1
-    if is_whole and "no-store" not in control_of(answer):
-        least = terms.remains if terms.keeps is None else min(terms.remains, terms.keeps)
-        found.append((LIFETIME, write_cache_control(_lifetime(least, terms))))
+        if is_whole:
+            least = terms.remains if terms.keeps is None else min(terms.remains, terms.keeps)
+            found.append((LIFETIME, write_cache_control(_lifetime(least, terms))))
     if terms.groups:
         found.append((GROUPS, listed(terms.groups)))
     if terms.stamp is not None:
@@ -274,3 +274,8 @@ def listed(groups: Iterable[str]) -> bytes:
 def selecting(vary: Sequence[bytes], request: HeaderFields) -> Mapping[bytes, bytes | None] | None:
     """What the request says in the fields that ``Vary`` names; ``None`` where that is ``*``: nothing selects the answer (RFC 9111, 4.1)."""
     return None if b"*" in vary else {name: request.value(name) for name in vary}
+
+
+def failure(code: str, message: str) -> dict[str, object]:
+    """An error as JSON, the same from every door: ``code`` for programs, ``message`` says what is wrong and what to do."""
+    return {"success": False, "error": {"code": code, "message": message}}

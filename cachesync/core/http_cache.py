@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from hashlib import blake2b
 from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -57,8 +58,10 @@ KEPT_IN_304: Final = frozenset(
     )
 )
 """Fields of a stored answer that a 304 does not change: they belong to the body that is there (3.2), to one user, or to one answer."""
-NEGOTIATED: Final = frozenset((b"accept", b"accept-encoding", b"accept-language"))
-"""Request fields in which neither case nor order means anything (RFC 9110, 12.5)."""
+CASELESS: Final = frozenset((b"accept-encoding", b"accept-language"))
+"""Request fields that are lists, in which neither case nor blanks mean anything (RFC 9110, 12.5.3 and 12.5.4)."""
+UNORDERED: Final = frozenset((b"accept-encoding",))
+"""Those in which order does not mean anything either. That of languages may be taken for a preference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,10 @@ class Rules:
 class StoredAnswer:
     """An answer as it is kept, and what its directives come to. The names of its fields are in small letters.
 
-    ``initial_age`` is its age when it arrived (4.2.3), ``lifetime`` how long it is fresh (4.2.1), seconds. ``selected_by`` is what the
-    request said in the fields that ``Vary`` names (4.1). ``must_validate``: never without asking (``no-cache``). ``no_stale``: never when
-    stale. ``while_revalidate`` and ``if_error`` are the windows of RFC 5861, ``None`` where the answer names none. ``is_for_all``: it says
-    itself that shared caches may keep it.
+    ``initial_age`` is its age when it arrived (4.2.3), ``lifetime`` how long it is fresh (4.2.1), seconds. ``selected_by`` are hashes of
+    what the request said in the fields that ``Vary`` names (4.1). ``must_validate``: never without asking (``no-cache``). ``no_stale``:
+    never when stale. ``while_revalidate`` and ``if_error`` are the windows of RFC 5861, ``None`` where the answer names none.
+    ``is_for_all``: it says itself that shared caches may keep it.
     """
 
     status: int
@@ -134,6 +137,8 @@ def why_not_stored(method: str, request: HeaderFields, status: int, answer: Head
     names = vary_names(answer)
     if names is None:  # 4.1: nothing would ever select it
         return "vary"
+    if (answer.value(b"content-type") or b"").partition(b";")[0].strip(WHITESPACE).lower() == b"text/event-stream":
+        return "stream"  # it has no end, and is of the moment
     if (known_by := _known_by(request, names, rules)) and not says_for_all(control):
         return known_by  # 3.5, without must-revalidate, which is mostly written by people who think of browsers
     if b"set-cookie" in answer and b"set-cookie" not in control.names("no-cache"):
@@ -203,19 +208,21 @@ def vary_names(answer: HeaderFields) -> tuple[bytes, ...] | None:
 
 
 def selected(names: Sequence[bytes], request: HeaderFields) -> tuple[tuple[bytes, bytes | None], ...]:
-    """What a request says in these fields, in a form in which equal meanings are equal (4.1): lines joined, no whitespace around commas,
-    and where a field lists what is accepted, neither case nor order.
+    """What a request says in these fields, in a form in which meanings that are known to be equal are equal (4.1). Of what it says there
+    is a hash: it may be a secret, and is stored.
     """
-    return tuple((name, _normal(name, request.value(name))) for name in names)
+    return tuple((name, None if (value := request.value(name)) is None else _hashed(_normal(name, value))) for name in names)
 
 
-def _normal(name: bytes, value: bytes | None) -> bytes | None:
-    if value is None:
-        return None
-    parts = [part.strip(WHITESPACE) for part in value.split(b",")]
-    if name in NEGOTIATED:
-        parts = sorted(re.sub(rb"[ \t]*;[ \t]*", b";", part.lower()) for part in parts if part)
-    return b",".join(parts)
+def _hashed(value: bytes) -> bytes:
+    return blake2b(value, digest_size=16).digest()
+
+
+def _normal(name: bytes, value: bytes) -> bytes:
+    if name not in CASELESS:
+        return value
+    parts = [re.sub(rb"[ \t]*;[ \t]*", b";", part.strip(WHITESPACE).lower()) for part in value.split(b",")]
+    return b",".join(sorted(filter(None, parts)) if name in UNORDERED else filter(None, parts))
 
 
 # --- 4.2: freshness ---------------------------------------------------------------------------------------------------------------
@@ -286,7 +293,7 @@ def choose(answer: StoredAnswer, request: HeaderFields, resident: float, rules: 
 
     ``is_ended``: it was invalidated softly, and counts as stale from then on.
     """
-    if not _is_for(answer, request, rules):
+    if not is_for(answer, request, rules):
         return Chosen(Use.PASS, "bypass")
     wants = read_cache_control(request.lines(b"cache-control") if rules.obeys_requests else ())
     remains = answer.remains(resident)
@@ -314,7 +321,7 @@ def choose(answer: StoredAnswer, request: HeaderFields, resident: float, rules: 
     return Chosen(Use.VALIDATE, "stale")
 
 
-def _is_for(answer: StoredAnswer, request: HeaderFields, rules: Rules) -> bool:
+def is_for(answer: StoredAnswer, request: HeaderFields, rules: Rules) -> bool:
     """Beyond 3.5: whoever is known by name is not shown what was made for nobody in particular, unless it says that it is for all."""
     return answer.is_for_all or not _known_by(request, [name for name, _ in answer.selected_by], rules)
 
@@ -324,7 +331,7 @@ def may_stand_in(answer: StoredAnswer, request: HeaderFields, resident: float, r
 
     Who keeps it that long has allowed it, unless the answer forbids it or names a shorter time; a request may name a longer one.
     """
-    if answer.no_stale or not _is_for(answer, request, rules):
+    if answer.no_stale or not is_for(answer, request, rules):
         return False
     if answer.if_error is None:
         return True

@@ -1,4 +1,4 @@
-"""Dates in HTTP fields (RFC 9110, 5.6.7): seconds since 1970, UTC, to text and back."""
+"""Dates in HTTP fields (RFC 9110, 5.6.7): seconds since 1970, UTC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _TIME: Final = r"(?P<hour>\d{2}):(?P<minute>\d{2}):(?P<second>\d{2})"
 _FORMS: Final = tuple(
@@ -17,7 +16,7 @@ _FORMS: Final = tuple(
         rf"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) (?P<month>[A-Z][a-z]{{2}}) (?P<day>[ \d]\d) {_TIME} (?P<year>\d{{4}})",
     )
 )
-"""IMF-fixdate, which is written; the dates of RFC 850 and of C's asctime, which are read too."""
+"""IMF-fixdate, which is what is sent today; the dates of RFC 850 and of C's asctime."""
 
 
 def read_date(text: str, *, now: float = 0.0) -> float | None:
@@ -40,9 +39,3 @@ def read_date(text: str, *, now: float = 0.0) -> float | None:
         return datetime(year, month, day, hour, minute, min(second, 59), tzinfo=UTC).timestamp() + (second == 60)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def write_date(seconds: float) -> str:
-    """An IMF-fixdate of a time in seconds since 1970, the fraction cut off. Raises ``ValueError`` or ``OverflowError`` out of its range."""
-    at = datetime.fromtimestamp(int(seconds), UTC)
-    return f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} {at.hour:02}:{at.minute:02}:{at.second:02} GMT"

@@ -7,6 +7,7 @@ Its owner holds a lock around everything but reading ``mark`` and ``contact``.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -18,6 +19,8 @@ from cachesync.core.stamps import Lineage, Stamp
 from cachesync.core.steps import Bans, Beat, Joined, Log, Ticket
 from cachesync.core.tickets import Tickets
 
+REACHED: Final = 256
+"""Records by which an answer of the master is known that this process has left behind before it took it in."""
 _ENDLESS: Final = 2**63
 
 
@@ -51,7 +54,7 @@ class Rejoined:
 class Ledger:
     """What this process knows of the log. ``position`` is ``None`` until it has joined."""
 
-    __slots__ = ("_limit", "_moved", "bans", "contact", "lineage", "mark", "nonce", "pends", "position", "soft", "tickets")
+    __slots__ = ("_limit", "_moved", "_reached", "bans", "contact", "lineage", "mark", "nonce", "pends", "position", "soft", "tickets")
 
     def __init__(self, position: Stamp | None, contact: float, limit: int = MAX_BANS_OF_A_KIND) -> None:
         self._limit = limit
@@ -67,6 +70,7 @@ class Ledger:
         self.pends = 0
         """How many invalidations of this process there have been."""
         self._moved = float("-inf")  # when the position was reached: seconds, monotonic clock
+        self._reached: deque[tuple[int, str]] = deque(maxlen=REACHED)  # numbers and nonces
         self._forget()
 
     def _forget(self) -> None:
@@ -102,11 +106,14 @@ class Ledger:
         for record in new:
             self._ban(record.targets, record.number, heard)
         if new:
+            self._reached.extend((record.number, record.nonce) for record in new[:-1])
             self._move(Stamp(position.epoch, new[-1].number), nonce, now)
         return new
 
     def _move(self, position: Stamp, nonce: str | None, now: float) -> None:
         self.position, self.nonce, self._moved = position, nonce, now
+        if nonce is not None:
+            self._reached.append((position.number, nonce))
         self.look_elsewhere()
         self.turn()
 
@@ -129,7 +136,8 @@ class Ledger:
 
         ``pages`` hold the bans from the number ``since`` on. Raises ``LookupError`` where all of them are needed.
 
-        What was applied here and is not known there is queued, to be announced again by ``origin``.
+        What was applied here and is not known there is queued, to be announced again by ``origin``. Windows of what was soft among it go
+        on from the first: they may be too short, never too long.
         """
         how = self._how(joined)
         if how is None:
@@ -138,8 +146,7 @@ class Ledger:
             raise LookupError("what was known here belongs to another log: all bans are needed")
         shared = self._shared_until(joined.lineage) or 0
         missing = (*self.bans.above(shared), *_softly(self.soft.above(shared))) if how.lost else ()
-        # A window that has begun goes on: what was softly invalidated is not served longer because it is announced again.
-        lost = [(part, self._heard(part, shared, now)) for targets in missing for part in parts_of((targets,))]
+        heard = self.soft.first_above(shared) if how.lost else None
         if how.ends_copies:
             self._forget()
         for page in pages:
@@ -148,15 +155,13 @@ class Ledger:
             for targets, number in page.found:
                 (self.soft if targets.is_soft else self.bans).add_all(targets, number)
         self.lineage = joined.lineage
-        for index, (part, at) in enumerate(lost):
+        for index, part in enumerate(part for targets in missing for part in parts_of((targets,))):
             ticket = Ticket(part, (f"{origin}{joined.head.number:x}{index:x}",), origin, None, again=True)
-            self.tickets.add(ticket, at)
+            self.tickets.add(ticket, now if heard is None else heard)
             self.tickets.queue(ticket)
+        self._reached.clear()
         self._move(joined.head, joined.nonce, now)
         return how
-
-    def _heard(self, part: Sequence[Targets], above: int, now: float) -> float:
-        return min((self.soft.heard(targets, above) for targets in part if targets.is_soft), default=now)
 
     def _how(self, joined: Joined) -> Rejoined | None:
         before, head = self.position, joined.head
@@ -184,14 +189,16 @@ class Ledger:
         return max(shared, default=None)
 
     def agrees(self, beat: Beat) -> bool:
-        """Whether the log ends where this process stands, by the word of the server that numbers its records."""
-        return (
-            beat.is_master
-            and beat.is_same
-            and beat.head is not None
-            and beat.head == self.position
-            and (self.nonce is None or self.nonce == beat.nonce)
-        )
+        """Whether everything is applied here up to where the log ended, by the word of the server that numbers its records.
+
+        This process may have gone on since it asked. A log that ends before the position later than that has become shorter.
+        """
+        head, position = beat.head, self.position
+        if not (beat.is_master and beat.is_same) or head is None or position is None or head.epoch != position.epoch:
+            return False
+        if head.number < position.number:
+            return beat.asked <= self._moved and (head.number, beat.nonce) in self._reached
+        return head == position and self.nonce in {None, beat.nonce}
 
     # --- invalidations of this process ----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal, cast
 
 from cachesync.core.patterns import Pattern
-from cachesync.core.rules import ItemsError, Problem, Rule, choice, duration, flag, number, or_word, size, texts, whole
+from cachesync.core.rules import ItemsError, Problem, Rule, choice, duration, field_names, flag, number, or_word, size, texts, whole
 from cachesync.core.section import Section
 from cachesync.core.units import as_written
 
@@ -35,7 +35,7 @@ class HttpPolicy(Section):
         ),
         "max_age": duration("What remains of it is what the browser is told; 0 or left out: ask every time.", zero=True, optional=True),
         "stale_while_revalidate": duration("How long a browser may show the old answer while it refreshes.", zero=True),
-        "vary": texts("Request headers that change the answer."),
+        "vary": field_names("Request headers that change the answer."),
         "query_key": texts("How TanStack Query knows this data."),
         "etag": choice(
             'What confirms an ETag: the "content" of an answer, or the "stamp" of its data too, before the handler runs.',

@@ -44,6 +44,10 @@ def dotted(path: SettingPath) -> str:
     return text
 
 
+TOKEN: Final = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+"""What names of header fields are made of, as a regular expression (RFC 9110, 5.6.2)."""
+
+
 class ItemsError(ValueError):
     """Some items of a list are wrong: the index of each, and what is wrong with it."""
 
@@ -193,6 +197,20 @@ def texts(about: str) -> Rule:
         return cast("tuple[str, ...]", items)
 
     return Rule(read, {"type": "array", "items": {"type": "string", "minLength": 1}}, about)
+
+
+def field_names(about: str) -> Rule:
+    """A list of names of header fields (RFC 9110, 5.1)."""
+    plain = texts(about)
+
+    def read(value: object) -> tuple[str, ...]:
+        names = cast("tuple[str, ...]", plain.read(value))
+        hint = 'is not the name of a header field; write one, such as "Accept-Language"'
+        if wrong := [(index, f"{as_written(name)} {hint}") for index, name in enumerate(names) if not re.fullmatch(TOKEN, name)]:
+            raise ItemsError(*wrong)
+        return names
+
+    return replace(plain, read=read, schema={"type": "array", "items": {"type": "string", "pattern": f"^{TOKEN}$"}})
 
 
 def _is_item(value: object) -> bool:

@@ -176,6 +176,10 @@ class Switches:
         """How the values of a policy are cached now, by its name."""
         return self._modes.get(policy, self._mode)
 
+    def are_usual(self, policies: Iterable[str]) -> bool:
+        """Whether the values of these policies, by their names, are all cached as the policies say."""
+        return self.is_usual or all(self.mode_of(name) == MODES[-1] for name in policies)
+
     def of_policies(self, names: Iterable[str]) -> list[str]:
         """What is switched of the policies of these names, such as ``policy.stores=off``."""
         targets = (_POLICY + name for name in names)

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.crypto import salted_hmac
 
 from cachesync.cache import Cache
-from cachesync.coordination.entries import Found, Timed, UnknownError
+from cachesync.coordination.entries import Found, Timed, UnknownError, Wanted
 from cachesync.core.change import LEAVE, REMOVE
 from cachesync.core.steps import Step
 from cachesync.django.places import cache_at
@@ -42,10 +42,9 @@ class CachesyncCache(BaseCache):
         super().__init__(params)
         options: dict[str, Any] = params.get("OPTIONS", {})
         for name in options:
-            if name in _BOUNDS or name not in _OPTIONS:
-                advice = (
-                    "how much is held in memory is [local] of the policy file" if name in _BOUNDS else f"known are {', '.join(_OPTIONS)}"
-                )
+            if name not in _OPTIONS:
+                is_bound = name in _BOUNDS
+                advice = "how much is held in memory is [local] of the policy file" if is_bound else f"known are {', '.join(_OPTIONS)}"
                 raise ImproperlyConfigured(f"CACHES: OPTIONS: {name} has no meaning for {type(self).__name__}; {advice}")
         self._entries = cache_at(location).entries(options.get("PREFIX", "django"))
         self._values = Values(_secrets() if options.get("PICKLE") else ())
@@ -123,13 +122,13 @@ class CachesyncCache(BaseCache):
     def set_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         """Store several values, each by itself, in as few trips as a single one. Returns the keys that could not be stored."""
         made = self._made(data, version)
-        wanted = {text: self._timed(data[key], timeout) for key, text in made.items()}
+        wanted: dict[str, Wanted] = {text: self._timed(data[key], timeout) for key, text in made.items()}
         return self._failed(made, self._run(self._entries.changing_many(wanted)))
 
     async def aset_many(self, data: Mapping[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         """As `set_many`."""
         made = self._made(data, version)
-        wanted = {text: await self._atimed(data[key], timeout) for key, text in made.items()}
+        wanted: dict[str, Wanted] = {text: await self._atimed(data[key], timeout) for key, text in made.items()}
         return self._failed(made, await self._arun(self._entries.changing_many(wanted)))
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
@@ -159,21 +158,21 @@ class CachesyncCache(BaseCache):
     def _looking(self, key: Any, version: int | None) -> Generator[Step, Any, Found | None]:
         return self._entries.looking(self._key(key, version))
 
-    def _storing(self, made: str, wanted: Timed | str) -> Generator[Step, Any, None]:
+    def _storing(self, made: str, wanted: Wanted) -> Generator[Step, Any, None]:
         """A change whose outcome nobody asks for."""
         try:
             yield from self._entries.changing(made, lambda _: wanted, looks=False, ends=True)
         except UnknownError:
             return
 
-    def _adding(self, made: str, wanted: Timed | str) -> Generator[Step, Any, bool]:
+    def _adding(self, made: str, wanted: Wanted) -> Generator[Step, Any, bool]:
         adds = LEAVE if wanted == REMOVE else wanted
         return (yield from self._is_known(self._entries.changing(made, lambda found: adds if found is None else LEAVE), found=False))
 
     def _touching(self, key: Any, timeout: Any, version: int | None) -> Generator[Step, Any, bool]:
         made, seconds = self._key(key, version), self._seconds(timeout)
 
-        def touched(found: Found | None) -> Timed | str:
+        def touched(found: Found | None) -> Wanted:
             if found is None:
                 return LEAVE
             return REMOVE if seconds is not None and seconds <= 0 else Timed(seconds, found.payload)
@@ -184,7 +183,7 @@ class CachesyncCache(BaseCache):
         made = self._key(key, version)
         sums: list[int] = [0]
 
-        def added(found: Found | None) -> Timed | str:
+        def added(found: Found | None) -> Wanted:
             if found is None:
                 raise ValueError(f"Key {key!r} not found")
             sums[0] = self._values.decode(found.payload) + delta
@@ -221,16 +220,16 @@ class CachesyncCache(BaseCache):
         names = set(failed)
         return [key for key, text in made.items() if text in names]
 
-    def _timed(self, value: Any, timeout: Any) -> Timed | str:
+    def _timed(self, value: Any, timeout: Any) -> Wanted:
         """What is to be stored. Raises for what can not be, also where it would be gone at once."""
         return self._packed(self._values.encode(value), timeout)
 
-    async def _atimed(self, value: Any, timeout: Any) -> Timed | str:
+    async def _atimed(self, value: Any, timeout: Any) -> Wanted:
         """The same. What is pickled may ask the database, as a queryset does, which Django allows in its thread only."""
         plain = self._values.encode_if_plain(value)
         return self._packed(await sync_to_async(self._values.encode)(value) if plain is None else plain, timeout)
 
-    def _packed(self, payload: bytes, timeout: Any) -> Timed | str:
+    def _packed(self, payload: bytes, timeout: Any) -> Wanted:
         seconds = self._seconds(timeout)
         return REMOVE if seconds is not None and seconds <= 0 else Timed(seconds, payload)
 

@@ -23,7 +23,8 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
 
-from cachesync.coordination.answers import LARGEST, REMEMBERED, Exchange, Reply
+from cachesync.coordination.answers import LARGEST, Exchange, Reply
+from cachesync.coordination.remembered import REMEMBERED
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.header_fields import HeaderFields
 from cachesync.core.http import Current, current_of
@@ -57,9 +58,12 @@ class CacheMiddleware:
         if unknown := sorted(given.keys() - _SETTINGS.keys()):
             raise ImproperlyConfigured(f"CACHESYNC: {unknown[0]} has no meaning; known are {', '.join(_SETTINGS)}")
         chosen: dict[str, Any] = {**_SETTINGS, **given}
+        if isinstance(chosen["REQUIRE_MATCH"], str):
+            raise ImproperlyConfigured(f"CACHESYNC: REQUIRE_MATCH is a list of methods; write [{chosen['REQUIRE_MATCH']!r}]")
+        self._identify = _function(chosen["IDENTIFY"])
         location = chosen["CACHE"] or conf.settings.CACHES["default"].get("LOCATION", "")
-        identify = chosen["IDENTIFY"]
-        self._identify = import_string(identify) if isinstance(identify, str) else identify
+        if not location:
+            raise ImproperlyConfigured('CACHESYNC: CACHE is missing, and CACHES["default"] has no LOCATION; write "myapp.caches:cache"')
         self._answers = cache_at(location).answers(
             require_match=chosen["REQUIRE_MATCH"], largest=chosen["LARGEST"], remember=chosen["REMEMBER"]
         )
@@ -121,6 +125,14 @@ class CacheMiddleware:
         return self._answers.begin(request.method or "GET", target, fields_of(request.META), identity, is_look=is_look)
 
 
+def _function(identify: Any) -> Any:
+    """What IDENTIFY names. Raises ``ImproperlyConfigured`` where that is nothing."""
+    try:
+        return import_string(identify) if isinstance(identify, str) else identify
+    except ImportError as error:
+        raise ImproperlyConfigured(f"CACHESYNC: IDENTIFY: {identify!r} can not be imported: {error}") from error
+
+
 def _asked(request: HttpRequest) -> HttpRequest:
     """A GET of the target of a write, by the same client."""
     asked = copy.copy(request)
@@ -143,7 +155,7 @@ def _described(exchange: Exchange, response: HttpResponseBase, request: HttpRequ
         body = cast("HttpResponse", response).content
         if b"content-length" not in fields:
             fields = fields.plus((b"content-length", str(len(body)).encode("ascii")))
-        if not exchange.waits(response.status_code, fields):
+        if exchange.awaits(response.status_code, fields) is None:
             body = None
     reply = exchange.answer(response.status_code, fields, body)
     if reply.body is not None:

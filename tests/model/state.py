@@ -28,8 +28,8 @@ def clone(value: Any) -> Any:
         return copied
     if cls is list:
         return [clone(one) for one in value]
-    if cls is set:
-        return set(value)
+    if cls is set or cls is deque:
+        return value.copy()
     if not _changes(cls):
         return value
     copy = cls.__new__(cls)
