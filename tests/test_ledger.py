@@ -394,17 +394,6 @@ def test_what_the_new_server_lacks_is_announced_again() -> None:
     assert not ledger.refuses("kept", (), 6)
 
 
-@pytest.mark.parametrize("mode", [HARD, SOFT])
-def test_one_s_own_is_announced_again_though_its_number_was_not_reached(mode: Mode) -> None:
-    """It was acknowledged before the records in front of it were read, and the server that took over lacks it."""
-    ledger = ledger_at(5)
-    ledger.pend(own := ticket_for(Targets(KEY, ("a",), mode)), NOW)
-    ledger.settle(own, Stamp(EPOCH, 8), NOW)
-    assert ledger.position == Stamp(EPOCH, 5)
-    assert rejoin(ledger, joined(6, OTHER, cuts={EPOCH: 6})) == Rejoined("cut", lost=2)
-    assert [ticket.targets for ticket in queued(ledger)] == [own.targets]
-
-
 def test_the_window_of_what_was_lost_goes_on_from_when_it_was_heard_of() -> None:
     """Of several, from the first: while they wait to be announced again, when they are, and when another process was faster."""
     for faster in (False, True):
@@ -430,6 +419,31 @@ def test_a_lost_soft_invalidation_of_unknown_age_leaves_no_window() -> None:
     apply(ledger, record(6, "t", kind=TAG, mode=SOFT), at=60.0)
     assert rejoin(ledger, joined(4, OTHER, cuts={EPOCH: 4}, asked=NOW + 1), at=NOW + 1) == Rejoined("cut", lost=2)
     assert [ledger.softened("x", tagged(tag), 4) for tag in "st"] == [LONG_AGO, LONG_AGO]
+
+
+@pytest.mark.parametrize("mode", [HARD, SOFT])
+def test_one_s_own_is_announced_again_though_its_number_was_not_reached(mode: Mode) -> None:
+    """It was acknowledged before the records in front of it were read, and the server that took over lacks it."""
+    ledger = ledger_at(5)
+    ledger.pend(own := ticket_for(Targets(KEY, ("a",), mode)), NOW)
+    ledger.settle(own, Stamp(EPOCH, 8), NOW)
+    assert ledger.position == Stamp(EPOCH, 5)
+    assert rejoin(ledger, joined(6, OTHER, cuts={EPOCH: 6})) == Rejoined("cut", lost=2)
+    assert [ticket.targets for ticket in queued(ledger)] == [own.targets]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_soft_invalidation_that_is_announced_again_is_as_old_as_it_was(kind: Kind) -> None:
+    """Else a failover would let the same process serve what it invalidated for another window: until it is announced, and after."""
+    texts = {EVERYTHING: ("*",), GLOB: ("*:b",), PREFIX: ("a:",)}.get(kind, ("a:b",))
+    ledger = ledger_at(5)
+    apply(ledger, record(6, *texts, kind=kind, mode=SOFT), at=50.0)
+    apply(ledger, record(7, *texts, kind=kind, mode=SOFT), at=60.0)
+    assert rejoin(ledger, joined(5, OTHER, cuts={EPOCH: 5}), at=70.0) == Rejoined("cut", lost=2)
+    assert ledger.softened("a:b", tagged("a:b"), 5) == 50.0
+    (ticket,) = queued(ledger)
+    ledger.settle(ticket, Stamp(OTHER, 6), 80.0)
+    assert ledger.softened("a:b", tagged("a:b"), 5) == 50.0
 
 
 def test_many_lost_records_become_several_tickets() -> None:
