@@ -23,6 +23,7 @@ Doctor = Callable[..., tuple[int, Found]]
 POLICIES: Final = """\
 namespace = "{namespace}"
 [coordination]
+budget = "20s"
 {coordination}
 [policy.stores]
 match = "stores:*"

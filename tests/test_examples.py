@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +18,12 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from support.nodes import LoopThread, until
-from support.servers import Server
+from cachesync.core.settings import CoordinationSettings
+from support.nodes import LONG, LoopThread, until
+from support.servers import Server, reserved_port
 
 EXAMPLES: Final = Path(__file__).parents[1] / "examples"
+PATIENCE: Final = str(Path(__file__).parent / "support" / "patience")
 KINDS: Final = ("fastapi", "flask", "django")
 Told = tuple[int, Any, Any]
 """Status, header fields, and the body that JSON was."""
@@ -100,12 +102,12 @@ def asked(request: Callable[..., httpx.Response], method: str, path: str, body: 
 @contextmanager
 def serving() -> Generator[int]:
     """``python examples/django_app.py runserver``, on a port of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    command = [sys.executable, str(EXAMPLES / "django_app.py"), "runserver", "--noreload", f"127.0.0.1:{port}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}  # a program finds what lies beside it
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [PATIENCE, environment.get("PYTHONPATH")]))
+    with ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
+        command = [sys.executable, str(EXAMPLES / "django_app.py"), "runserver", "--noreload", f"127.0.0.1:{port}"]
+        server = stack.enter_context(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         try:
             until(lambda: answers_at(port) or server.poll() is not None, "that the server answers")
             assert server.poll() is None, "the server has ended"
@@ -121,7 +123,9 @@ def answers_at(port: int) -> bool:
 
 @pytest.fixture(params=["without Redis", "with Redis"])
 def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
-    """Each example runs once by itself, and once with a Valkey of its own named by the environment."""
+    """Each example runs once by itself, and once with a Valkey of its own named by the environment. A busy machine is no outage."""
+    assert CoordinationSettings.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(CoordinationSettings.__init__.__kwdefaults__, "budget", LONG)
     monkeypatch.delenv("CACHESYNC_REDIS_URL", raising=False)
     if request.param == "without Redis":
         return None
@@ -133,7 +137,7 @@ def redis_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def run_script(redis_url: str | None) -> list[str]:
     """What examples/script.py prints, run as a reader of the documentation runs it."""
     environment = {name: value for name, value in os.environ.items() if name != "CACHESYNC_REDIS_URL"}
-    paths = [str(Path(__file__).parent / "support" / "patience"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [PATIENCE, *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     if redis_url:
         environment["CACHESYNC_REDIS_URL"] = redis_url

@@ -20,13 +20,14 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from cachesync import Cache, HttpPolicy, Policy, Stamp
+from cachesync import Cache, HttpPolicy, Policy, Settings, Stamp
 from cachesync.coordination import farewell, streams
 from cachesync.coordination.farewell import Farewell, expect
 from cachesync.core.groups import PUBLIC
+from cachesync.core.settings import CoordinationSettings
 from cachesync.event_streams import EventStreams
 from support.event_client import LONG, EventClient
-from support.servers import Server, free_port
+from support.servers import Server, reserved_port
 
 POLICIES = [
     Policy(name="stores", match="stores:*", ttl="5m", http=HttpPolicy(visibility="public")),
@@ -47,7 +48,8 @@ def user(scope: Any) -> str | None:
 def door(**options: Any) -> Generator[tuple[Cache, EventStreams]]:
     """A cache and its streams."""
     given = {name: options.pop(name) for name in ("redis", "namespace", "listen") if name in options}
-    with Cache(policies=POLICIES, **given) as cache:
+    settings = Settings(coordination=CoordinationSettings(budget=LONG, max_lag=options.pop("max_lag", LONG)))  # a busy machine is no outage
+    with Cache(settings, policies=POLICIES, **given) as cache:
         yield cache, EventStreams(cache, identify=user, **options)
 
 
@@ -144,7 +146,7 @@ def test_an_own_invalidation_is_told_after_those_before_it(server: Server, names
     async def story() -> None:
         with (
             door(redis=server.url, namespace=namespace, listen=False) as (one, _),
-            Cache(policies=POLICIES, redis=server.url, namespace=namespace) as two,
+            door(redis=server.url, namespace=namespace) as (two, _),
         ):
             await one.astamp()
             hub = one.hub
@@ -354,20 +356,24 @@ def test_streams_are_told_at_once_that_the_log_is_silent(fresh_server: Server) -
     """They need not wait for the next sign of life to know that silence means nothing any more."""
 
     async def story() -> None:
-        with door(redis=fresh_server.url, heartbeat="1h") as (_, app):
+        with door(redis=fresh_server.url, heartbeat="1h", max_lag="1s") as (_, app):
             async with EventClient(app) as client:
-                assert (await client.next()).data["live"]
+                while not (await client.next()).data["live"]:
+                    pass
                 fresh_server.freeze()
-                assert not (await client.until("hb")).data["live"]
+                while (await client.until("hb")).data["live"]:
+                    pass
                 fresh_server.thaw()
-                assert (await client.until("hb")).data["live"]
+                while not (await client.until("hb")).data["live"]:
+                    pass
 
     in_loop(story)
 
 
 FORKED = """
 import asyncio, os, signal, sys
-from cachesync import Cache, HttpPolicy, Policy
+from cachesync import Cache, HttpPolicy, Policy, Settings
+from cachesync.core.settings import CoordinationSettings
 from cachesync.event_streams import EventStreams
 from support.event_client import EventClient
 
@@ -378,14 +384,15 @@ async def listening():
         print("heard", flush=True)
 
 policies = [Policy(name="stores", match="stores:*", ttl="5m", http=HttpPolicy(visibility="public"))]
-cache = Cache(policies=policies, redis=sys.argv[1], namespace=sys.argv[2])
+patient = Settings(coordination=CoordinationSettings(budget="20s"))
+cache = Cache(patient, policies=policies, redis=sys.argv[1], namespace=sys.argv[2])
 cache.stamp()
 child = os.fork()
 if child:
     os.waitpid(child, 0)
     cache.close()
 else:
-    signal.alarm(20)
+    signal.alarm(60)
     asyncio.run(listening())
     os._exit(0)
 """
@@ -585,26 +592,24 @@ def is_open(port: int) -> bool:
 @contextmanager
 def served(folder: Path, *command: str, **environment: str) -> Generator[tuple[subprocess.Popen[bytes], int]]:
     """The application of `support.streaming` on a port."""
-    port = free_port()
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(TESTS)]))
-    arguments = [part.format(port=port) for part in command]
-    with (folder / "log").open("wb") as log:
+    with ExitStack() as stack:
+        port = stack.enter_context(reserved_port())
+        log = stack.enter_context((folder / "log").open("wb"))
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments, "support.streaming:app"],
+            [sys.executable, "-m", *(part.format(port=port) for part in command), "support.streaming:app"],
             env=os.environ | {"PYTHONPATH": path, **environment},
             stdout=log,
             stderr=log,
             cwd=folder,
         )
-    try:
+        stack.callback(process.wait)
+        stack.callback(process.kill)
         deadline = time.monotonic() + 3 * LONG  # it imports a lot, on a machine that may be busy
         while not is_open(port):
             assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
             time.sleep(0.02)
         yield process, port
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextmanager
@@ -621,29 +626,26 @@ def event_stream(port: int) -> Generator[http.client.HTTPResponse]:
 
 
 UVICORN = ("uvicorn", "--port", "{port}")
-GUNICORN = ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "--graceful-timeout", "20")
+GUNICORN = ("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "-w", "2", "-b", "127.0.0.1:{port}", "--graceful-timeout", "100")
 
 
 @pytest.mark.parametrize("command", [UVICORN, GUNICORN], ids=["uvicorn", "gunicorn"])
 def test_a_server_with_open_streams_ends_when_it_is_told_to(command: tuple[str, ...], tmp_path: Path) -> None:
-    """SIGTERM: the streams say goodbye, and the server waits for nobody. Without it, uvicorn would wait for ever."""
+    """SIGTERM: the streams say goodbye, and the server waits for nobody. Without it they would wait for 100 s, or for ever."""
     with served(tmp_path, *command) as (process, port), ExitStack() as stack:
         open_streams = [stack.enter_context(event_stream(port)) for _ in range(5)]
         websocket = stack.enter_context(connect(f"ws://127.0.0.1:{port}/cache/events"))
         assert '"hello"' in str(websocket.recv(LONG))
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        process.wait(LONG)
-        took = time.monotonic() - began
+        process.wait(3 * LONG)  # which raises, if the server waits as long as it may
         assert all(b"event: bye" in stream.read() for stream in open_streams)
         assert '"bye"' in str(websocket.recv(LONG))
-        assert took < 15, f"the server was given 20 s, and waited: {(tmp_path / 'log').read_text()}"
 
 
 def test_a_process_tells_its_streams_of_what_another_one_invalidates(tmp_path: Path, server: Server, namespace: str) -> None:
     """Over real sockets, as a browser reads it."""
     environment = {"STREAMING_REDIS": server.url, "STREAMING_NAMESPACE": namespace}
-    with served(tmp_path, *UVICORN, **environment) as (_, port), Cache(policies=POLICIES, redis=server.url, namespace=namespace) as cache:
+    with served(tmp_path, *UVICORN, **environment) as (_, port), door(redis=server.url, namespace=namespace) as (cache, _):
         with event_stream(port) as stream:
             stamp = cache.invalidate("stores:JKT")
             assert stream.readline() == f"id: {stamp}\n".encode()

@@ -165,12 +165,13 @@ def test_what_tests_open_to_shared_servers_is_closed_after_each() -> None:
     servers = Servers()
     server = servers["valkey9"]
     watcher = redis.Redis(port=server.port, retry=tries_once())
+    opened: list[redis.Redis] = []
     for _ in range(3):
-        kept = server.client()
-        kept.set("mine", 1)
+        opened.append(server.client())
+        opened[-1].set("mine", 1)
         servers.flush("mine")
         until(lambda: len(watcher.client_list()) == 1, "nobody but the watcher is connected")
-    assert kept.get("mine") is None
+    assert opened[0].get("mine") is None
     watcher.close()
     servers.stop(keep_logs=False)
 

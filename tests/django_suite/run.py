@@ -48,6 +48,7 @@ def sleep(seconds: float) -> None:
     """Let time pass, here and in the server: each key has so much less to live."""
     clock.advance(seconds)
     if URL is not None:
+        server: Any
         with redis.Redis.from_url(URL) as server:
             for name in server.scan_iter(match=f"*{NAMESPACE}*"):
                 if (left := server.pttl(name)) >= 0:

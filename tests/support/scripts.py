@@ -22,11 +22,12 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import redis
 
-from support.nodes import LONG
+PATIENCE: Final = 80.0
+"""Seconds of silence after which a program is taken for hung: it starts and forks beside others, on a machine that may be busy."""
 
 PRELUDE = """
 import asyncio, gc, os, signal, sys, threading, time, traceback
@@ -107,7 +108,7 @@ class Script:
     def hear(self, *begins: str) -> str:
         """The next line that the program says; what follows ``begins``, where that is given."""
         try:
-            line = self._lines.get(timeout=LONG)
+            line = self._lines.get(timeout=PATIENCE)
         except queue.Empty:
             raise AssertionError(f"it said nothing more: {''.join(self._errors)}") from None
         expected = " ".join(begins)
@@ -128,9 +129,9 @@ class Script:
         """It ends by itself, well, and has nothing more to say; ``errors`` is a part of what it has written to its standard error.
         ``excused`` is a whole line that it may have written there, or not, as a race went.
         """
-        code = self._process.wait(LONG)
+        code = self._process.wait(PATIENCE)
         for thread in self._threads:
-            thread.join(LONG)
+            thread.join(PATIENCE)
         left = [self._lines.get_nowait() for _ in range(self._lines.qsize())]
         written = "".join(line for line in self._errors if not excused or line != excused + "\n")
         assert (left, code) == ([], 0), (left, code, written)
@@ -146,7 +147,7 @@ class Script:
         assert self._process.stdin is not None
         self._process.stdin.close()  # children that wait for the test end
         for thread in self._threads:
-            thread.join(LONG)
+            thread.join(PATIENCE)
         assert self._process.stdout is not None and self._process.stderr is not None
         self._process.stdout.close()
         self._process.stderr.close()

@@ -52,7 +52,8 @@ class Sentinel(Server):
 
     def start(self) -> Self:
         super().start()
-        self.client().execute_command("SENTINEL", "DEBUG", *(word for period in PERIODS.items() for word in period))  # type: ignore[no-untyped-call]
+        client: Any = self.client()
+        client.execute_command("SENTINEL", "DEBUG", *(word for period in PERIODS.items() for word in period))
         return self
 
     def state(self) -> dict[str, str]:

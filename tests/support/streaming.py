@@ -11,10 +11,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
-from cachesync import Cache, HttpPolicy, Policy
+from cachesync import Cache, HttpPolicy, Policy, Settings
 from cachesync.admin import Admin
+from cachesync.core.settings import CoordinationSettings
 
+patient = Settings(coordination=CoordinationSettings(budget="20s", max_lag="20s"))  # a busy machine is no outage
 cache = Cache(
+    patient,
     policies=[Policy(name="stores", match="stores:*", ttl="5m", http=HttpPolicy(visibility="public"))],
     redis=os.environ.get("STREAMING_REDIS"),
     namespace=os.environ.get("STREAMING_NAMESPACE", "streaming"),
