@@ -497,7 +497,8 @@ async def test_an_answer_that_others_may_be_given_is_not_broken_off_for_the_firs
         listening.cancel()
 
     door = ResponseCache(app, Cache(policies=[pages()]), "pages")
-    first = asyncio.create_task(leaving(door, leaves, told := []))
+    told: list[Message] = []
+    first = asyncio.create_task(leaving(door, leaves, told))
     await until(lambda: len(told) == 2)
     leaves.set()
     if control == "no-store":
@@ -522,7 +523,8 @@ async def test_an_answer_that_was_made_of_a_requests_content_is_its_own() -> Non
         await send({"type": "http.response.body", "body": b"for " + body, "more_body": False})
 
     door = ResponseCache(app, Cache(policies=[pages()]), "pages")
-    await leaving(door, never, told := [], b"evil")
+    told: list[Message] = []
+    await leaving(door, never, told, b"evil")
     assert told[1]["body"] == b"for evil"
     assert (await ask(door, headers={"host": "shop"})).body == b"for "
 

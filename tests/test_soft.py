@@ -253,7 +253,12 @@ def test_before_the_log_was_heard_an_own_invalidation_concerns_those_who_join_la
     if joins:
         pair.shared.down = False
         node.read_log()
-        until(lambda: node.read_log() is None and not node.cache.stats().log.pending, "announcing")
+
+        def is_announced() -> bool:
+            node.read_log()
+            return not node.cache.stats().log.pending
+
+        until(is_announced, "announcing")
     gate.open()
     assert (early.result(LONG), late.result(LONG)) == ([1, 1], [1, 2])
     pair.close()
