@@ -637,11 +637,19 @@ async def test_what_is_too_long_for_a_key_goes_through(method: str) -> None:
         assert answered.status == 200 and answered["cache-status"].startswith("cachesync; fwd=bypass")
 
 
+def shop_of(site: Site) -> Callable[[str], str]:
+    @site.cache.cached("stats:{store}")
+    def shop(store: str) -> str:
+        return "data"
+
+    return shop
+
+
 @in_loop
 async def test_what_a_streams_generator_reads_ends_the_kept_page() -> None:
     """Also where the middleware that describes answers stands inside, whose request is over when the answer begins."""
     site = Site()
-    shop = site.cache.cached("stats:{store}")(lambda store: "data")
+    shop = shop_of(site)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         site.asked.append({})
@@ -660,7 +668,7 @@ async def test_what_a_streams_generator_reads_ends_the_kept_page() -> None:
 async def test_a_hit_has_the_stamp_at_which_it_was_found_fresh() -> None:
     """Or a client would ask for newer for ever, where something that merely shares a group was invalidated after the page was kept."""
     site = Site()
-    shop = site.cache.cached("stats:{store}")(lambda store: "data")
+    shop = shop_of(site)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         shop("JKT")

@@ -105,6 +105,15 @@ class Scope(Gathering):
             scope = scope.outer
         return scope
 
+    def outlived(self) -> Gathering | None:
+        """What stands around whatever goes on after its request: a computation whose result is still being made, or a request around it."""
+        scope: Scope | None = self
+        while scope is not None and not scope.is_open:
+            if scope._part_of is not None:
+                return scope._part_of
+            scope = scope.outer
+        return scope
+
     def asked(self, key: str) -> None:
         """A key is about to be read."""
         with self._lock:
@@ -222,17 +231,9 @@ def reading_of(engine: Engine, key: str, *, anew: bool) -> Reading | None:
     scope = inside.of(engine)
     inside.doubt(engine)
     if scope is None:
-        gathering.set(_outlived(inside))  # what goes on after its request is slowed down no longer
+        gathering.set(inside.outlived())  # what goes on after its request is slowed down no longer
         return None
     return Reading(scope, key, anew=anew)
-
-
-def _outlived(inside: Scope) -> Gathering | None:
-    """What stands around whatever goes on after its request: a computation whose result is still being made, or a request around it."""
-    found: Gathering | None = inside
-    while isinstance(found, Scope) and not found.is_open:
-        found = found.outer if found._part_of is None else found._part_of
-    return found
 
 
 class RequestScope:
