@@ -580,7 +580,7 @@ async def test_what_a_request_says_of_itself_is_stored_by_its_hash_alone() -> No
     site.says |= {"Vary": "Cookie, X-Api-Key"}
     await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")
     assert (await site.get(cookie="session=TOPSECRET", x_api_key="KEYSECRET")).body == b"1"
-    answers = [one for one in gc.get_objects() if isinstance(one, StoredAnswer)]
+    answers = [one for one in gc.get_objects() if type(one) is StoredAnswer]
     assert answers and "SECRET" not in repr(answers)
 
 
@@ -694,6 +694,64 @@ async def test_a_vary_that_comes_and_goes_is_learned_once() -> None:
     assert len(site.asked) <= 3
     await site.bodies(*[{"a": "1"}, {"a": "1", "b": "x"}] * 3)
     assert len(site.asked) <= 3 and (await site.cache.astamp()).number == number
+
+
+@in_loop
+@pytest.mark.parametrize("control", ["no-store", "max-age=60"])
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_a_request_that_is_cancelled_leaves_nothing_running_that_is_its_own(control: str, is_slow: bool) -> None:
+    """Its application is cancelled with it, whether the client reads or not; one whose answer others may be given goes on."""
+    go_on, ended, sent = asyncio.Event(), list[str](), list[Message]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", control.encode())]})
+            await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await go_on.wait()
+            await send({"type": "http.response.body", "body": b"b", "more_body": False})
+            ended.append("well")
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if is_slow:
+            await asyncio.Event().wait()
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    asking = asyncio.create_task(door(scope_of("GET", "/", {"host": "shop"}), receive, send))
+    await until(lambda: len(sent) == (1 if is_slow else 2))
+    waiting = asyncio.create_task(ask(door, headers={"host": "shop"})) if control == "max-age=60" else None
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    if waiting is None:
+        await until(lambda: ended == ["cancelled"] and not door.running)
+        return
+    go_on.set()
+    assert (await waiting).body == b"ab"
+    await until(lambda: not door.running)
+    assert ended == ["well"] and len(sent) <= 2
+
+
+@in_loop
+async def test_a_write_ends_what_it_names_whatever_its_own_request_is_like() -> None:
+    """Also where nothing could be kept under its address, and where it can not be found out what its client has seen."""
+    site = Site()
+    site.says |= {"Cache-Groups": '"g"'}
+    for target, more in (("/form?" + "x" * LONGEST_ADDRESS, {}), ("/form", {"host": "sh/op"}), ("/form", {"cachesync_at_least": "soon"})):
+        kept = await site.get()
+        assert (await site.get()).body == kept.body
+        says, site.says = site.says, {"Cache-Group-Invalidation": '"g"', "Location": "http://shop/"}
+        await site.get(target, method="POST", **more)
+        site.says = says
+        if "host" not in more:
+            assert (await site.get()).body != kept.body
 
 
 @in_loop

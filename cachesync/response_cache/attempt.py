@@ -63,6 +63,7 @@ class Attempt:
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._running: asyncio.Task[None] | None = None
         self._lost: BaseException | None = None
 
     @property
@@ -129,7 +130,7 @@ class Attempt:
         self._decided = loop.create_future()
         self._decided.add_done_callback(lambda decided: decided.cancelled() or decided.exception())
         token = gathering.set(found)
-        running = loop.create_task(self._run())
+        running = self._running = loop.create_task(self._run())
         gathering.reset(token)
         self._door.running.add(running)
         running.add_done_callback(self._door.running.discard)
@@ -184,7 +185,11 @@ class Attempt:
         if self._writing is None:
             self.detach()
             return False
-        await self._writing
+        try:
+            await asyncio.shield(self._writing)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
         if self._lost is not None:
             raise self._lost
         return True
@@ -193,23 +198,38 @@ class Attempt:
         """The client is answered otherwise."""
         self._is_attached = self._is_attached and self._writing is not None
 
+    def abandon(self) -> None:
+        """The client's request was cancelled: nothing is sent any more. The application goes on if others may be given its answer."""
+        self._is_attached = False
+        if self._writing is not None:
+            self._lost = self._lost or ConnectionAbortedError("the request was cancelled")
+            self._writing.cancel()
+        if self._running is not None and self._flow is _Flow.SENT and self._chunks is None:
+            self._running.cancel()
+
     async def _write(self, outbox: asyncio.Queue[Message | None]) -> None:
-        """Send to the client what is put into the box. When he has gone, what comes is dropped."""
-        is_gone = False
-        while (message := await outbox.get()) is not None:
-            if not is_gone:
+        """Send to the client what is put into the box. When he has gone, what is in it is dropped, and nothing more is put there."""
+        try:
+            while (message := await outbox.get()) is not None:
                 try:
                     await self._request.send(message)
-                except Exception as error:
-                    self._lost, is_gone = error, True
-            outbox.task_done()
+                finally:
+                    outbox.task_done()
+        except BaseException as error:
+            self._lost, self._outbox = self._lost or error, None
+            while not outbox.empty():
+                outbox.get_nowait()
+                outbox.task_done()
+            if not isinstance(error, Exception):
+                raise
 
     async def _deliver(self, message: Message) -> None:
-        if self._outbox is None:
-            return
-        self._outbox.put_nowait(message)
+        outbox = self._outbox
+        if outbox is not None:
+            outbox.put_nowait(message)
         if self._chunks is None:  # nobody collects it: go on no faster than the client
-            await self._outbox.join()
+            if outbox is not None:
+                await outbox.join()
             if self._lost is not None:
                 raise self._lost
 

@@ -68,10 +68,10 @@ class ResponseCache:
             await self.app(scope, receive, send)
             return
         request = Request(scope, receive, send)
-        if not await self._is_ready(request):
-            await self._pass(request, "bypass")
-        elif request.method not in ("GET", "HEAD") or request.has_body:
+        if request.method not in ("GET", "HEAD") or request.has_body:
             await self._change(request)
+        elif not await self._is_ready(request):
+            await self._pass(request, "bypass")
         elif rule.wants_only_stored(request.fields, self.rules):
             if not await self._serve_stored(request, asks=False):
                 await request.send_plain(HTTPStatus.GATEWAY_TIMEOUT, b'cachesync; detail="only-if-cached"')
@@ -102,6 +102,9 @@ class ResponseCache:
                 attempt.detach()  # first: it may be called behind the caller's back
                 attempt = Attempt(self, request, "miss", varies=varies)
                 found = await self.answers.obtain(attempt.address, attempt.compute, accepts=self._accepting(request))
+        except asyncio.CancelledError:
+            attempt.abandon()
+            raise
         except Exception as error:
             if await attempt.is_delivered():
                 return
