@@ -755,6 +755,30 @@ async def test_a_write_ends_what_it_names_whatever_its_own_request_is_like() -> 
 
 
 @in_loop
+async def test_a_client_that_leaves_before_his_answer_begins_ends_who_waits_for_that() -> None:
+    """As handlers do that wait for news. What comes then is not kept, unless it tells its length: it may have been broken off."""
+    leaves, told = asyncio.Event(), list[Message]()
+    length: list[tuple[bytes, bytes]] = []
+    asked = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        while asked < 3 and (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60"), *length]})
+        await send({"type": "http.response.body", "body": b"%d" % asked, "more_body": False})
+
+    door = ResponseCache(app, Cache(policies=[pages()]), "pages")
+    leaves.set()
+    await leaving(door, leaves, told)
+    length.append((b"content-length", b"1"))
+    await leaving(door, leaves, told)
+    assert [message.get("body") for message in told] == [None, b"1", None, b"2"]
+    assert (await ask(door, headers={"host": "shop"})).body == b"2"
+
+
+@in_loop
 async def test_an_event_stream_is_nobody_elses() -> None:
     """It has no end, so who waits for it would wait for ever."""
     site = Site()

@@ -59,6 +59,7 @@ class Attempt:
         self._start = (0, HeaderFields())
         self._asked = 0.0
         self._has_content = False
+        self._departure: Message | None = None
         self._drops_body = False
         self._decided: asyncio.Future[StoredAnswer | None] | None = None
         self._outbox: asyncio.Queue[Message | None] | None = None
@@ -243,13 +244,14 @@ class Attempt:
         return {**self._request.scope, "headers": list(fields)}
 
     async def _receive(self) -> Message:
-        """What the client sends. That he leaves is told when the answer is his alone: others may wait for it, or be given it later, and an
-        application that breaks it off may look as if it had come to its end.
+        """What the client sends. That he leaves is told later where his answer is on its way to others, too: an application that breaks it
+        off may look as if it had come to its end.
         """
-        message = await self._request.receive()
+        message = self._departure or await self._request.receive()
         if message["type"] == "http.disconnect":
-            assert self._decided is not None
-            await asyncio.wait({self._decided})
+            self._departure = message  # a server may say it once
+            if self._chunks is not None and self._decided is not None:
+                await asyncio.wait({self._decided})
         elif message.get("body"):
             self._has_content = True
             self._keep_nothing()
@@ -295,9 +297,11 @@ class Attempt:
             if self._decided is not None and not self._decided.done():
                 self._decided.set_exception(self.failure)
             return
-        why = "trailers" if message.get("trailers") else "content of the request" if self._has_content else ""
-        why = why or rule.why_not_stored(request.method, request.fields, status, answer, door.rules, now=door.now())
         length = answer.value(b"content-length") or b""
+        has_left = self._departure is not None and not length  # whether it is whole, nobody will know
+        own = "content of the request" if self._has_content else "the client has left" if has_left else ""
+        why = own or ("trailers" if message.get("trailers") else "")
+        why = why or rule.why_not_stored(request.method, request.fields, status, answer, door.rules, now=door.now())
         if not why and length.isdigit() and len(length) < 16 and int(length) > door.limit:
             why = "too large"
         self._flow, self._start, self._chunks = _Flow.SENT, (status, answer), None if why else []
@@ -314,7 +318,7 @@ class Attempt:
             detail=why,
         )
         if why:
-            if status not in rule.ERRORS:  # who asks when it is over shall wait for one answer, not ask at once with all others
+            if not own and status not in rule.ERRORS:  # who asks when it is over shall wait for one answer, not ask at once with all
                 door.note_passed(request, is_passed=True)
             self._decide(None)
         await self._deliver({**message, "status": shown, "headers": with_status(told, about)})
