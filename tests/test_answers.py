@@ -817,8 +817,10 @@ def test_a_path_that_was_rewritten_outside_is_another_resource() -> None:
 # --- a look before a write ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_look_ends_when_the_answer_begins() -> None:
+def test_a_look_ends_when_the_answer_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that streams without an end, or listens for its client, keeps no write waiting, and nothing runs behind it."""
+
+    monkeypatch.setattr("cachesync.asgi.LOOK_TAKES", 1e6)
 
     async def story() -> None:
         site, behind = Site(), list[str]()
@@ -835,8 +837,9 @@ def test_a_look_ends_when_the_answer_begins() -> None:
             await send({"type": "http.response.body"})
 
         wrapped = CacheMiddleware(app, site.cache)
-        assert (await ask(wrapped, method="PUT", headers={"If-Match": '"mine"'})).status == 204
-        assert (await ask(wrapped, method="PUT", headers={"If-Match": '"other"'})).status == 412
+        async with asyncio.timeout(LONG):
+            assert (await ask(wrapped, method="PUT", headers={"If-Match": '"mine"'})).status == 204
+            assert (await ask(wrapped, method="PUT", headers={"If-Match": '"other"'})).status == 412
         assert behind == []
 
     asyncio.run(story())
@@ -896,21 +899,27 @@ def test_what_goes_on_after_the_answer_has_begun_reads_what_is_there() -> None:
     """A stream without an end would repeat its first reading for ever; so would what runs behind an answer."""
 
     async def story() -> None:
-        site, seen = Site(), list[int]()
+        site, other, _ = pair()
+        seen = list[int]()
+
+        async def look(changes: int = 1) -> None:
+            site.versions["store:1"] = site.versions.get("store:1", 0) + changes
+            other.cache.invalidate("store:1")
+            read_log(site.cache)
+            seen.append((await site.read("store:1"))["version"])
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            seen.append((await site.read("store:1"))["version"])
+            await look(0)
             await send({"type": "http.response.start", "status": 200, "headers": []})
+            await look()
             for _ in range(2):
-                site.change("store:1")
-                seen.append((await site.read("store:1"))["version"])
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
+                await look()
             await send({"type": "http.response.body"})
-            site.change("store:1")
-            seen.append((await site.read("store:1"))["version"])
+            await look()
 
         await ask(CacheMiddleware(app, site.cache))
-        assert seen == [0, 1, 2, 3]
+        assert seen == [0, 0, 2, 3, 4], "the first part is made of what was read first"
 
     asyncio.run(story())
 
@@ -976,8 +985,8 @@ def test_what_is_read_while_a_body_is_made_counts(more: dict[str, str]) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await site.read("public:1")
             await send({"type": "http.response.start", "status": 200, "headers": [(k.encode(), v.encode()) for k, v in more.items()]})
-            await site.read("store:1")
             await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            await site.read("store:1")
             await send({"type": "http.response.body", "body": b"b"})
 
         answered = await ask(CacheMiddleware(app, site.cache, largest=100))

@@ -342,6 +342,14 @@ def test_an_application_may_say_how_it_begins_when_it_is_asked_for_its_body() ->
     assert (page.status, page.body) == (500, b"sorry")
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_an_empty_identity_is_nobody(door: str) -> None:
+    """Private data is confirmed to nobody in particular by the view alone."""
+    site = Site(door, identify=lambda _: "")
+    page = site.ask()
+    assert site.ask(if_none_match=page["ETag"]).status == 304 and site.calls == 2
+
+
 def test_an_application_may_write_by_itself() -> None:
     """What PEP 3333 has for old applications: their fields are sent before it."""
 
