@@ -20,7 +20,7 @@ from cachesync.coordination.asgi import App, Message, Receive, Scope, Send
 from cachesync.coordination.consumed import Consumed
 from cachesync.core.policy import HttpPolicy
 from cachesync.core.settings import CoordinationSettings
-from cachesync.core.steps import Reply, SharedStep
+from cachesync.core.steps import Called, Reply, SharedStep
 from cachesync.protocols import Shared
 from cachesync.testing import FakeClock
 from support.asgi import Answered, ask
@@ -1062,6 +1062,19 @@ def test_what_takes_much_memory_is_not_remembered() -> None:
             assert (await site.get(more, etag, headers=headers)).status == 304 and site.calls == 2
 
     asyncio.run(story())
+
+
+def test_what_a_thread_goes_on_to_read_changes_nothing_that_is_looked_at() -> None:
+    """A handler may leave one behind, which reads while its answer is described."""
+    consumed = Consumed()
+    called = Called("value", 1.0, None, until=2.0)
+    for policy in POLICIES[:2]:
+        consumed.read(f"{policy.name}:1", policy, called)
+    seen: list[str] = []
+    for policy in consumed.policies.values():
+        seen.append(policy.name)
+        consumed.read("strict:1", POLICIES[3], called)
+    assert seen == ["stores", "public"] and set(consumed.policies) == {"stores", "public", "strict"}
 
 
 def test_what_a_request_has_consumed_is_bounded() -> None:

@@ -125,6 +125,13 @@ async def test_a_path_that_was_rewritten_outside_is_another_address() -> None:
 
     asked = [(await ask(tenants, "/", headers={"host": "shop", "x-tenant": tenant})).body for tenant in ("a", "b", "a")]
     assert asked == [b"1", b"2", b"1"]
+    for planted in ("/ /a", "/%20/a", "/?x /a"):
+        await site.get(planted)
+    assert (await ask(tenants, "/", headers={"host": "shop", "x-tenant": "a"})).body == b"1"
+    for planted in ("/ /c", "/%20/c"):
+        await site.get(planted)
+    number = len(site.asked)
+    assert (await ask(tenants, "/", headers={"host": "shop", "x-tenant": "c"})).body == b"%d" % (number + 1)
 
 
 @in_loop

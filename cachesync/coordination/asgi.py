@@ -32,11 +32,15 @@ async def identity_of(identify: Identify | None, scope: Scope) -> str | None:
 
 
 def target_of(scope: Scope) -> bytes:
-    """The path and the query of a request, as they were sent; and the path that somebody has made of it since, if it is another."""
+    """The path and the query of a request, as they were sent; and the path that somebody has made of it since, if it is another. That alone
+    has a blank before it, so nobody can send what would be the same.
+    """
     path, raw = scope["path"], (scope.get("raw_path") or b"").split(b"?")[0]
-    if raw.decode("latin-1") != path and (not raw or unquote(raw) != path):
+    is_rewritten = raw.decode("latin-1") != path and (not raw or unquote(raw) != path)
+    raw = raw.replace(b" ", b"%20")
+    if is_rewritten:
         raw += b" " + quote(path).encode("ascii") if raw else quote(path).encode("ascii")
-    query: bytes = scope.get("query_string", b"")
+    query: bytes = scope.get("query_string", b"").replace(b" ", b"%20")
     return raw + b"?" + query if query else raw
 
 

@@ -77,7 +77,8 @@ class Consumed:
 
     def read(self, key: str, policy: Policy, called: Called) -> None:
         """A value was handed out."""
-        self.policies[policy.name] = policy
+        if self.policies.get(policy.name) is not policy:  # anew: somebody may be looking at those there are
+            self.policies = {**self.policies, policy.name: policy}
         self._asked.discard(key)
         self.name((Dependency(KEY, key), *called.dependencies))
         self.until, self.made = min(self.until, called.until), min(self.made, called.made)

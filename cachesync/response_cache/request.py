@@ -34,7 +34,7 @@ class Request:
         self.fields = HeaderFields(scope["headers"])
         host = (self.fields.value(b"host") or b"").decode("latin-1").lower()
         self.origin = f"{scope.get('scheme', 'http')}://{host}"
-        self.url = self.origin + target_of(scope).decode("latin-1").replace(" ", "%20")
+        self.url = self.origin + target_of(scope).decode("latin-1")
         self.is_readable = _HOST.fullmatch(host) is not None and len(self.url) <= LONGEST_ADDRESS
         """Whether it has an address that something can be kept under, and says nothing that can not be understood."""
         self.least: Stamp | None = None
