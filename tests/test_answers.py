@@ -1039,6 +1039,32 @@ def test_what_a_public_value_is_made_of_counts_too() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("how", ["peek", "refresh of another cache"])
+def test_what_was_looked_at_or_refreshed_counts_too(how: str) -> None:
+    """Private data does not become public by the way it was read."""
+
+    async def story() -> None:
+        site, other = Site(identify=None), Site(identify=None)
+        await site.read("store:1")
+
+        @other.cache.cached("store:{number}")
+        async def fresh(number: int) -> int:
+            return number
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await site.read("public:1")
+            if how == "peek":
+                assert await site.cache.apeek("store:1") is not None
+            else:
+                assert await fresh.refresh(1) == 1
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        assert (await ask(CacheMiddleware(app, site.cache)))["cache-control"] == "private, no-cache"
+
+    asyncio.run(story())
+
+
 def test_what_a_handler_says_itself_is_not_overruled_by_a_lifetime() -> None:
     """Neither in ``Cache-Control`` nor in the field of the managed client, which comes before it."""
 

@@ -22,6 +22,7 @@ from cachesync.response_cache.door import LONGEST_PASSED
 from cachesync.response_cache.request import LONGEST_ADDRESS, Request
 from cachesync.testing import FakeClock
 from support.asgi import Answered, ask, scope_of
+from support.nodes import read_log
 
 P = ParamSpec("P")
 START = 1_784_000_000.0
@@ -714,6 +715,29 @@ async def test_a_hit_has_the_stamp_at_which_it_was_found_fresh() -> None:
     for wanted in ({}, {"cachesync_at_least": stamp}):
         again = await site.get(**wanted)
         assert (again.body, again["cachesync-stamp"]) == (b"1", stamp) and "hit" in again["cache-status"]
+
+
+@in_loop
+async def test_what_goes_by_lifetimes_alone_holds_at_no_stamp() -> None:
+    """While a switch says ``ttl``, a page has the stamp of when it was kept; who asks for a newer one is answered by the application."""
+    shared = MemoryShared()
+    here, there = (Cache(policies=[STATS, pages()], shared=shared, listen=False) for _ in "12")
+    site = Site(here)
+    shop = shop_of(site)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        shop("JKT")
+        await site.app(scope, receive, send)
+
+    site.says = {"Content-Length": "1"}
+    site.door.app = CacheMiddleware(app, here)
+    kept = (await site.get())["cachesync-stamp"]
+    here.switch_here("pages", "ttl")
+    stamp = str(await there.ainvalidate("stats:JKT"))
+    read_log(here)
+    again = await site.get()
+    assert (again.body, again["cachesync-stamp"]) == (b"1", kept)
+    assert (await site.get(cachesync_at_least=stamp)).body == b"2"
 
 
 @in_loop

@@ -345,7 +345,11 @@ def test_an_application_may_say_how_it_begins_when_it_is_asked_for_its_body() ->
 @pytest.mark.parametrize("door", DOORS)
 def test_an_empty_identity_is_nobody(door: str) -> None:
     """Private data is confirmed to nobody in particular by the view alone."""
-    site = Site(door, identify=lambda _: "")
+
+    def identify(_request: Any) -> str:
+        return ""
+
+    site = Site(door, identify=identify)
     page = site.ask()
     assert site.ask(if_none_match=page["ETag"]).status == 304 and site.calls == 2
 

@@ -75,12 +75,16 @@ class Consumed:
         """All of it: keys that were read, what their values depend on, and what the request itself has named (`Cache.depends_on`)."""
         return bounded(self._found)
 
-    def read(self, key: str, policy: Policy, called: Called) -> None:
-        """A value was handed out."""
+    def see(self, key: str, policy: Policy, called: Called) -> None:
+        """A value was looked at."""
         if self.policies.get(policy.name) is not policy:  # anew: somebody may be looking at those there are
             self.policies = {**self.policies, policy.name: policy}
-        self._asked.discard(key)
         self.name((Dependency(KEY, key), *called.dependencies))
+
+    def read(self, key: str, policy: Policy, called: Called) -> None:
+        """A value was handed out."""
+        self.see(key, policy, called)
+        self._asked.discard(key)
         self.until, self.made = min(self.until, called.until), min(self.made, called.made)
         self.is_hit = self.is_hit and called.fresh is None
         if called.until == math.inf or called.stamp is None or called.stamp == BY_LIFETIME:

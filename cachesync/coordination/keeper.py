@@ -58,20 +58,24 @@ class Keeper:
         age = 0.0 if called.stamp is None else max(0.0, now() - called.made)
         return Obtained(value, age, called.is_stale, called.is_stale and called.until == NEVER, called.stamp is None)
 
-    async def areaches(self, stamp: Stamp) -> bool:
-        """Whether nothing older than a stamp is read from now on: the log is applied up to where it ends, unless it was up to there. A
-        stamp that is not reached then is of another log, or was made up. False where nobody can say where the log ends.
+    async def areaches(self, stamp: Stamp, policy: str) -> bool:
+        """Whether nothing older than a stamp is read of a policy from now on: the log is applied up to where it ends, unless it was up to
+        there. A stamp that is not reached then is of another log, or was made up. False where nobody can say where the log ends, and where
+        a switch has the policy go by lifetimes alone.
         """
         engine = self._engine
+        if not engine.switches.are_usual((policy,)):
+            return False
         if engine.shared is None or engine.has_reached(stamp):
             return True
         is_confirmed: bool = await self._operations.arun(confirm(engine.now() + engine.budget))
         return is_confirmed
 
-    @property
-    def position(self) -> Stamp | None:
-        """Up to where the log is applied here, ``None`` before it was joined."""
-        return self._engine.ledger.position
+    def position(self, policy: str) -> Stamp | None:
+        """Up to where the log is applied to what is kept of a policy: ``None`` before it was joined, and where a switch has the policy go
+        by lifetimes alone.
+        """
+        return self._engine.ledger.position if self._engine.switches.are_usual((policy,)) else None
 
     def spare(self, key: str) -> Obtained[Any] | None:
         """The copy in this process that may stand in for a computation that fails (``stale_if_error``); ``None`` where there is none."""

@@ -441,11 +441,15 @@ class Operations:
         held = None if self._is_strict(ask) else engine.held(ask)
         if held is not None:
             is_stale = not engine.is_fresh(held, ask)
-            found = Called(held.value, stamp=held.stamp, made=held.made, is_stale=is_stale)  # looked at, and not counted as a hit
+            found = Called(  # looked at, and not counted as a hit
+                held.value, stamp=held.stamp, made=held.made, is_stale=is_stale, dependencies=held.dependencies
+            )
         elif (yield from self._sharing(ask.deadline)):
             found, layer = (yield from look(ask)), "shared"
         if not isinstance(found, Called) or found.stamp is None:
             return None
+        if (scope := scope_of(engine)) is not None:
+            scope.saw(ask.key, ask.policy, found)
         return Entry(
             value=own_copy(ask.policy, found.value),
             age=engine.now() - found.made,

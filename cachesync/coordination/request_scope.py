@@ -80,6 +80,7 @@ class Scope(Gathering):
 
     def take_in(self, engine: Engine, key: str, called: Called, policy: Policy) -> None:
         """What is read is remembered by its `Reading`; here it is noted that the answer to the request is made of it."""
+        self.doubt(engine)
         scope = self.of(engine)
         if scope is not None:
             with scope._lock:
@@ -118,6 +119,11 @@ class Scope(Gathering):
         """A key is about to be read."""
         with self._lock:
             self.consumed.ask(key)
+
+    def saw(self, key: str, policy: Policy, called: Called) -> None:
+        """What is cached of a key was looked at."""
+        with self._lock:
+            self.consumed.see(key, policy, called)
 
     def find(self, key: str) -> Called | None:
         """What was read of a key."""

@@ -48,6 +48,7 @@ class KeptAnswers:
 
     def __init__(self, cache: Cache, policy: str) -> None:
         self._cache = cache
+        self._policy = policy
         self._keeper = cache.keeper()
         self._kept = _decorated(cache, policy)
 
@@ -64,12 +65,12 @@ class KeptAnswers:
 
     async def reaches(self, stamp: Stamp) -> bool:
         """As `Keeper.areaches`."""
-        return await self._keeper.areaches(stamp)
+        return await self._keeper.areaches(stamp, self._policy)
 
     @property
     def position(self) -> Stamp | None:
-        """The position in the log up to which this process has applied it, ``None`` before it has joined."""
-        return self._keeper.position
+        """As `Keeper.position`."""
+        return self._keeper.position(self._policy)
 
     def spare(self, address: str) -> Obtained[Kept] | None:
         """What this process has that may stand in for an answer that fails."""
