@@ -93,8 +93,9 @@ class CacheMiddleware:
 
 
 class _Answer:
-    """The ``send`` of an application. How its answer begins is sent with the first part of the body, as servers may do (ASGI, HTTP,
-    Response Start): what that is made of is known then. Parts are held back only while a body is waited for that is known to be short.
+    """The ``send`` of an application. Where the length of a body is told, how the answer begins is sent with its first part, as servers may
+    do (ASGI, HTTP, Response Start): what that is made of is known then. Parts are held back only while a body is waited for that is
+    known to be short.
     """
 
     def __init__(self, exchange: Exchange, send: Send, method: str) -> None:
@@ -104,11 +105,17 @@ class _Answer:
         self._start: Message | None = None
         self._fields = HeaderFields()
         self._parts: list[bytes] = []
+        self._length = 0
+        self._awaited: int | None = None
         self._is_replaced = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._start, self._fields = message, HeaderFields(message.get("headers", ()))
+            self._fields = HeaderFields(message.get("headers", ()))
+            if b"content-length" in self._fields:
+                self._start = message
+            else:
+                await self._tell(message, self._exchange.answer(message["status"], self._fields))
         elif (start := self._start) is not None and message["type"] == "http.response.body":
             await self._go_on(start, message)
         elif not self._is_replaced:
@@ -119,9 +126,11 @@ class _Answer:
                 await self._send(message)
 
     async def _go_on(self, start: Message, message: Message) -> None:
+        if not self._parts and not start.get("trailers"):
+            self._awaited = self._exchange.awaits(start["status"], self._fields)
         self._parts.append(message.get("body", b""))
-        length = sum(map(len, self._parts))
-        awaited = None if start.get("trailers") else self._exchange.awaits(start["status"], self._fields)
+        self._length += len(self._parts[-1])
+        awaited, length = self._awaited, self._length
         if message.get("more_body", False) and awaited is not None and length < awaited:
             return
         self._start, body = None, b"".join(self._parts)

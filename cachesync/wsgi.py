@@ -155,12 +155,13 @@ class _Call:
         return None if self._instead is not None else self._send(data)
 
     def _first(self) -> list[bytes]:
-        """What comes until there is some of the body, as servers wait for it (PEP 3333): what that is made of is known then, and one that
-        is a generator says how its answer begins when it is asked. A file is left to the server.
+        """What comes until the application has said how its answer begins: one that is a generator says so when it is asked. Where the
+        length of a body is told, until there is some of it, too, as servers wait for it (PEP 3333): what that is made of is known then.
+        A file is left to the server.
         """
         self._rest = iter(self._body)
         first: list[bytes] = []
-        while self._said is None or not (self._is_file or any(first)):
+        while self._said is None or (b"content-length" in self._said[1] and not self._is_file and not any(first)):
             part = self._context.run(next, self._rest, None)
             if part is None:
                 break

@@ -842,6 +842,55 @@ async def test_a_client_that_leaves_before_his_answer_begins_ends_who_waits_for_
 
 
 @in_loop
+async def test_an_application_that_ends_with_its_client_has_not_failed() -> None:
+    """As Django's handler does. Those who wait are answered by one more call; nothing is raised, and nobody is left alone."""
+    leaves, told, events = asyncio.Event(), list[Message](), list[str]()
+    asked = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"max-age=60")]})
+        await send({"type": "http.response.body", "body": b"%d" % asked, "more_body": False})
+
+    cache = Cache(policies=[pages(errors="10s")])
+    cache.on_event(lambda event: events.append(event.name))
+    door = ResponseCache(app, cache, "pages")
+    first = asyncio.create_task(leaving(door, leaves, told))
+    await until(lambda: asked == 1)
+    waiting = [asyncio.create_task(ask(door, headers={"host": "shop"})) for _ in range(5)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    leaves.set()
+    await first
+    assert [(await one).body for one in waiting] == [b"2"] * 5
+    assert (told, asked) == ([], 2) and "left_alone" not in events
+
+
+@in_loop
+async def test_a_stream_that_nobody_is_given_is_ended() -> None:
+    """It was overdue, and its client has gone on without it; then it turns out that nobody else may be given it."""
+    gate, ended = asyncio.Event(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await gate.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"cache-control", b"no-store")]})
+            await asyncio.Event().wait()
+        finally:
+            ended.append("ended")
+
+    door = ResponseCache(app, Cache(policies=[pages(hard_timeout="10ms")]), "pages")
+    assert (await ask(door, headers={"host": "shop"})).status == 504
+    gate.set()
+    await until(lambda: ended == ["ended"])
+
+
+@in_loop
 async def test_an_event_stream_is_nobody_elses() -> None:
     """It has no end, so who waits for it would wait for ever."""
     site = Site()

@@ -22,6 +22,7 @@ from cachesync.coordination.operations import Operations
 from cachesync.coordination.remembered import AnswerMemory, Remembered
 from cachesync.coordination.request_scope import RequestScope
 from cachesync.core.cache_control import control_of
+from cachesync.core.entry import ELSEWHERE
 from cachesync.core.etag import content_tag
 from cachesync.core.flows import confirm
 from cachesync.core.groups import Audience, concerns_of
@@ -253,19 +254,23 @@ class Exchange:
             is_hit=consumed.is_hit,
             is_stale=consumed.is_stale,
         )
-        if not consumed.is_alone:  # what another cache has given may be out of date at any time, and anybody's
-            terms = replace(terms, remains=0.0, keeps=None)
-        is_anybodys = consumed.is_alone and policies is not None and self._identity is None
-        return terms if is_anybodys else replace(terms, is_public=False)
+        if not consumed.is_alone:  # what another cache has given may be out of date at any time
+            terms = replace(terms, remains=0.0)
+        if policies is None or not consumed.is_alone:  # and anybody's
+            return replace(terms, keeps=None, is_public=False)
+        return terms if self._identity is None else replace(terms, is_public=False)
 
     def _policies(self, consumed: Consumed) -> Collection[Policy] | None:
-        """Those of all that the answer is made of, at first hand or at second; ``None`` where that is more than is told apart."""
+        """Those of all that the answer is made of, at first hand or at second; ``None`` where that is more than is told apart, or is under
+        the policies of another cache.
+        """
         known, found = self._answers.engine.settings.policies, dict(consumed.policies)
-        for kind, text in consumed.dependencies:
-            if kind not in (KEY, TAG):
-                return None
-            if kind == KEY and (policy := known.match(text)) is not None:
+        for one in consumed.dependencies:
+            policy = known.match(one.text) if one.kind == KEY and one != ELSEWHERE else None
+            if policy is not None:
                 found[policy.name] = policy
+            elif one.kind != TAG:
+                return None
         return found.values()
 
     def _stamp(self, consumed: Consumed) -> Stamp | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from cachesync.core.entry import MAX_DEPENDENCIES, NEVER, Dependency, bounded
+from cachesync.core.entry import ELSEWHERE, MAX_DEPENDENCIES, NEVER, Dependency, bounded
 from cachesync.core.records import KEY
 from cachesync.core.stamps import BY_LIFETIME, Stamp
 from cachesync.core.steps import Called
@@ -81,16 +81,14 @@ class Gathering:
 
     def absorb(self, inner: Gathering) -> None:
         """All that another one has found out concerns this one, too."""
-        if inner.engine.is_beside(self.engine):
-            self.add(inner._found)
+        self.add(inner._found if inner.engine.is_beside(self.engine) else (ELSEWHERE,))
         self.is_behind, self.by_ttl = self.is_behind or inner.is_behind, self.by_ttl or inner.by_ttl
         self.until = min(self.until, inner.until)
         self.is_stale, self.ends = self.is_stale or inner.is_stale, min(self.ends, inner.ends)
 
     def take_in(self, engine: Engine, key: str, called: Called, policy: Policy) -> None:
         """A cached value of ``engine`` was used, under a policy."""
-        if engine.is_beside(self.engine):
-            self.add((Dependency(KEY, key), *called.dependencies))
+        self.add((Dependency(KEY, key), *called.dependencies) if engine.is_beside(self.engine) else (ELSEWHERE,))
         self.until = min(self.until, called.until)
         self.by_ttl = self.by_ttl or called.stamp == BY_LIFETIME
         if called.is_stale:

@@ -29,6 +29,8 @@ NO_DEPENDENCIES: Final[tuple[Dependency, ...]] = ()
 MAX_DEPENDENCIES: Final = 256
 """Dependencies that are told apart. More of them count as "anything"."""
 ANYTHING: Final = (Dependency("*", ""),)
+ELSEWHERE: Final = Dependency("k", "\0elsewhere")
+"""Of what is made of the data of a cache on another log: nobody here knows whose that is, nor hears when it changes."""
 
 
 def bounded(dependencies: Iterable[Dependency]) -> tuple[Dependency, ...]:

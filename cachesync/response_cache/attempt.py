@@ -76,10 +76,8 @@ class Attempt:
 
     async def compute(self) -> Kept:
         """Call the application. `FOR_ONE` where its answer is for this caller alone."""
-        if self.has_begun:  # the cache asks again, behind the caller's back: that is another attempt, which nobody waits for
-            behind = Attempt(self._door, self._request, self._fwd, old=self._old, varies=self.varies)
-            behind.detach()
-            return await behind.compute()
+        if self.has_begun:  # the cache asks again
+            return await self._behind()
         self.has_begun = True
         outer = gathering.get()
         assert outer is not None
@@ -89,6 +87,8 @@ class Attempt:
         if self._old is None:
             self._look_for_spare()
         answer = await self._answer(found)
+        if self.is_deserted:  # others may wait for what its client did not
+            return await self._behind()
         if answer is None:
             outer.keep_nothing()
             return FOR_ONE
@@ -115,6 +115,17 @@ class Attempt:
             return named
         outer.keep_nothing()
         return kept
+
+    async def _behind(self) -> Kept:
+        """Another attempt, behind the client's back."""
+        behind = Attempt(self._door, self._request, self._fwd, old=self._old, varies=self.varies)
+        behind.detach()
+        return await behind.compute()
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether its client has left, and the application has ended without an answer."""
+        return self._departure is not None and self._flow is _Flow.WAITING
 
     def _look_for_spare(self) -> None:
         """An old answer of this process, to ask about (RFC 9111, 4.3.1), and to answer with where the application fails."""
@@ -150,7 +161,7 @@ class Attempt:
                 self._old, self._flow = None, _Flow.WAITING
                 self._asked = door.now()
                 await door.app(self._asking(), self._without_content(), self._send)
-            if self._flow is _Flow.WAITING:
+            if self._flow is _Flow.WAITING and self._departure is None:
                 raise RuntimeError("the application has sent no answer")
             self._decide(None)
         except BaseException as error:
@@ -317,6 +328,8 @@ class Attempt:
             is_stored=not why and bool(length),
             detail=why,
         )
+        if why and not self._is_attached:
+            self._lost = ConnectionAbortedError("nobody is given this answer")
         if why:
             if not own and status not in rule.ERRORS:  # who asks when it is over shall wait for one answer, not ask at once with all
                 door.note_passed(request, is_passed=True)

@@ -110,7 +110,7 @@ class ResponseCache:
                 return
             await self._fail(request, attempt, error)
             return
-        if not await attempt.is_delivered():
+        if not await attempt.is_delivered() and not attempt.is_deserted:
             await self._use(request, attempt, found)
 
     def _accepting(self, request: Request) -> Callable[[Kept, float], bool]:
