@@ -123,7 +123,8 @@ def test_nothing_is_computed_while_a_fresh_value_is_at_hand(
         served = now - town.age(town.nodes[reader])
         if now - youngest < ttl - ROUNDING:
             assert town.computations == before
-            assert served == pytest.approx(youngest, abs=1e-6)
+            # Or a copy of its own, whose life is over within the rounding, after which the other node has computed already.
+            assert served == pytest.approx(youngest, abs=1e-6) or ttl - ROUNDING <= now - served < ttl
         youngest = max(youngest, served)
 
 

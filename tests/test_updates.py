@@ -6,6 +6,7 @@ Each in both colours, in a cache that is alone, around one layer in memory, and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -137,6 +138,15 @@ class Scene:
         for process in self.processes:
             if operations_of(process.cache).reader.is_running:
                 until(partial(process.caller.has_applied, stamp), f"applying {stamp}")
+
+    def listen(self) -> None:
+        """The readers of the log have begun: what is invalidated from now on they hear, and when. One that joins later knows no time, and
+        then nothing stale is served.
+        """
+        began = time.monotonic()
+        for operations in (operations_of(process.cache) for process in self.processes):
+            if operations.reader.is_running:
+                until(lambda: operations.engine.ledger.contact > began, "hearing the log")  # noqa: B023 - called before the next turn
 
     def close(self) -> None:
         for process in self.processes:
@@ -348,6 +358,7 @@ def test_what_a_block_makes_of_something_stale_is_stored_nowhere(scene: Scene) -
     a, b = scene.new(), scene.new()
     assert a.caller.do(a.soft, 1) == 1
     scene.hear(a.caller.put("note:1", ["before"]))
+    scene.listen()
     scene.hear(b.caller.drop("soft:1", soft=True))
     operations_of(a.cache).refresher.close()  # otherwise it may be fresh again before it is read
 
@@ -424,6 +435,7 @@ def test_a_block_holds_what_it_reads_to_the_promise_of_who_asked(scene: Scene) -
     assert a.caller.do(whole, 1) == [1]
     a.version = b.version = 2
     operations_of(a.cache).refresher.close()
+    scene.listen()
     stamp = b.caller.drop("soft:1", "whole:1", soft=True)
     scene.hear(stamp)
     assert a.caller.do(a.soft, 1) == 1, "it may be served stale"
